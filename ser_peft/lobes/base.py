@@ -1,0 +1,211 @@
+"""What every lobe shares: loading, lengths, masks and the layer loop."""
+
+import torch
+from speechbrain.integrations.huggingface.huggingface import (
+    HFTransformersInterface,
+)
+
+from ser_peft.errors import InputError
+
+__all__ = ["SpeechLobe", "lengths_in_samples"]
+
+SAMPLE_RATE = 16000
+
+
+def lengths_in_samples(wav, wav_lens=None):
+    """Turn SpeechBrain's relative lengths into samples.
+
+    Arguments
+    ---------
+    wav : torch.Tensor
+        Zero-padded waveforms, [B, T].
+    wav_lens : torch.Tensor, optional
+        Lengths relative to T, [B]. All of T where absent.
+
+    Returns
+    -------
+    torch.Tensor
+        Whole numbers of samples, [B].
+
+    Example
+    -------
+    >>> lengths_in_samples(torch.zeros(2, 400), torch.tensor([1.0, 0.5]))
+    tensor([400, 200])
+    """
+    if wav_lens is None:
+        return torch.full((len(wav),), wav.shape[1], device=wav.device)
+    return (wav_lens.to(wav.device) * wav.shape[1]).round().long()
+
+
+class SpeechLobe(HFTransformersInterface):
+    """SpeechBrain's transformer lobe, made right for short, padded clips.
+
+    A clip's hidden states do not depend on its batch mates, nothing is
+    dropped at random layer by layer, and autograd keeps no graph below the
+    lowest parameter that trains. Subclasses give `embed` and `frames`.
+
+    Arguments
+    ---------
+    source : str
+        Hugging Face id or local folder (safetensors weights).
+    save_path : str
+        Where downloads are kept.
+    dtype : str
+        Precision of the weights. Checkpoints stored in float16 are loaded in
+        float32 unless asked otherwise: mixed precision is the Brain's
+        business (``--precision=bf16``).
+    gradient_checkpointing : bool
+        Recompute each layer in the backward pass: less memory, about a
+        third more time. Non-reentrant, so that adapters get gradients.
+    """
+
+    sample_rate = SAMPLE_RATE
+    min_samples = 400
+    """Shorter clips are padded to this with zeros (25 ms)."""
+    max_samples = None
+    """Longest input in samples; None where the encoder has no limit."""
+
+    # Where the encoder keeps things, relative to `backbone`.
+    layers_path = "encoder.layers"
+    attention = ("attention.q_proj", "attention.k_proj", "attention.v_proj",
+                 "attention.out_proj")  # fmt: skip
+    ffn = ("feed_forward.intermediate_dense", "feed_forward.output_dense")
+    ffn_input = "feed_forward"
+    ffn_output = "feed_forward"
+
+    def __init__(
+        self,
+        source,
+        save_path="",
+        dtype="float32",
+        gradient_checkpointing=False,
+    ):
+        try:
+            super().__init__(
+                source,
+                save_path=str(save_path),
+                dtype=getattr(torch, dtype),
+                use_safetensors=True,
+                attn_implementation="sdpa",
+            )
+        except OSError as error:
+            raise InputError(
+                f"backbone {source}: no safetensors weights could be loaded "
+                f"({error}); give a Hugging Face id or a folder that holds "
+                "config.json and model.safetensors"
+            ) from error
+        self.source = str(source)
+        if gradient_checkpointing:
+            self.model.gradient_checkpointing_enable(
+                gradient_checkpointing_kwargs={"use_reentrant": False}
+            )
+
+    def override_config(self, config):
+        """Switch off LayerDrop and built-in masking before loading.
+
+        LayerDrop changes the number of hidden states and leaves parameters
+        without gradient under DDP; masking belongs to the recipe.
+        """
+        for key in ("layerdrop", "encoder_layerdrop"):
+            if hasattr(config, key):
+                setattr(config, key, 0.0)
+        config.apply_spec_augment = False
+        return config
+
+    @property
+    def backbone(self):
+        """The transformers encoder, below whatever PEFT has put around it."""
+        base = getattr(self.model, "get_base_model", None)
+        return base() if base else self.model
+
+    @property
+    def layers(self):
+        """The transformer layers, bottom first (ModuleList)."""
+        return self.backbone.get_submodule(self.layers_path)
+
+    @property
+    def num_layers(self):
+        """Number of transformer layers; there is one hidden state more."""
+        return len(self.layers)
+
+    @property
+    def hidden_size(self):
+        """Width of the hidden states."""
+        return self.config.hidden_size
+
+    def frames(self, samples):
+        """Number of valid encoder frames of clips of so many samples."""
+        raise NotImplementedError
+
+    def embed(self, wav, lengths, frames):
+        """Waveforms to what the first transformer layer takes, [B, T', C]."""
+        raise NotImplementedError
+
+    def layer_inputs(self, hidden):
+        """Further keyword arguments of every layer."""
+        return {}
+
+    def run_layer(self, layer, hidden, **kwargs):
+        """Apply one transformer layer."""
+        return layer(hidden, **kwargs)
+
+    def forward(self, wav, wav_lens=None):
+        """Encode a batch of clips.
+
+        Arguments
+        ---------
+        wav : torch.Tensor
+            16 kHz mono waveforms, [B, T]. Samples beyond a clip's length
+            are ignored, whatever they hold.
+        wav_lens : torch.Tensor, optional
+            Lengths relative to T, [B].
+
+        Returns
+        -------
+        hidden_states : torch.Tensor
+            [L + 1, B, T', C]; index 0 is what enters the first layer, the
+            last one is layer-normed where the model has a final norm.
+        frames : torch.Tensor
+            Valid frames of each clip, [B].
+
+        Raises
+        ------
+        InputError
+            If a clip is longer than `max_samples`.
+        """
+        lengths = lengths_in_samples(wav, wav_lens)
+        longest = int(lengths.max())
+        if self.max_samples is not None and longest > self.max_samples:
+            raise InputError(
+                f"a clip of {longest / self.sample_rate:.1f} s is longer than "
+                f"the {self.max_samples / self.sample_rate:.0f} s that "
+                f"{self.source} takes; cut it (max_seconds in the yaml)"
+            )
+        wav = wav[:, :longest]
+        inside = torch.arange(wav.shape[1], device=wav.device) < lengths[:, None]
+        wav = wav.masked_fill(~inside, 0.0)
+        if wav.shape[1] < self.min_samples:
+            wav = torch.nn.functional.pad(
+                wav, (0, self.min_samples - wav.shape[1])
+            )
+        lengths = lengths.clamp(min=self.min_samples)
+        frames = self.frames(lengths)
+        hidden = self.embed(wav, lengths, frames)
+
+        valid = torch.arange(hidden.shape[1], device=wav.device)
+        valid = valid < frames[:, None]
+        # Without padding no mask: the fused attention kernels are faster.
+        mask = None if bool(valid.all()) else valid[:, None, None]
+        extra = self.layer_inputs(hidden)
+        states = [hidden]
+        for layer in self.layers:
+            hidden = self.run_layer(
+                layer, hidden, attention_mask=mask, **extra
+            )
+            states.append(hidden)
+        states[-1] = self.final_norm(hidden)
+        return torch.stack(states), frames
+
+    def final_norm(self, hidden):
+        """Normalise the last hidden state where the model does."""
+        return hidden

@@ -1,0 +1,141 @@
+"""wav2vec 2.0 and HuBERT encoders."""
+
+import torch
+from transformers import AutoFeatureExtractor
+
+from ser_peft.lobes.base import SpeechLobe
+
+__all__ = ["Wav2Vec2Lobe"]
+
+
+def masked_group_norm(norm, hidden, frames):
+    """Group norm with one channel a group, over a clip's own frames.
+
+    The stock module averages over the padding too, so that a clip's
+    features change with the length of its batch mates.
+
+    Arguments
+    ---------
+    norm : torch.nn.GroupNorm
+        Gives weight, bias and eps.
+    hidden : torch.Tensor
+        [B, C, T].
+    frames : torch.Tensor
+        Valid frames, [B].
+
+    Returns
+    -------
+    torch.Tensor
+        [B, C, T], normalised; what lies beyond a clip is arbitrary.
+    """
+    if bool((frames == hidden.shape[-1]).all()):
+        return norm(hidden)
+    inside = torch.arange(hidden.shape[-1], device=hidden.device)
+    inside = (inside < frames[:, None])[:, None].to(hidden.dtype)
+    count = frames[:, None, None]
+    mean = (hidden * inside).sum(-1, keepdim=True) / count
+    centred = (hidden - mean) * inside
+    variance = centred.square().sum(-1, keepdim=True) / count
+    scale = norm.weight[:, None] * torch.rsqrt(variance + norm.eps)
+    return centred * scale + norm.bias[:, None]
+
+
+class Wav2Vec2Lobe(SpeechLobe):
+    """wav2vec 2.0 or HuBERT, base or large, padding-invariant.
+
+    Waveforms are normalised clip by clip where the checkpoint wants it, the
+    first convolution's group norm counts valid frames only, padding is
+    masked in the attention and zeroed before the positional convolution,
+    and the last state of pre-norm ("large") models is layer-normed.
+
+    See `SpeechLobe` for the arguments. Papers: Baevski et al. 2020, "wav2vec
+    2.0"; Hsu et al. 2021, "HuBERT".
+    """
+
+    def __init__(self, source, save_path="", **kwargs):
+        super().__init__(source, save_path, **kwargs)
+        try:
+            extractor = AutoFeatureExtractor.from_pretrained(
+                source, cache_dir=str(save_path) or None
+            )
+            self.normalize_wav = bool(extractor.do_normalize)
+        except OSError:
+            # A folder without preprocessor_config.json: models with layer
+            # norm in the extractor were pretrained on normalised waves.
+            self.normalize_wav = self.config.feat_extract_norm == "layer"
+        # Hugging Face's flag makes autograd keep the whole CNN even when all
+        # its parameters are frozen; ours runs layer by layer and never
+        # sets it.
+        self.model.feature_extractor._requires_grad = False
+        # Nothing is masked here, so nothing could ever reach this.
+        if hasattr(self.model, "masked_spec_embed"):
+            self.model.masked_spec_embed.requires_grad_(False)
+
+    def frames(self, samples):
+        """Frames of 20 ms whose receptive field (25 ms) lies in the clip."""
+        return self._conv_frames(samples, len(self.config.conv_kernel))
+
+    def _conv_frames(self, samples, layers):
+        for kernel, stride in list(
+            zip(self.config.conv_kernel, self.config.conv_stride)
+        )[:layers]:
+            samples = (samples - kernel) // stride + 1
+        return samples
+
+    def embed(self, wav, lengths, frames):
+        """CNN, projection and positional convolution, [B, T', C]."""
+        model = self.backbone
+        if self.normalize_wav:
+            wav = normalize(wav, lengths)
+        hidden = wav[:, None].to(model.dtype)
+        for i, layer in enumerate(model.feature_extractor.conv_layers):
+            norm = getattr(layer, "layer_norm", None)
+            if isinstance(norm, torch.nn.GroupNorm):
+                hidden = layer.conv(hidden)
+                hidden = masked_group_norm(
+                    norm, hidden, self._conv_frames(lengths, i + 1)
+                )
+                hidden = layer.activation(hidden)
+            else:
+                hidden = layer(hidden)
+        hidden = model.feature_projection(hidden.transpose(1, 2))
+        if isinstance(hidden, tuple):  # wav2vec 2.0 also gives the normed CNN
+            hidden = hidden[0]
+        valid = torch.arange(hidden.shape[1], device=wav.device)
+        valid = valid < frames[:, None]
+        hidden = hidden * valid[..., None].to(hidden.dtype)
+
+        encoder = model.encoder
+        hidden = hidden + encoder.pos_conv_embed(hidden)
+        if not self.config.do_stable_layer_norm:
+            hidden = encoder.layer_norm(hidden)
+        return encoder.dropout(hidden)
+
+    def final_norm(self, hidden):
+        """Pre-norm models end in a LayerNorm, post-norm ones do not."""
+        if self.config.do_stable_layer_norm:
+            return self.backbone.encoder.layer_norm(hidden)
+        return hidden
+
+
+def normalize(wav, lengths):
+    """Zero mean and unit variance over each clip's own samples.
+
+    Arguments
+    ---------
+    wav : torch.Tensor
+        [B, T], zero beyond each clip.
+    lengths : torch.Tensor
+        Samples, [B].
+
+    Returns
+    -------
+    torch.Tensor
+        [B, T], zero beyond each clip.
+    """
+    inside = torch.arange(wav.shape[1], device=wav.device) < lengths[:, None]
+    count = lengths[:, None]
+    mean = wav.sum(1, keepdim=True) / count
+    centred = (wav - mean) * inside
+    variance = centred.square().sum(1, keepdim=True) / count
+    return centred / torch.sqrt(variance + 1e-7)

@@ -1,0 +1,86 @@
+"""WavLM encoders, with an attention that adapters can reach."""
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers.models.wavlm import modeling_wavlm
+
+from ser_peft.lobes.wav2vec2 import Wav2Vec2Lobe
+
+__all__ = ["WavLMAttention", "WavLMLobe"]
+
+
+class WavLMAttention(modeling_wavlm.WavLMAttention):
+    """Gated relative position attention that calls its projections.
+
+    transformers hands the raw weights of the four projections to
+    `F.multi_head_attention_forward`; whatever PEFT wraps around them is
+    never run and gets no gradient. Here the modules are called, and the
+    gated position bias is the mask of the fused kernel. Same parameters,
+    same function. Paper: Chen et al. 2022, "WavLM".
+    """
+
+    def forward(
+        self,
+        hidden_states,
+        attention_mask=None,
+        position_bias=None,
+        index=0,
+        **kwargs,
+    ):
+        """Attend.
+
+        Arguments
+        ---------
+        hidden_states : torch.Tensor
+            [B, T, C].
+        attention_mask : torch.Tensor, optional
+            True at valid keys, [B, 1, 1, T].
+        position_bias : torch.Tensor
+            [H, T, T], from the first layer's `compute_bias`.
+        index, **kwargs
+            Unused, for the callers of the stock class.
+
+        Returns
+        -------
+        tuple
+            Output [B, T, C], no weights, `position_bias`.
+        """
+        batch, time, _ = hidden_states.shape
+        heads = (batch, time, self.num_heads, self.head_dim)
+        query, key, value = (
+            project(hidden_states).view(heads).transpose(1, 2)
+            for project in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        # [B, H, T, 8] -> two gates, [B, H, T, 1] each.
+        gates = self.gru_rel_pos_linear(hidden_states.view(heads))
+        gates = gates.transpose(1, 2).unflatten(-1, (2, 4)).sum(-1).sigmoid()
+        update, reset = gates.chunk(2, dim=-1)
+        gate = update * (reset * self.gru_rel_pos_const - 1.0) + 2.0
+        bias = (gate * position_bias).to(query.dtype)
+        if attention_mask is not None:
+            bias = bias.masked_fill(~attention_mask, float("-inf"))
+        output = scaled_dot_product_attention(
+            query, key, value, attn_mask=bias,
+            dropout_p=self.dropout if self.training else 0.0,
+        )  # fmt: skip
+        output = output.transpose(1, 2).reshape(batch, time, -1)
+        return self.out_proj(output), None, position_bias
+
+
+class WavLMLobe(Wav2Vec2Lobe):
+    """WavLM, base or large: `Wav2Vec2Lobe` with its relative positions."""
+
+    def __init__(self, source, save_path="", **kwargs):
+        super().__init__(source, save_path, **kwargs)
+        for layer in self.layers:
+            layer.attention.__class__ = WavLMAttention
+
+    def layer_inputs(self, hidden):
+        """The position bias is the same for all layers and clips."""
+        time = hidden.shape[1]
+        bias = self.layers[0].attention.compute_bias(time, time)
+        return {"position_bias": bias}
+
+    def run_layer(self, layer, hidden, **kwargs):
+        """WavLM's layers hand the position bias on; the lobe keeps it."""
+        return layer(hidden, **kwargs)[0]

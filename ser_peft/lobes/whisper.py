@@ -1,0 +1,109 @@
+"""Whisper's encoder on clips of their own length."""
+
+import torch
+from torch.nn.functional import gelu, pad
+from transformers import WhisperFeatureExtractor
+
+from ser_peft.lobes.base import SpeechLobe
+
+__all__ = ["WhisperLobe"]
+
+N_FFT, HOP = 400, 160
+
+
+class WhisperLobe(SpeechLobe):
+    """The encoder of a Whisper checkpoint, without padding to 30 s.
+
+    A clip costs what its own seconds cost: its log-mel spectrogram is as
+    long as the clip, the first position embeddings are used, and a mask
+    keeps the attention inside the clip. The convolutional stem sees exactly
+    what it would see in the padded 30 s, so its valid frames equal those of
+    Hugging Face's encoder; the layers above differ only by not attending to
+    the silence. At 30 s the two are the same.
+
+    See `SpeechLobe` for the arguments. Paper: Radford et al. 2023, "Robust
+    speech recognition via large-scale weak supervision".
+    """
+
+    max_samples = 480000
+    layers_path = "layers"
+    attention = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj",
+                 "self_attn.out_proj")  # fmt: skip
+    ffn = ("fc1", "fc2")
+    ffn_input = "fc1"
+    ffn_output = "fc2"
+
+    def __init__(self, source, save_path="", **kwargs):
+        super().__init__(source, save_path, **kwargs)
+        # The decoder would triple the memory and catch adapters' targets.
+        self.model = self.model.get_encoder()
+        self.model.embed_positions.requires_grad_(False)
+        filters = WhisperFeatureExtractor(self.config.num_mel_bins).mel_filters
+        self.register_buffer(
+            "mel_filters", torch.tensor(filters).float(), persistent=False
+        )
+        self.register_buffer(
+            "window", torch.hann_window(N_FFT), persistent=False
+        )
+
+    def frames(self, samples):
+        """Frames of 20 ms, the last one possibly begun only."""
+        mel_frames = -(-samples // HOP)
+        return -(-mel_frames // 2)
+
+    @torch.no_grad()
+    def log_mel(self, wav, lengths):
+        """Log-mel spectrogram as Whisper was trained on, clip by clip.
+
+        Equal to `transformers.WhisperFeatureExtractor` on every frame given
+        back. The floor, 8 decades below the maximum, is each clip's own.
+
+        Arguments
+        ---------
+        wav : torch.Tensor
+            [B, T], zero beyond each clip.
+        lengths : torch.Tensor
+            Samples, [B].
+
+        Returns
+        -------
+        torch.Tensor
+            [B, mel bins, 2 T' + 1] with T' frames in the longest clip: one
+            more than the stem's receptive field needs. [B, mel bins, 3000]
+            for clips of 30 s.
+        """
+        samples = 2 * HOP * int(self.frames(lengths).max())
+        full = samples == self.max_samples
+        wav = pad(wav, (0, samples - wav.shape[1])).float()
+        # Only a full 30 s ends in a reflection; anything shorter is
+        # followed by Whisper's zeros.
+        wav = pad(wav, (N_FFT // 2, N_FFT // 2 * full), mode="reflect")
+        wav = pad(wav, (0, N_FFT // 2 * (not full)))
+        spectrum = torch.stft(
+            wav, N_FFT, HOP, window=self.window.float(), center=False,
+            return_complex=True,
+        )  # fmt: skip
+        power = spectrum.abs().square()
+        mel = (self.mel_filters.float().T @ power).clamp(min=1e-10).log10()
+        index = torch.arange(mel.shape[-1], device=wav.device)
+        inside = index <= (lengths // HOP)[:, None]
+        peak = mel.masked_fill(~inside[:, None], -10.0).amax((1, 2))
+        mel = torch.maximum(mel, peak[:, None, None] - 8.0)
+        return (mel[..., :3000] + 4.0) / 4.0
+
+    def embed(self, wav, lengths, frames):
+        """Log-mel, convolutional stem and positions, [B, T', C]."""
+        model = self.backbone
+        with torch.autocast(wav.device.type, enabled=False):
+            mel = self.log_mel(wav, lengths)
+        hidden = gelu(model.conv1(mel.to(model.conv1.weight.dtype)))
+        hidden = gelu(model.conv2(hidden)).transpose(1, 2)
+        hidden = hidden[:, : int(frames.max())]
+        hidden = hidden + model.embed_positions.weight[: hidden.shape[1]]
+        return torch.nn.functional.dropout(
+            hidden, model.dropout, model.training
+        )
+
+    def final_norm(self, hidden):
+        """The encoder's closing LayerNorm."""
+        return self.backbone.layer_norm(hidden)
