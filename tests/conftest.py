@@ -1,0 +1,103 @@
+"""Tiny backbones with random weights, and real data where it is there."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def _wav2vec2_like(kind, stable):
+    """A 2-layer wav2vec2, hubert or wavlm: "base" or "large" style."""
+    config = getattr(transformers, f"{kind}Config")(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        conv_dim=(16,) * 7,
+        conv_bias=stable,
+        feat_extract_norm="layer" if stable else "group",
+        do_stable_layer_norm=stable,
+        num_conv_pos_embeddings=16,
+        num_conv_pos_embedding_groups=4,
+        vocab_size=8,
+        # Larger than the default, so that the clips' states differ.
+        initializer_range=0.2,
+    )
+    return getattr(transformers, f"{kind}Model")(config)
+
+
+def _whisper():
+    """A Whisper with 2 encoder layers and 1 decoder layer."""
+    config = transformers.WhisperConfig(
+        vocab_size=8,
+        d_model=32,
+        encoder_layers=2,
+        encoder_attention_heads=2,
+        encoder_ffn_dim=64,
+        decoder_layers=1,
+        decoder_attention_heads=2,
+        decoder_ffn_dim=64,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        decoder_start_token_id=1,
+        suppress_tokens=None,
+        begin_suppress_tokens=None,
+        init_std=0.2,
+    )
+    return transformers.WhisperModel(config)
+
+
+@pytest.fixture(scope="session")
+def tiny_backbones(tmp_path_factory):
+    """Folders of tiny random checkpoints in Hugging Face layout.
+
+    Width 32, 2 layers, 2 heads, FFN 64. A dict from name to Path:
+    ``wav2vec2`` and ``wavlm`` are built like the base models (group norm,
+    post-norm layers), ``hubert`` and ``wavlm_large`` like the large ones
+    (layer norm, pre-norm), ``whisper`` has a decoder too.
+    """
+    makers = {
+        "wav2vec2": lambda: _wav2vec2_like("Wav2Vec2", stable=False),
+        "hubert": lambda: _wav2vec2_like("Hubert", stable=True),
+        "wavlm": lambda: _wav2vec2_like("WavLM", stable=False),
+        "wavlm_large": lambda: _wav2vec2_like("WavLM", stable=True),
+        "whisper": _whisper,
+    }
+    folders = {}
+    for seed, (name, make) in enumerate(makers.items()):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = make()
+        folders[name] = tmp_path_factory.mktemp("backbones") / name
+        model.save_pretrained(folders[name])
+        if name == "whisper":
+            extractor = transformers.WhisperFeatureExtractor()
+        else:
+            # As on the hub: WavLM base takes waves as they are.
+            extractor = transformers.Wav2Vec2FeatureExtractor(
+                do_normalize=name != "wavlm"
+            )
+        extractor.save_pretrained(folders[name])
+    return folders
+
+
+@pytest.fixture(scope="session")
+def shared_whisper():
+    """Folder of the real openai/whisper-tiny.en (float16 weights)."""
+    folder = SHARED / "models" / "whisper-tiny.en"
+    if not (folder / "config.json").is_file():
+        pytest.skip(f"no whisper-tiny.en in {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def ravdess_folder():
+    """Folder of the real RAVDESS corpus (Actor_01 ... Actor_24)."""
+    folder = SHARED / "corpora" / "RAVDESS"
+    if not (folder / "Actor_01").is_dir():
+        pytest.skip(f"no RAVDESS in {folder}")
+    return folder
