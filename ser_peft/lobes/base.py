@@ -65,6 +65,8 @@ class SpeechLobe(HFTransformersInterface):
     max_samples = None
     """Longest input in samples; None where the encoder has no limit."""
 
+    attn_implementation = "sdpa"
+
     # Where the encoder keeps things, relative to `backbone`.
     layers_path = "encoder.layers"
     attention = ("attention.q_proj", "attention.k_proj", "attention.v_proj",
@@ -86,7 +88,7 @@ class SpeechLobe(HFTransformersInterface):
                 save_path=str(save_path),
                 dtype=getattr(torch, dtype),
                 use_safetensors=True,
-                attn_implementation="sdpa",
+                attn_implementation=self.attn_implementation,
             )
         except OSError as error:
             raise InputError(

@@ -70,6 +70,9 @@ class WavLMAttention(modeling_wavlm.WavLMAttention):
 class WavLMLobe(Wav2Vec2Lobe):
     """WavLM, base or large: `Wav2Vec2Lobe` with its relative positions."""
 
+    # The stock class refuses "sdpa"; our attention calls it all the same.
+    attn_implementation = "eager"
+
     def __init__(self, source, save_path="", **kwargs):
         super().__init__(source, save_path, **kwargs)
         for layer in self.layers:
