@@ -1,9 +1,16 @@
 """What every lobe shares: loading, lengths, masks and the layer loop."""
 
+import warnings
+from contextlib import contextmanager
+
 import torch
+from huggingface_hub.utils import enable_progress_bars
+from safetensors import SafetensorError
+from speechbrain.dataio.dataio import length_to_mask
 from speechbrain.integrations.huggingface.huggingface import (
     HFTransformersInterface,
 )
+from transformers.utils import logging
 
 from ser_peft.errors import InputError
 
@@ -65,8 +72,6 @@ class SpeechLobe(HFTransformersInterface):
     max_samples = None
     """Longest input in samples; None where the encoder has no limit."""
 
-    attn_implementation = "sdpa"
-
     # Where the encoder keeps things, relative to `backbone`.
     layers_path = "encoder.layers"
     attention = ("attention.q_proj", "attention.k_proj", "attention.v_proj",
@@ -82,25 +87,31 @@ class SpeechLobe(HFTransformersInterface):
         dtype="float32",
         gradient_checkpointing=False,
     ):
+        source = str(source)
         try:
-            super().__init__(
-                source,
-                save_path=str(save_path),
-                dtype=getattr(torch, dtype),
-                use_safetensors=True,
-                attn_implementation=self.attn_implementation,
-            )
-        except OSError as error:
+            with _quiet():
+                super().__init__(
+                    source,
+                    save_path=str(save_path),
+                    dtype=getattr(torch, dtype),
+                    use_safetensors=True,
+                )
+                if gradient_checkpointing:
+                    self.model.gradient_checkpointing_enable(
+                        gradient_checkpointing_kwargs={"use_reentrant": False}
+                    )
+        except (OSError, SafetensorError) as error:
             raise InputError(
-                f"backbone {source}: no safetensors weights could be loaded "
-                f"({error}); give a Hugging Face id or a folder that holds "
-                "config.json and model.safetensors"
+                f"backbone {source}: model.safetensors is missing or damaged "
+                f"({error}); where there is a pytorch_model.bin only, convert "
+                "it once with transformers.AutoModel.from_pretrained(THIS)"
+                ".save_pretrained(FOLDER) and give that folder"
             ) from error
-        self.source = str(source)
-        if gradient_checkpointing:
-            self.model.gradient_checkpointing_enable(
-                gradient_checkpointing_kwargs={"use_reentrant": False}
-            )
+        self.source = source
+
+    def _check_model_source(self, path, save_path):
+        """Hugging Face layout only: SpeechBrain's own would be unpickled."""
+        return False, "", True
 
     def override_config(self, config):
         """Switch off LayerDrop and built-in masking before loading.
@@ -184,7 +195,7 @@ class SpeechLobe(HFTransformersInterface):
                 f"{self.source} takes; cut it (max_seconds in the yaml)"
             )
         wav = wav[:, :longest]
-        inside = torch.arange(wav.shape[1], device=wav.device) < lengths[:, None]
+        inside = length_to_mask(lengths, wav.shape[1], torch.bool)
         wav = wav.masked_fill(~inside, 0.0)
         if wav.shape[1] < self.min_samples:
             wav = torch.nn.functional.pad(
@@ -194,16 +205,13 @@ class SpeechLobe(HFTransformersInterface):
         frames = self.frames(lengths)
         hidden = self.embed(wav, lengths, frames)
 
-        valid = torch.arange(hidden.shape[1], device=wav.device)
-        valid = valid < frames[:, None]
+        valid = length_to_mask(frames, hidden.shape[1], torch.bool)
         # Without padding no mask: the fused attention kernels are faster.
         mask = None if bool(valid.all()) else valid[:, None, None]
         extra = self.layer_inputs(hidden)
         states = [hidden]
         for layer in self.layers:
-            hidden = self.run_layer(
-                layer, hidden, attention_mask=mask, **extra
-            )
+            hidden = self.run_layer(layer, hidden, attention_mask=mask, **extra)
             states.append(hidden)
         states[-1] = self.final_norm(hidden)
         return torch.stack(states), frames
@@ -211,3 +219,23 @@ class SpeechLobe(HFTransformersInterface):
     def final_norm(self, hidden):
         """Normalise the last hidden state where the model does."""
         return hidden
+
+
+@contextmanager
+def _quiet():
+    """Load without a progress bar; downloads from the hub keep theirs.
+
+    SpeechBrain calls a method that transformers will rename in version 6:
+    no news for the user.
+    """
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    if shown:
+        enable_progress_bars()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*deprecated", FutureWarning)
+            yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -1,6 +1,8 @@
 """wav2vec 2.0 and HuBERT encoders."""
 
 import torch
+from speechbrain.dataio.dataio import length_to_mask
+from torch.nn.functional import batch_norm
 from transformers import AutoFeatureExtractor
 
 from ser_peft.lobes.base import SpeechLobe
@@ -30,8 +32,7 @@ def masked_group_norm(norm, hidden, frames):
     """
     if bool((frames == hidden.shape[-1]).all()):
         return norm(hidden)
-    inside = torch.arange(hidden.shape[-1], device=hidden.device)
-    inside = (inside < frames[:, None])[:, None].to(hidden.dtype)
+    inside = length_to_mask(frames, hidden.shape[-1], hidden.dtype)[:, None]
     count = frames[:, None, None]
     mean = (hidden * inside).sum(-1, keepdim=True) / count
     centred = (hidden - mean) * inside
@@ -76,9 +77,11 @@ class Wav2Vec2Lobe(SpeechLobe):
         return self._conv_frames(samples, len(self.config.conv_kernel))
 
     def _conv_frames(self, samples, layers):
-        for kernel, stride in list(
-            zip(self.config.conv_kernel, self.config.conv_stride)
-        )[:layers]:
+        for kernel, stride in zip(
+            self.config.conv_kernel[:layers],
+            self.config.conv_stride[:layers],
+            strict=True,
+        ):
             samples = (samples - kernel) // stride + 1
         return samples
 
@@ -101,15 +104,31 @@ class Wav2Vec2Lobe(SpeechLobe):
         hidden = model.feature_projection(hidden.transpose(1, 2))
         if isinstance(hidden, tuple):  # wav2vec 2.0 also gives the normed CNN
             hidden = hidden[0]
-        valid = torch.arange(hidden.shape[1], device=wav.device)
-        valid = valid < frames[:, None]
-        hidden = hidden * valid[..., None].to(hidden.dtype)
+        valid = length_to_mask(frames, hidden.shape[1], hidden.dtype)
+        hidden = hidden * valid[..., None]
 
         encoder = model.encoder
-        hidden = hidden + encoder.pos_conv_embed(hidden)
+        hidden = hidden + self.positions(hidden, valid)
         if not self.config.do_stable_layer_norm:
             hidden = encoder.layer_norm(hidden)
         return encoder.dropout(hidden)
+
+    def positions(self, hidden, valid):
+        """Positional convolution, [B, T', C] to [B, T', C].
+
+        The batch norm that some HuBERTs have before it uses its running
+        statistics in training too, and must not fill the padding.
+        """
+        embed = self.backbone.encoder.pos_conv_embed
+        norm = getattr(embed, "batch_norm", None)
+        if norm is None:
+            return embed(hidden)
+        hidden = batch_norm(
+            hidden.transpose(1, 2), norm.running_mean, norm.running_var,
+            norm.weight, norm.bias, eps=norm.eps,
+        )  # fmt: skip
+        hidden = embed.conv(hidden * valid[:, None])
+        return embed.activation(embed.padding(hidden)).transpose(1, 2)
 
     def final_norm(self, hidden):
         """Pre-norm models end in a LayerNorm, post-norm ones do not."""
@@ -133,7 +152,7 @@ def normalize(wav, lengths):
     torch.Tensor
         [B, T], zero beyond each clip.
     """
-    inside = torch.arange(wav.shape[1], device=wav.device) < lengths[:, None]
+    inside = length_to_mask(lengths, wav.shape[1], wav.dtype)
     count = lengths[:, None]
     mean = wav.sum(1, keepdim=True) / count
     centred = (wav - mean) * inside

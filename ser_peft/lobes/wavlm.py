@@ -1,6 +1,5 @@
 """WavLM encoders, with an attention that adapters can reach."""
 
-import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers.models.wavlm import modeling_wavlm
 
@@ -69,9 +68,6 @@ class WavLMAttention(modeling_wavlm.WavLMAttention):
 
 class WavLMLobe(Wav2Vec2Lobe):
     """WavLM, base or large: `Wav2Vec2Lobe` with its relative positions."""
-
-    # The stock class refuses "sdpa"; our attention calls it all the same.
-    attn_implementation = "eager"
 
     def __init__(self, source, save_path="", **kwargs):
         super().__init__(source, save_path, **kwargs)

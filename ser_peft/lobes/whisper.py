@@ -68,28 +68,21 @@ class WhisperLobe(SpeechLobe):
         Returns
         -------
         torch.Tensor
-            [B, mel bins, 2 T' + 1] with T' frames in the longest clip: one
-            more than the stem's receptive field needs. [B, mel bins, 3000]
-            for clips of 30 s.
+            [B, mel bins, 2 T' + 2] with T' frames in the longest clip: one
+            more than the stem's receptive field needs, and all that a clip
+            reaches into. At most 3000, as for 30 s.
         """
-        samples = 2 * HOP * int(self.frames(lengths).max())
-        full = samples == self.max_samples
+        samples = 2 * HOP * (int(self.frames(lengths).max()) + 1)
+        samples = min(samples, self.max_samples)
         wav = pad(wav, (0, samples - wav.shape[1])).float()
-        # Only a full 30 s ends in a reflection; anything shorter is
-        # followed by Whisper's zeros.
-        wav = pad(wav, (N_FFT // 2, N_FFT // 2 * full), mode="reflect")
-        wav = pad(wav, (0, N_FFT // 2 * (not full)))
         spectrum = torch.stft(
-            wav, N_FFT, HOP, window=self.window.float(), center=False,
-            return_complex=True,
-        )  # fmt: skip
-        power = spectrum.abs().square()
+            wav, N_FFT, HOP, window=self.window.float(), return_complex=True
+        )
+        power = spectrum[..., :-1].abs().square()
         mel = (self.mel_filters.float().T @ power).clamp(min=1e-10).log10()
-        index = torch.arange(mel.shape[-1], device=wav.device)
-        inside = index <= (lengths // HOP)[:, None]
-        peak = mel.masked_fill(~inside[:, None], -10.0).amax((1, 2))
-        mel = torch.maximum(mel, peak[:, None, None] - 8.0)
-        return (mel[..., :3000] + 4.0) / 4.0
+        # Beyond a clip there are zeros, never the maximum.
+        peak = mel.amax((1, 2), keepdim=True)
+        return (torch.maximum(mel, peak - 8.0) + 4.0) / 4.0
 
     def embed(self, wav, lengths, frames):
         """Log-mel, convolutional stem and positions, [B, T', C]."""

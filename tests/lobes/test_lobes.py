@@ -1,0 +1,280 @@
+"""What every lobe promises, whichever encoder it holds."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from transformers import AutoFeatureExtractor, AutoModel, BertConfig, BertModel
+
+from ser_peft.errors import InputError
+from ser_peft.lobes import lengths_in_samples, load_lobe
+
+LAYERS, WIDTH = 2, 32
+
+
+def stock_states(folder, wavs, lengths=None):
+    """All hidden states of transformers' own encoder, the last one normed.
+
+    wavs: list of [T]. Whisper's are those of the clip padded to 30 s.
+    """
+    model = AutoModel.from_pretrained(folder).eval()
+    extractor = AutoFeatureExtractor.from_pretrained(folder)
+    inputs = extractor(
+        [wav.numpy() for wav in wavs], sampling_rate=16000, return_tensors="pt"
+    )
+    encoder = model.get_encoder() if hasattr(model, "decoder") else model
+    with torch.no_grad():
+        out = encoder(**inputs, output_hidden_states=True)
+    states = list(out.hidden_states)
+    assert len(states) == LAYERS + 1
+    # Pre-norm models of transformers 5 leave this one un-normed.
+    states[-1] = out.last_hidden_state
+    return torch.stack(states)
+
+
+def encode(lobe, wavs, lengths=None):
+    with torch.no_grad():
+        return lobe(wavs, lengths)
+
+
+def assert_close(ours, theirs, atol):
+    torch.testing.assert_close(ours, theirs, atol=atol, rtol=0)
+
+
+# Equality with transformers.
+
+
+@pytest.mark.parametrize("seconds", [0.5, 1.2345])
+def test_equals_stock_encoder_in_every_layer(folder, lobe, name, clip, seconds):
+    if name == "whisper":
+        seconds = 30  # the only length at which the stock encoder runs
+    wav = clip(seconds)
+    states, frames = encode(lobe, wav[None])
+    stock = stock_states(folder, [wav])
+    assert frames.tolist() == [stock.shape[2]]
+    assert_close(states, stock, 1e-5 * stock.abs().max().item())
+
+
+def test_equals_stock_encoder_under_its_own_mask(folders, clip, batch):
+    # Layer norm in the CNN: there transformers is padding-invariant itself.
+    folder = folders["wav2vec2_large"]
+    clips = clip(1.0), clip(0.4, seed=1)
+    states, frames = encode(load_lobe(folder).eval(), *batch(*clips))
+    extractor = AutoFeatureExtractor.from_pretrained(folder)
+    inputs = extractor(
+        [wav.numpy() for wav in clips], sampling_rate=16000, padding=True,
+        return_attention_mask=True, return_tensors="pt",
+    )  # fmt: skip
+    with torch.no_grad():
+        stock = AutoModel.from_pretrained(folder).eval()(**inputs)
+    for i, n in enumerate(frames):
+        assert_close(states[-1, i, :n], stock.last_hidden_state[i, :n], 1e-4)
+
+
+# Padding.
+
+
+def test_clip_does_not_notice_its_batch_mates(lobe, clip, batch):
+    short, loud = clip(1.1, loudness=0.05), clip(10, loudness=0.9, seed=1)
+    alone, n = encode(lobe, short[None])
+    wavs, lengths = batch(short, loud)
+    beside, frames = encode(lobe, wavs, lengths)
+    assert beside.shape[:2] == (LAYERS + 1, 2) and beside.shape[3] == WIDTH
+    assert beside.shape[2] == frames.max() == frames[1]
+    assert frames[0] == n[0] == alone.shape[2] in (54, 55)
+    assert_close(beside[:, 0, : n[0]], alone[:, 0], 1e-4)
+    # Something is encoded at all.
+    assert (alone[-1, 0] - beside[-1, 1, : n[0]]).abs().mean() > 0.05
+
+    wavs, lengths = batch(short, loud, padding=7.0)
+    garbage, _ = encode(lobe, wavs, lengths)
+    assert torch.equal(garbage, beside)
+
+
+def test_padding_of_the_whole_batch_is_cut_off(lobe, clip):
+    wav = clip(1.0)[None]
+    padded = torch.nn.functional.pad(wav, (0, 4000), value=3.0)
+    states, _ = encode(lobe, wav)
+    again, _ = encode(lobe, padded, torch.tensor([0.8]))
+    assert torch.equal(states, again)
+
+
+@pytest.mark.parametrize("samples", [1, 160, 400])
+def test_very_short_clips(lobe, clip, batch, samples):
+    short = clip(1.0)[1000 : 1000 + samples]
+    alone, n = encode(lobe, short[None])
+    assert alone.shape[2] == n[0] in (1, 2)
+    assert alone.isfinite().all()
+    beside, frames = encode(lobe, *batch(clip(1.0, seed=1), short))
+    assert frames[1] == n[0]
+    assert_close(beside[:, 1, : n[0]], alone[:, 0], 1e-4)
+
+
+def test_silence_is_finite(lobe):
+    states, _ = encode(lobe, torch.zeros(1, 8000))
+    assert states.isfinite().all()
+
+
+def test_lengths_are_rounded_to_samples():
+    wavs = torch.zeros(3, 48000)
+    lengths = torch.tensor([48000, 31999, 7]) / 48000
+    assert lengths_in_samples(wavs, lengths).tolist() == [48000, 31999, 7]
+    assert lengths_in_samples(wavs).tolist() == [48000] * 3
+
+
+# Training.
+
+
+def test_layerdrop_and_masking_are_off_in_train_mode(folder, clip, tmp_path):
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    drops = {"layerdrop": 1.0, "encoder_layerdrop": 1.0}
+    none = dict.fromkeys(
+        key for key in config if key.endswith("dropout") or key == "dropout"
+    )
+    none = dict.fromkeys(none, 0.0)
+    masking = {"apply_spec_augment": True, "mask_time_prob": 0.9}
+    (tmp_path / "config.json").write_text(
+        json.dumps(config | drops | none | masking)
+    )
+    lobe = load_lobe(tmp_path)
+    wav = clip(1.0)[None]
+    trained, _ = encode(lobe.train(), wav)
+    evaluated, _ = encode(lobe.eval(), wav)
+    assert len(trained) == LAYERS + 1
+    assert_close(trained, evaluated, 1e-5)
+
+
+def test_full_fine_tuning_reaches_every_parameter(lobe, clip, batch):
+    lobe.train()
+    states, frames = lobe(*batch(clip(1.0), clip(0.5, seed=1)))
+    states[:, 0].square().mean().backward()
+    without = [
+        name
+        for name, parameter in lobe.named_parameters()
+        if parameter.requires_grad
+        and (parameter.grad is None or not parameter.grad.any())
+        # Softmax does not see what all keys have in common.
+        and not name.endswith("k_proj.bias")
+    ]
+    assert without == []
+
+
+def test_no_graph_below_the_lowest_trainable_parameter(lobe, clip, batch):
+    lobe.train().requires_grad_(False)
+    saved, at_top, entering = [], [], []
+    top = lobe.layers[-1]
+    top.requires_grad_(True)
+    hooks = [
+        layer.register_forward_pre_hook(
+            lambda _, inputs: entering.append(inputs[0].requires_grad)
+        )
+        for layer in lobe.layers
+    ]
+    top.register_forward_pre_hook(lambda *_: at_top.append(len(saved)))
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda x: saved.append(x.shape) or x, lambda x: x
+    ):
+        states, _ = lobe(*batch(clip(1.0), clip(0.5, seed=1)))
+    assert at_top == [0] and saved
+    assert entering == [False] * LAYERS and len(hooks) == LAYERS
+    states.sum().backward()
+    assert all(p.grad is not None for p in top.parameters())
+
+
+def test_gradient_checkpointing_changes_no_gradient(folder, clip, batch):
+    gradients = []
+    for checkpointing in (False, True):
+        lobe = load_lobe(folder, gradient_checkpointing=checkpointing).train()
+        # As under an adapter: what enters the layers needs no gradient.
+        lobe.requires_grad_(False)
+        lobe.layers.requires_grad_(True)
+        torch.manual_seed(0)
+        lobe(*batch(clip(1.0), clip(0.5, seed=1)))[0].square().mean().backward()
+        gradients.append([p.grad for p in lobe.layers.parameters()])
+        recomputed = any(
+            getattr(layer, "gradient_checkpointing", False)
+            for layer in lobe.layers
+        )
+        assert recomputed == checkpointing
+    for plain, checkpointed in zip(*gradients, strict=True):
+        assert_close(checkpointed, plain, 1e-6)
+
+
+def test_bfloat16_autocast(lobe, clip, batch):
+    inputs = batch(clip(1.0), clip(0.5, seed=1))
+    reference, frames = encode(lobe, *inputs)
+    lobe.train()
+    with torch.autocast("cpu", torch.bfloat16):
+        lobe(*inputs)[0].float().sum().backward()
+        states, _ = encode(lobe.eval(), *inputs)
+    n = frames[1]
+    error = (states - reference)[:, 1, :n].norm()
+    assert error < 0.05 * reference[:, 1, :n].norm()
+
+
+# Loading.
+
+
+def test_half_precision_checkpoint_is_loaded_in_float32(folder, tmp_path, clip):
+    AutoModel.from_pretrained(folder).half().save_pretrained(tmp_path)
+    lobe = load_lobe(tmp_path)
+    assert {p.dtype for p in lobe.parameters()} == {torch.float32}
+    assert encode(lobe, clip(0.5)[None])[0].dtype == torch.float32
+    lobe = load_lobe(tmp_path, dtype="bfloat16")
+    assert encode(lobe, clip(0.5)[None])[0].dtype == torch.bfloat16
+
+
+def test_preprocessor_config_is_not_needed(folder, lobe, name, tmp_path, clip):
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "preprocessor_config.json").unlink()
+    wav = clip(0.5)[None]
+    bare = load_lobe(tmp_path).eval()
+    if getattr(lobe.config, "feat_extract_norm", "layer") == "layer":
+        assert torch.equal(encode(bare, wav)[0], encode(lobe, wav)[0])
+    else:
+        # Group norm takes a loudness away by itself.
+        assert not bare.normalize_wav
+    assert bare.num_layers == LAYERS and bare.hidden_size == WIDTH
+
+
+def test_loading_is_silent(folder, capfd):
+    load_lobe(folder)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_not_a_speech_encoder(tmp_path):
+    config = BertConfig(
+        hidden_size=8, num_hidden_layers=1, num_attention_heads=1,
+        intermediate_size=8, vocab_size=8,
+    )  # fmt: skip
+    BertModel(config).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="'bert' is not a speech encoder"):
+        load_lobe(tmp_path)
+
+
+def test_missing_folder(tmp_path):
+    with pytest.raises(InputError, match="nowhere.*config.json"):
+        load_lobe(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("pickle", ["pytorch_model.bin", "model.ckpt", None])
+def test_folder_without_safetensors(folders, tmp_path, pickle):
+    shutil.copy(folders["wavlm_base"] / "config.json", tmp_path)
+    if pickle:
+        # What unpickling would leave behind.
+        (tmp_path / pickle).write_bytes(
+            b"cos\nmkdir\n(V" + str(tmp_path / "ran").encode() + b"\ntR."
+        )
+    with pytest.raises(InputError, match="safetensors.*save_pretrained"):
+        load_lobe(tmp_path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_damaged_weights(folders, tmp_path):
+    shutil.copytree(folders["wavlm_base"], tmp_path, dirs_exist_ok=True)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(InputError, match="model.safetensors"):
+        load_lobe(tmp_path)
