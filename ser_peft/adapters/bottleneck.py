@@ -1,0 +1,131 @@
+"""Bottleneck adapters, sequential and parallel, which PEFT does not have."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from ser_peft.errors import InputError
+
+__all__ = ["Bottleneck", "BottleneckConfig"]
+
+
+@dataclass
+class BottleneckConfig:
+    """A small MLP beside or behind the feed-forward block of each layer.
+
+    Sequential (Houlsby et al. 2019, "Parameter-efficient transfer learning
+    for NLP", after the feed-forward block only): the block's output h
+    becomes h + scale * Up(ReLU(Down(h))), before the residual connection.
+    Parallel (He et al. 2022, "Towards a unified view of parameter-efficient
+    transfer learning"): scale * Up(ReLU(Down(x))) is added to h, x being
+    the block's input. Both are the identity before training. At width H,
+    bottleneck D and L layers they have L * (2 * D * H + D + H) parameters.
+
+    Arguments
+    ---------
+    bottleneck : int
+        Width D of the hidden layer.
+    scale : float
+        Factor on the adapter's output.
+    dropout : float
+        Dropout behind the ReLU.
+    parallel : bool
+        Beside the feed-forward block instead of behind it.
+    layers : list of int, optional
+        Transformer layers that get one, all where absent.
+
+    Example
+    -------
+    >>> BottleneckConfig(bottleneck=64, parallel=True).method_name
+    'parallel_adapter'
+    """
+
+    bottleneck: int = 128
+    scale: float = 1.0
+    dropout: float = 0.1
+    parallel: bool = False
+    layers: list | None = None
+
+    peft_type = "BOTTLENECK"
+    attribute = "bottleneck_adapter"
+
+    def __post_init__(self):
+        if self.bottleneck < 1 or not 0 <= self.dropout < 1:
+            raise InputError(
+                "BottleneckConfig: bottleneck must be at least 1 and dropout "
+                f"in [0, 1), not {self.bottleneck} and {self.dropout}"
+            )
+
+    @property
+    def method_name(self):
+        """Name for results.json."""
+        return "parallel_adapter" if self.parallel else "adapter"
+
+    def attach(self, lobe, layer):
+        """Give one transformer layer its adapter.
+
+        Arguments
+        ---------
+        lobe : SpeechLobe
+            Says where a layer's feed-forward block begins and ends.
+        layer : torch.nn.Module
+            One of `lobe.layers`.
+        """
+        adapter = Bottleneck(lobe.hidden_size, self)
+        adapter.to(next(layer.parameters()).device)
+        layer.add_module(self.attribute, adapter)
+        # Bound methods: a deep copy of the lobe gets hooks that run the
+        # copied adapter.
+        if self.parallel:
+            layer.get_submodule(lobe.ffn_input).register_forward_pre_hook(
+                adapter.keep_input
+            )
+        layer.get_submodule(lobe.ffn_output).register_forward_hook(
+            adapter.add_to_output
+        )
+
+
+class Bottleneck(torch.nn.Module):
+    """Down-projection, ReLU, dropout, up-projection that starts at zero.
+
+    Always in float32, whatever the precision of the encoder around it.
+
+    Arguments
+    ---------
+    width : int
+        Width of the encoder's hidden states.
+    config : BottleneckConfig
+        Its other properties.
+    """
+
+    def __init__(self, width, config):
+        super().__init__()
+        self.scale = config.scale
+        self.parallel = config.parallel
+        self.down = torch.nn.Linear(width, config.bottleneck)
+        self.dropout = torch.nn.Dropout(config.dropout)
+        self.up = torch.nn.Linear(config.bottleneck, width)
+        torch.nn.init.kaiming_uniform_(self.down.weight, a=math.sqrt(5))
+        for zero in (self.down.bias, self.up.weight, self.up.bias):
+            torch.nn.init.zeros_(zero)
+        self._input = None
+
+    def forward(self, hidden):
+        """What is added to the feed-forward block's output, [..., H]."""
+        inner = self.down(hidden.to(self.down.weight.dtype)).relu()
+        return (self.scale * self.up(self.dropout(inner))).to(hidden.dtype)
+
+    def keep_input(self, module, args):
+        """Hook in front of the feed-forward block (parallel only)."""
+        self._input = args[0]
+
+    def add_to_output(self, module, args, output):
+        """Hook behind the feed-forward block."""
+        hidden = self._input if self.parallel else output
+        self._input = None
+        return output + self(hidden)
+
+    def __getstate__(self):
+        """Copies and pickles go without the activation in flight."""
+        return {**self.__dict__, "_input": None}

@@ -1,0 +1,218 @@
+"""Which PEFT methods suit a speech encoder, and where they go."""
+
+import copy
+import re
+
+import torch
+from peft import PeftConfig, PeftType
+
+from ser_peft.adapters.bottleneck import BottleneckConfig
+from ser_peft.adapters.prompts import PromptConfig
+from ser_peft.errors import InputError
+
+__all__ = ["as_methods", "method_name", "prepare"]
+
+OURS = (BottleneckConfig, PromptConfig)
+PRESETS = ("attention", "ffn", "attention+ffn", "norm")
+
+
+def as_methods(method):
+    """Check `method` and make it a list.
+
+    Arguments
+    ---------
+    method : peft.PeftConfig, BottleneckConfig, PromptConfig, str or list
+        See `PeftLobe`.
+
+    Returns
+    -------
+    list
+        Of configurations; or ["frozen"] or ["full"].
+
+    Raises
+    ------
+    InputError
+        If it is none of these, or a list that cannot be combined.
+    """
+    methods = list(method) if isinstance(method, list | tuple) else [method]
+    alone = isinstance(method, str) or not methods
+    for one in methods:
+        if isinstance(one, (PeftConfig, *OURS)):
+            continue
+        if not alone or one not in ("frozen", "full"):
+            raise InputError(
+                f"method: {one!r} is none; give 'frozen', 'full', a "
+                "configuration of peft (peft.LoraConfig, ...), "
+                "BottleneckConfig, PromptConfig, or a list of these"
+            )
+    kinds = ["peft" if isinstance(m, PeftConfig) else type(m) for m in methods]
+    if not methods or len(set(kinds)) < len(kinds):
+        raise InputError(
+            "method: a list takes at least one method, at most one of them "
+            "from peft, one BottleneckConfig and one PromptConfig"
+        )
+    return methods
+
+
+def method_name(methods):
+    """Short name of a list of methods, for results.json.
+
+    Arguments
+    ---------
+    methods : list
+        From `as_methods`.
+
+    Returns
+    -------
+    str
+        "frozen", "full", "combined", "adapter", "parallel_adapter",
+        "prompt", or PEFT's name of the method in lower case; LoRA's
+        variants have their own: "dora", "rslora", "pissa", "olora".
+
+    Example
+    -------
+    >>> from peft import LoraConfig
+    >>> method_name([LoraConfig(use_dora=True)])
+    'dora'
+    """
+    if len(methods) > 1:
+        return "combined"
+    method = methods[0]
+    if isinstance(method, str):
+        return method
+    if isinstance(method, OURS):
+        return method.method_name
+    if method.peft_type == PeftType.LORA:
+        if method.use_dora:
+            return "dora"
+        if isinstance(method.init_lora_weights, str):
+            return method.init_lora_weights.lower()
+        if method.use_rslora:
+            return "rslora"
+    return PeftType(method.peft_type).value.lower()
+
+
+def prepare(lobe, config, targets, layers):
+    """A copy of a PEFT configuration, with its targets filled in.
+
+    Arguments
+    ---------
+    lobe : SpeechLobe
+        Whose modules are targeted.
+    config : peft.PeftConfig
+        Left as it is.
+    targets : str or None
+        See `PeftLobe`.
+    layers : list of int or None
+        See `PeftLobe`.
+
+    Returns
+    -------
+    peft.PeftConfig
+        Ready for `peft.get_peft_model`.
+
+    Raises
+    ------
+    InputError
+        If the method cannot work on a speech encoder, or the targets match
+        nothing.
+    """
+    config = copy.deepcopy(config)
+    _refuse(config)
+    if config.target_modules is None:
+        config.target_modules = _target_regex(lobe, config, targets, layers)
+        if config.peft_type == PeftType.IA3:
+            config.feedforward_modules = _ia3_inputs(lobe, config)
+    elif targets not in (None, "attention+ffn") or layers is not None:
+        raise InputError(
+            "targets, layers: the method's target_modules says already where "
+            f"it goes ({config.target_modules}); leave the two out"
+        )
+    for name in _targeted(lobe, config.target_modules):
+        module = lobe.backbone.get_submodule(name)
+        if getattr(module, "groups", 1) > 1:
+            raise InputError(
+                f"targets: {name} is a grouped convolution, into which peft "
+                "cannot merge; leave it out"
+            )
+    return config
+
+
+def _refuse(config):
+    """Raise for what cannot work, with the reason."""
+    name = PeftType(config.peft_type).value
+    reason = REFUSED.get(config.peft_type)
+    if config.is_prompt_learning:
+        reason = (
+            "works on token embeddings, which a speech encoder does not "
+            "have; use ser_peft.adapters.PromptConfig"
+        )
+    if config.task_type is not None:
+        reason = (
+            f"has task_type={config.task_type}, which makes peft wrap the "
+            "encoder for text; leave it out"
+        )
+    if reason:
+        raise InputError(f"method: {name} {reason}")
+
+
+REFUSED = {}
+
+
+def _target_regex(lobe, config, targets, layers):
+    """Regex of module names within the encoder."""
+    names = [name for name, _ in lobe.backbone.named_modules()]
+    if targets not in PRESETS:
+        if layers is not None:
+            raise InputError(
+                f"layers: goes with targets in {PRESETS}; with a regex of "
+                "your own, put the layers in it"
+            )
+        if not any(re.fullmatch(targets, name) for name in names):
+            examples = [n for n in names if n.startswith(lobe.layers_path)]
+            raise InputError(
+                f"targets: {targets!r} matches no module of {lobe.source}; "
+                "it must match a full name like "
+                f"{', '.join(examples[2:5])}; or give one of {PRESETS}"
+            )
+        return targets
+    if config.peft_type == PeftType.LN_TUNING:
+        targets = "norm"
+    attention, ffn = lobe.attention, lobe.ffn
+    if config.peft_type == PeftType.IA3:
+        # Where Liu et al. 2022 put it: keys, values, inner FFN activations.
+        attention, ffn = attention[1:3], ffn[-1:]
+    modules = {
+        "attention": attention,
+        "ffn": ffn,
+        "attention+ffn": (*attention, *ffn),
+        "norm": [
+            name
+            for name, module in lobe.layers[0].named_modules()
+            if isinstance(module, torch.nn.LayerNorm)
+        ],
+    }[targets]
+    # Any layer, not their numbers, where all are meant: then an adapter
+    # shows that it does not fit a deeper backbone.
+    index = r"\d+" if layers is None else "|".join(map(str, layers))
+    inside = "|".join(map(re.escape, modules))
+    return rf"{re.escape(lobe.layers_path)}\.({index})\.({inside})"
+
+
+def _targeted(lobe, target_modules):
+    """Names of the modules that PEFT will wrap."""
+    names = [name for name, _ in lobe.backbone.named_modules()]
+    if isinstance(target_modules, str):
+        if target_modules == "all-linear":
+            return []
+        return [n for n in names if re.fullmatch(target_modules, n)]
+    ends = tuple(f".{target}" for target in target_modules)
+    return [n for n in names if f".{n}".endswith(ends)]
+
+
+def _ia3_inputs(lobe, config):
+    """Those targets of IA3 whose input, not output, is scaled."""
+    end = lobe.ffn[-1]
+    return [
+        n for n in _targeted(lobe, config.target_modules) if n.endswith(end)
+    ]

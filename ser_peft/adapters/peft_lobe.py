@@ -1,0 +1,383 @@
+"""A lobe with a parameter-efficient method plugged into it."""
+
+import logging
+from itertools import chain
+from pathlib import Path
+
+import peft
+import torch
+from safetensors.torch import save_file
+from speechbrain.utils.checkpoints import (
+    mark_as_loader,
+    mark_as_saver,
+    register_checkpoint_hooks,
+)
+
+from ser_peft.adapters import folder as adapter_folder
+from ser_peft.adapters.liveness import gradients, reference_states
+from ser_peft.adapters.methods import as_methods, method_name, prepare
+from ser_peft.errors import InputError
+from ser_peft.io import atomic_path
+
+__all__ = ["PeftLobe", "load_adapter"]
+
+logger = logging.getLogger(__name__)
+
+
+@register_checkpoint_hooks
+class PeftLobe(torch.nn.Module):
+    """A lobe whose encoder is frozen but for a few trained parameters.
+
+    On building, a dummy batch proves that every trainable tensor gets a
+    gradient. Checkpoints hold only what training changes.
+
+    Arguments
+    ---------
+    lobe : SpeechLobe
+        From `ser_peft.lobes.load_lobe`. Changed in place.
+    method : peft.PeftConfig, BottleneckConfig, PromptConfig, str or list
+        What trains: a method of PEFT (``!new:peft.LoraConfig {r: 16}``),
+        one of ours, "frozen" (nothing), "full" (all that can), or a list of
+        methods used together, with at most one of PEFT's.
+    targets : str
+        Where a method of PEFT goes: "attention", "ffn", "attention+ffn",
+        "norm", or a regex that matches full module names within the
+        encoder. A `target_modules` in the configuration goes first.
+    layers : list of int, optional
+        Transformer layers that are adapted, counted from 0 at the bottom;
+        all where absent. With "full": the layers that train, nothing else.
+    trainable : bool
+        False for inference: nothing trains, eval mode whatever `train`
+        says, and no check.
+
+    Raises
+    ------
+    InputError
+        If the method or its targets cannot work on this encoder, or a
+        trainable tensor gets no gradient.
+
+    Example
+    -------
+    >>> from ser_peft.lobes import load_lobe
+    >>> lobe = load_lobe("microsoft/wavlm-base-plus")  # doctest: +SKIP
+    >>> config = peft.LoraConfig(r=16, lora_alpha=32)
+    >>> encoder = PeftLobe(lobe, config)  # doctest: +SKIP
+    >>> states, frames = encoder(torch.rand(2, 16000))  # doctest: +SKIP
+    >>> states.shape  # doctest: +SKIP
+    torch.Size([13, 2, 49, 768])
+    """
+
+    def __init__(
+        self, lobe, method, targets="attention+ffn", layers=None, trainable=True
+    ):
+        super().__init__()
+        self.lobe = lobe
+        self.methods = as_methods(method)
+        self.method_name = method_name(self.methods)
+        self.layers = layers
+        self.trainable = trainable and self.methods != ["frozen"]
+        self._check_layers()
+        # Held until the adapters' tensors are told from these by their ids.
+        base = [*lobe.model.parameters(), *lobe.model.buffers()]
+        if self.methods == ["full"]:
+            self._freeze_other_layers()
+        else:
+            lobe.model.requires_grad_(False)
+            self._attach(targets)
+        self._saved = self._changed_by_training({id(t) for t in base})
+        self.num_adapter_parameters = sum(
+            p.numel() for p in lobe.parameters() if p.requires_grad
+        )
+        if self.trainable:
+            self._check_liveness()
+        else:
+            lobe.requires_grad_(False)
+        self.train(self.trainable)
+
+    def _check_layers(self):
+        count = self.num_layers
+        own = [getattr(method, "layers", None) for method in self.methods]
+        for asked in (self.layers, *own):
+            if asked is None or (asked and set(asked) <= set(range(count))):
+                continue
+            raise InputError(
+                f"layers: {asked} must be some of the layers 0 to "
+                f"{count - 1} of {self.lobe.source}"
+            )
+
+    def _freeze_other_layers(self):
+        if self.layers is None:
+            return
+        kept = {
+            id(p) for i in self.layers for p in self.lobe.layers[i].parameters()
+        }
+        for parameter in self.lobe.model.parameters():
+            if id(parameter) not in kept:
+                parameter.requires_grad_(False)
+
+    def _attach(self, targets):
+        """Put the methods in: PEFT's first, for it freezes all it finds."""
+        lobe = self.lobe
+        for method in self.methods:
+            if isinstance(method, peft.PeftConfig):
+                config = prepare(lobe, method, targets, self.layers)
+                before = reference_states(lobe) if self.trainable else None
+                lobe.model = peft.get_peft_model(lobe.model, config)
+                if self.trainable:
+                    self._warn_if_shifted(before)
+        for method in self.methods:
+            if hasattr(method, "attach"):
+                every = range(self.num_layers)
+                for index in method.layers or self.layers or every:
+                    method.attach(lobe, lobe.layers[index])
+
+    def _warn_if_shifted(self, before):
+        shift = (reference_states(self.lobe) - before).norm() / before.norm()
+        if shift > 1e-3:
+            logger.warning(
+                "%s changes the encoder before any training: its hidden "
+                "states move by %.1f %%",
+                self.method_name,
+                100 * shift,
+            )
+
+    def _changed_by_training(self, base):
+        """Names of the tensors that are not the checkpoint's own."""
+        model = self.lobe.model
+        persistent = model.state_dict(keep_vars=True).keys()
+        return [
+            name
+            for name, tensor in chain(
+                model.named_parameters(), model.named_buffers()
+            )
+            if tensor.requires_grad
+            or (id(tensor) not in base and name in persistent)
+        ]
+
+    def _check_liveness(self):
+        found = gradients(self.lobe)
+        if self.methods == ["full"]:
+            # Parts of a checkpoint that no hidden state depends on.
+            for name, gradient in found.items():
+                if gradient is None:
+                    parameter = self.lobe.model.get_parameter(name)
+                    parameter.requires_grad_(False)
+                    self.num_adapter_parameters -= parameter.numel()
+            found = {n: g for n, g in found.items() if g is not None}
+        dead = [n for n, g in found.items() if g is None or not g.any()]
+        if dead or not found:
+            raise InputError(
+                f"method {self.method_name}: {len(dead)} of {len(found)} "
+                f"trainable tensors get no gradient {dead[:3]}: the module "
+                "they sit in is never called, or something in front of them "
+                "blocks them; change targets"
+            )
+
+    @property
+    def hidden_size(self):
+        """Width of the hidden states."""
+        return self.lobe.hidden_size
+
+    @property
+    def num_layers(self):
+        """Number of transformer layers; there is one hidden state more."""
+        return self.lobe.num_layers
+
+    @property
+    def sample_rate(self):
+        """Hz."""
+        return self.lobe.sample_rate
+
+    @property
+    def min_samples(self):
+        """Shorter clips are padded to this."""
+        return self.lobe.min_samples
+
+    @property
+    def max_samples(self):
+        """Longest input in samples, None where there is no limit."""
+        return self.lobe.max_samples
+
+    def train(self, mode=True):
+        """Train mode, unless nothing trains.
+
+        Batch norms (in the positional convolution of some HuBERTs) keep
+        their statistics: these are not trained, so not saved either.
+        """
+        super().train(mode and self.trainable)
+        for module in self.modules():
+            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+                module.eval()
+        return self
+
+    def forward(self, wav, wav_lens=None):
+        """Encode a batch of clips.
+
+        Arguments
+        ---------
+        wav : torch.Tensor
+            16 kHz mono waveforms, [B, T].
+        wav_lens : torch.Tensor, optional
+            Lengths relative to T, [B].
+
+        Returns
+        -------
+        hidden_states : torch.Tensor
+            [L + 1, B, T', C].
+        frames : torch.Tensor
+            Valid frames of each clip, [B].
+        """
+        with torch.set_grad_enabled(self.trainable and torch.is_grad_enabled()):
+            return self.lobe(wav, wav_lens)
+
+    def _tensors(self, method=None):
+        """The live tensors that are saved, by name; or one method's."""
+        model = self.lobe.model
+        live = dict(chain(model.named_parameters(), model.named_buffers()))
+        live = {name: live[name] for name in self._saved}
+        if method in (None, "full"):
+            return live
+        part = f".{getattr(method, 'attribute', None)}."
+        return {
+            name.removeprefix("base_model.model."): tensor
+            for name, tensor in live.items()
+            if part in name
+        }
+
+    @mark_as_saver
+    def save(self, path):
+        """Write what training changes, and nothing else, as safetensors.
+
+        Arguments
+        ---------
+        path : str or Path
+            One file.
+        """
+        tensors = {
+            name: tensor.detach().cpu().clone().contiguous()
+            for name, tensor in self._tensors().items()
+        }
+        save_file(tensors, path)
+
+    @mark_as_loader
+    def load(self, path, end_of_epoch=True):
+        """Restore what `save` wrote, bit by bit.
+
+        Arguments
+        ---------
+        path : str or Path
+            The file.
+        end_of_epoch : bool
+            Unused, SpeechBrain's signature.
+
+        Raises
+        ------
+        InputError
+            If a tensor is missing, unknown or of another shape.
+        """
+        tensors = adapter_folder.read_tensors(path)
+        adapter_folder.copy_tensors(tensors, self._tensors(), path)
+
+    def export(self, folder):
+        """Write the adapter as a folder that `load_adapter` takes.
+
+        ``adapter_config.json`` and ``adapter_model.safetensors``, which for
+        a method of PEFT is what `peft.PeftModel.from_pretrained` takes too.
+        A list of methods becomes one such subfolder each.
+
+        Arguments
+        ---------
+        folder : str or Path
+            Replaced as a whole if it is there.
+        """
+        if not self.methods:
+            raise InputError(
+                f"{folder}: nothing to export, the adapter is merged into the "
+                "encoder; export before merging"
+            )
+        with atomic_path(folder) as tmp:
+            for method in self.methods:
+                adapter_folder.write(
+                    self.lobe,
+                    method,
+                    self.layers,
+                    self._tensors(method),
+                    tmp / method_name([method]) if self.methods[1:] else tmp,
+                )
+
+    def merge(self):
+        """Fold the adapter into the encoder's weights, for inference.
+
+        Returns
+        -------
+        PeftLobe
+            This one, with a plain encoder in `lobe`, nothing trainable.
+
+        Raises
+        ------
+        InputError
+            If one of the methods cannot be folded in.
+        """
+        for method in self.methods:
+            if hasattr(method, "attach"):
+                raise InputError(
+                    f"merge: {method.method_name} is a module of its own, "
+                    "which no weight of the encoder can stand for; use it "
+                    "unmerged"
+                )
+        if isinstance(self.lobe.model, peft.PeftModel):
+            try:
+                self.lobe.model = self.lobe.model.merge_and_unload()
+            except (AttributeError, NotImplementedError, ValueError) as error:
+                raise InputError(
+                    f"merge: peft cannot merge {self.method_name} ({error}); "
+                    "use it unmerged"
+                ) from error
+        self.methods, self._saved, self.trainable = [], [], False
+        self.lobe.requires_grad_(False)
+        return self.eval()
+
+
+def load_adapter(lobe, folder):
+    """Rebuild an exported adapter, for inference.
+
+    Arguments
+    ---------
+    lobe : SpeechLobe
+        A freshly loaded lobe of the backbone that the adapter was trained
+        in. Changed in place.
+    folder : str or Path
+        From `PeftLobe.export`, or an adapter of PEFT for this encoder.
+
+    Returns
+    -------
+    PeftLobe
+        Frozen, in eval mode.
+
+    Raises
+    ------
+    InputError
+        If the folder cannot be read, or does not fit this backbone.
+    """
+    folder = Path(folder)
+    folders = sorted(p.parent for p in folder.glob("*/adapter_config.json"))
+    if (folder / "adapter_config.json").exists() or not folders:
+        folders = [folder]
+    methods = []
+    for one in folders:
+        method, layers, backbone = adapter_folder.read(one)
+        here = type(lobe.backbone).__name__
+        if backbone not in (None, here):
+            raise InputError(
+                f"{one}: was trained in a {backbone}; {lobe.source} is a {here}"
+            )
+        methods.append(method)
+    encoder = PeftLobe(
+        lobe,
+        methods if methods[1:] else methods[0],
+        layers=layers,
+        trainable=False,
+    )
+    for method, one in zip(methods, folders, strict=True):
+        adapter_folder.load(lobe, method, encoder._tensors(method), one)
+    return encoder

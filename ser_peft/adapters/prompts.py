@@ -1,0 +1,108 @@
+"""Deep prompts for speech encoders, where PEFT's prompt methods fail."""
+
+from dataclasses import dataclass
+
+import torch
+
+from ser_peft.errors import InputError
+
+__all__ = ["DeepPrompt", "PromptConfig"]
+
+
+@dataclass
+class PromptConfig:
+    """Learned frames in front of the input of every transformer layer.
+
+    Each layer owns P vectors that it puts before its input, attends to, and
+    drops from its output: L * P * H parameters. Unlike LoRA and bottleneck
+    adapters, prompts change the encoder before any training: attention
+    weights go to them from the first step. Papers: Jia et al. 2022, "Visual
+    prompt tuning" (deep); for emotion, Feng and Narayanan 2023, "PEFT-SER".
+
+    Arguments
+    ---------
+    length : int
+        Number P of prompt frames a layer.
+    layers : list of int, optional
+        Transformer layers that get them, all where absent.
+
+    Example
+    -------
+    >>> PromptConfig(length=3).method_name
+    'prompt'
+    """
+
+    length: int = 5
+    layers: list | None = None
+
+    peft_type = "PROMPT"
+    attribute = "deep_prompt"
+    method_name = "prompt"
+
+    def __post_init__(self):
+        if self.length < 1:
+            raise InputError(
+                f"PromptConfig: length must be at least 1, not {self.length}"
+            )
+
+    def attach(self, lobe, layer):
+        """Give one transformer layer its prompt.
+
+        Arguments
+        ---------
+        lobe : SpeechLobe
+            Says how wide the hidden states are.
+        layer : torch.nn.Module
+            One of `lobe.layers`.
+        """
+        prompt = DeepPrompt(lobe.hidden_size, self.length)
+        prompt.to(next(layer.parameters()).device)
+        layer.add_module(self.attribute, prompt)
+        # Bound methods: a deep copy of the lobe gets hooks that run the
+        # copied prompt.
+        layer.register_forward_pre_hook(prompt.prepend, with_kwargs=True)
+        layer.register_forward_hook(prompt.drop)
+
+
+class DeepPrompt(torch.nn.Module):
+    """The prompt frames of one layer, Xavier-uniform at start.
+
+    Arguments
+    ---------
+    width : int
+        Width of the encoder's hidden states.
+    length : int
+        Number of prompt frames.
+    """
+
+    def __init__(self, width, length):
+        super().__init__()
+        self.length = length
+        self.prompt = torch.nn.Parameter(torch.empty(1, length, width))
+        torch.nn.init.xavier_uniform_(self.prompt)
+
+    def prepend(self, layer, args, kwargs):
+        """Hook in front of the layer: [B, T, H] becomes [B, P + T, H].
+
+        Prompts are valid keys for every frame. WavLM's position bias is
+        zero to and from them: they have no place in time.
+        """
+        hidden, *rest = args
+        prompt = self.prompt.to(hidden.dtype).expand(len(hidden), -1, -1)
+        hidden = torch.cat([prompt, hidden], dim=1)
+        pad = torch.nn.functional.pad
+        mask = kwargs.get("attention_mask")
+        if mask is not None:
+            mask = pad(mask, (self.length, 0), value=True)
+            kwargs = {**kwargs, "attention_mask": mask}
+        bias = kwargs.get("position_bias")
+        if bias is not None:
+            bias = pad(bias, (self.length, 0, self.length, 0))
+            kwargs = {**kwargs, "position_bias": bias}
+        return (hidden, *rest), kwargs
+
+    def drop(self, layer, args, output):
+        """Hook behind the layer: [B, P + T, H] becomes [B, T, H]."""
+        if isinstance(output, tuple):  # WavLM's layers also give the bias
+            return output[0][:, self.length :], *output[1:]
+        return output[:, self.length :]
