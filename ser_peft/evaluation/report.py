@@ -1,0 +1,232 @@
+"""What a finished run leaves behind for people: one page, one table."""
+
+import csv
+from pathlib import Path
+
+import jinja2
+import numpy as np
+from markupsafe import Markup
+
+from ser_peft.evaluation import plots
+from ser_peft.evaluation.metrics import from_confusion, speaker_confusions
+from ser_peft.evaluation.page import PAGE
+from ser_peft.io import atomic_path, write_json
+
+__all__ = ["render", "write_report"]
+
+_MISTAKES = 10
+
+
+def write_report(
+    folder, results, predictions, history, layer_weights=None, command=""
+):
+    """Write a run's results, predictions, confusion matrix and report.
+
+    `results.json` is removed first and written last: where it exists, the
+    run is finished and every file beside it belongs to it.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Output folder of the run; created if absent.
+    results : dict
+        The content of `results.json`, complete: corpus, protocol,
+        protocol_sha, fold, folds_total, seed, backbone, method, classes, ua,
+        ua_ci95, wa, macro_f1, per_class_recall, confusion, test_utterances,
+        test_speakers, trainable_parameters (adapter, head),
+        total_parameters, valid_ua, best_epoch, epochs, train_seconds,
+        peak_memory_mb, kept, versions, and optionally probe_ua. Rates are
+        fractions.
+    predictions : dict
+        `id`, `speaker` (str), `label`, `predicted` (class indices), each a
+        list of N, `probabilities` [N, C], and optionally `gender` (str).
+    history : list of dict
+        One an epoch: `epoch` and any of `train_loss`, `valid_loss`,
+        `valid_ua`, `lr_adapter`, `lr_head`, `seconds`. Empty for a probe.
+    layer_weights : list of float, optional
+        Softmaxed weight of each hidden state, index 0 the encoder's input.
+    command : str
+        The command line that made the run.
+    """
+    folder = Path(folder)
+    finished = folder / "results.json"
+    finished.unlink(missing_ok=True)
+    with atomic_path(folder / "predictions.csv") as tmp:
+        _write_predictions(tmp, predictions, results["classes"])
+    figure = plots.confusion_figure(results["confusion"], results["classes"])
+    with atomic_path(folder / "confusion.png") as tmp:
+        figure.savefig(tmp, dpi=160)
+    page = render(results, predictions, history, layer_weights, command)
+    with atomic_path(folder / "report.html") as tmp:
+        # A file name that is no valid text is shown escaped, not a reason to
+        # lose the report of a finished training.
+        tmp.write_text(page, encoding="utf-8", errors="backslashreplace")
+    write_json(finished, results)
+
+
+def render(results, predictions, history, layer_weights=None, command=""):
+    """Render the report as one HTML page that needs nothing else.
+
+    Arguments
+    ---------
+    results, predictions, history, layer_weights, command
+        As in `write_report`.
+
+    Returns
+    -------
+    str
+        The page: styles and figures inside, no script, no network.
+    """
+    classes = results["classes"]
+    truth = np.asarray(predictions["label"])
+    guess = np.asarray(predictions["predicted"])
+    spoken = list(map(str, predictions["speaker"]))
+    speakers, counts = speaker_confusions(truth, guess, spoken, len(classes))
+    speaker_ua = from_confusion(counts)
+    genders = [gender or "unknown" for gender in predictions.get("gender", ())]
+    gender_rows, colors = [], None
+    if set(genders) - {"unknown"}:
+        gender_rows = [
+            (name, _percent(from_confusion(count)), _number(count.sum()))
+            for name, count in zip(
+                *speaker_confusions(truth, guess, genders, len(classes)),
+                strict=True,
+            )
+        ]
+        gender_of = dict(zip(spoken, genders, strict=True))
+        colors = [gender_of[speaker] for speaker in speakers]
+    chance = 1 / len(classes)
+    confusion = np.asarray(results["confusion"])
+    figures = {
+        "confusion": (
+            plots.confusion_figure(confusion, classes),
+            f"Confusion matrix of {', '.join(classes)}, rows are the truth: "
+            f"{confusion.tolist()}",
+        ),
+        "speakers": (
+            plots.speaker_figure(speakers, speaker_ua, chance, colors),
+            f"UA of {len(speakers)} test speakers, from "
+            f"{speaker_ua.min():.0%} to {speaker_ua.max():.0%}",
+        ),
+    }
+    if history:
+        figures["learning"] = (
+            plots.learning_figure(history, results["best_epoch"]),
+            "Losses and valid UA by epoch; the table below has the numbers",
+        )
+    if layer_weights:
+        shares = ", ".join(map(_percent, layer_weights))
+        figures["layers"] = (
+            plots.layer_figure(layer_weights),
+            f"Weight of each hidden state: {shares}",
+        )
+    mistakes, wrong = _mistakes(predictions, truth, guess, classes)
+    return _ENVIRONMENT.from_string(PAGE).render(
+        r=results,
+        svg={
+            name: Markup(plots.inline_svg(figure, name, alt))
+            for name, (figure, alt) in figures.items()
+        },
+        chance=chance,
+        class_rows=_class_rows(confusion, classes),
+        gender_rows=gender_rows,
+        n_speakers=len(speakers),
+        mistakes=mistakes,
+        wrong=wrong,
+        history=history,
+        epoch_rows=_epoch_rows(history),
+        trainable=sum(results["trainable_parameters"].values()),
+        command=command,
+    )
+
+
+def _write_predictions(path, predictions, classes):
+    with open(
+        path, "w", newline="", encoding="utf-8", errors="backslashreplace"
+    ) as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "speaker", "label", "predicted", *classes])
+        columns = ("id", "speaker", "label", "predicted", "probabilities")
+        for id_, speaker, label, guess, row in zip(
+            *(predictions[name] for name in columns), strict=True
+        ):
+            shown = (f"{p:.6f}" for p in row)
+            writer.writerow(
+                [id_, speaker, classes[label], classes[guess], *shown]
+            )
+
+
+def _class_rows(confusion, classes):
+    """Name, recall, precision and support of each class, as text."""
+    rows = []
+    for i, name in enumerate(classes):
+        hits, support = confusion[i, i], confusion[i].sum()
+        claimed = confusion[:, i].sum()
+        recall = _percent(hits / support if support else None)
+        precision = _percent(hits / claimed if claimed else None)
+        rows.append((name, recall, precision, _number(support)))
+    return rows
+
+
+def _epoch_rows(history):
+    shown = {
+        "train_loss": "{:.3f}",
+        "valid_loss": "{:.3f}",
+        "valid_ua": "{:.1%}",
+        "lr_adapter": "{:.2g}",
+        "lr_head": "{:.2g}",
+        "seconds": "{:.1f} s",
+    }
+    return [
+        [epoch["epoch"]]
+        + [
+            "–" if epoch.get(key) is None else form.format(epoch[key])
+            for key, form in shown.items()
+        ]
+        for epoch in history
+    ]
+
+
+def _mistakes(predictions, truth, guess, classes):
+    """The errors the model was surest of, and how many errors there are."""
+    sure = np.asarray(predictions["probabilities"])[range(len(guess)), guess]
+    wrong = np.flatnonzero(truth != guess)
+    worst = wrong[np.argsort(-sure[wrong], kind="stable")][:_MISTAKES]
+    rows = [
+        (
+            predictions["id"][i],
+            predictions["speaker"][i],
+            classes[truth[i]],
+            classes[guess[i]],
+            _percent(sure[i]),
+        )
+        for i in worst
+    ]
+    return rows, len(wrong)
+
+
+def _percent(fraction):
+    return "–" if fraction is None else f"{fraction:.1%}"
+
+
+def _number(value):
+    return f"{value:,.0f}"
+
+
+def _duration(seconds):
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+_ENVIRONMENT = jinja2.Environment(
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_ENVIRONMENT.filters.update(
+    percent=_percent, number=_number, duration=_duration
+)

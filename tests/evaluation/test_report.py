@@ -1,0 +1,285 @@
+"""The files of a finished run, read back as a user's tools would."""
+
+import csv
+import json
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from ser_peft.evaluation import plots
+from ser_peft.evaluation.metrics import scores, speaker_bootstrap
+from ser_peft.evaluation.report import render, write_report
+
+CLASSES = ["angry", "happy", "sad"]
+HOSTILE = '"><script>alert(1)</script><img src=http://evil.example/x> $\\frac'
+
+
+@pytest.fixture
+def run():
+    """Arguments of `write_report` after `folder`, by name."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(3, size=60)
+    logits = rng.normal(size=(60, 3)) + 2 * np.eye(3)[labels]
+    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    predicted = probabilities.argmax(1)
+    speakers = [f"Ses0{i % 4}" for i in range(60)]
+    results = {
+        "corpus": "IEMOCAP",
+        "protocol": "leave-one-session-out",
+        "protocol_sha": "5ca1ab1e",
+        "fold": 2,
+        "folds_total": 5,
+        "seed": 7,
+        "backbone": "microsoft/wavlm-base-plus",
+        "method": "LoRA",
+        "classes": CLASSES,
+        **scores(labels, predicted, CLASSES),
+        "ua_ci95": list(speaker_bootstrap(labels, predicted, speakers, 3)),
+        "probe_ua": 0.7,
+        "test_speakers": sorted(set(speakers)),
+        "trainable_parameters": {"adapter": 1_234_567, "head": 4_321},
+        "total_parameters": 95_000_000,
+        "valid_ua": 0.81,
+        "best_epoch": 2,
+        "epochs": 3,
+        "train_seconds": 3725.0,
+        "peak_memory_mb": 2048.0,
+        "kept": "best valid UA",
+        "versions": {"torch": "2.11.0"},
+    }
+    history = [
+        {"epoch": i, "train_loss": 1 / i, "valid_ua": 0.8, "lr_head": 1e-3}
+        for i in (1, 2, 3)
+    ]
+    return {
+        "results": results,
+        "predictions": {
+            "id": [f"utterance_{i}" for i in range(60)],
+            "speaker": speakers,
+            "label": labels.tolist(),
+            "predicted": predicted.tolist(),
+            "probabilities": probabilities,
+        },
+        "history": history,
+        "layer_weights": [0.2, 0.5, 0.3],
+        "command": "python train.py hparams/wavlm_lora.yaml",
+    }
+
+
+class Page(HTMLParser):
+    """Collects what a browser would fetch, run and show."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.links, self.images, self.open = [], [], [], []
+        self.shown = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.tags.append(tag)
+        names = ("src", "href", "xlink:href", "srcset", "action", "data")
+        self.links += [attrs[name] for name in names if name in attrs]
+        if tag == "svg":
+            self.images.append(attrs)
+
+    def handle_data(self, data):
+        self.shown += f"{data} "
+
+
+def shown(run):
+    return " ".join(Page(render(**run)).shown.split())
+
+
+def test_writes_every_file_and_nothing_else(tmp_path, run):
+    write_report(tmp_path / "out", **run)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "confusion.png",
+        "predictions.csv",
+        "report.html",
+        "results.json",
+    ]
+    written = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert written == run["results"]
+    assert np.ptp(imread(tmp_path / "out" / "confusion.png")) > 0.5
+
+
+def test_predictions_table(tmp_path, run):
+    run["predictions"]["id"][0] = 'a, "b"\n\udce9'  # not UTF-8 on disk
+    write_report(tmp_path, **run)
+    with open(tmp_path / "predictions.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["id", "speaker", "label", "predicted", *CLASSES]
+    assert len(rows) == 60 and rows[0]["id"] == 'a, "b"\n\\udce9'
+    for row, label in zip(rows, run["predictions"]["label"], strict=True):
+        chances = {name: float(row[name]) for name in CLASSES}
+        assert sum(chances.values()) == pytest.approx(1, abs=1e-5)
+        assert row["predicted"] == max(chances, key=chances.get)
+        assert row["label"] == CLASSES[label]
+
+
+def test_speakers_that_are_no_valid_text(tmp_path, run):
+    speakers = [f"\udce9{name}" for name in run["predictions"]["speaker"]]
+    run["predictions"]["speaker"] = run["results"]["test_speakers"] = speakers
+    write_report(tmp_path, **run)
+    assert "\\udce9Ses00" in (tmp_path / "report.html").read_text()
+    written = json.loads((tmp_path / "results.json").read_text())
+    assert written["test_speakers"] == speakers
+
+
+def test_results_come_last(tmp_path, run, monkeypatch):
+    write_report(tmp_path, **run)  # an older run in the same folder
+
+    def broken(*_):
+        raise RuntimeError("no fonts")
+
+    monkeypatch.setattr(plots, "speaker_figure", broken)
+    with pytest.raises(RuntimeError):
+        write_report(tmp_path, **run)
+    assert not (tmp_path / "results.json").exists()
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_page_needs_no_network(run):
+    text = render(**run)
+    page = Page(text)
+    assert "http:" not in text and "https:" not in text
+    assert all(link.startswith("#") for link in page.links)
+    assert not {"script", "link", "iframe", "img"} & set(page.tags)
+    assert "url(" not in text.replace("url(#", "")
+    assert "default-src 'none'" in text
+
+
+def test_page_is_structured_and_described(run):
+    page = Page(render(**run))
+    assert page.tags.count("h1") == 1 and page.tags.count("table") == 4
+    assert len(page.images) == 4
+    assert all(image["role"] == "img" for image in page.images)
+    assert len({image["aria-label"] for image in page.images}) == 4
+
+
+def test_ids_are_unique_across_the_figures(run):
+    text = render(**run)
+    ids = [piece.split('"')[0] for piece in text.split(' id="')[1:]]
+    assert ids and len(ids) == len(set(ids))
+
+
+def test_hostile_names_are_shown_not_obeyed(tmp_path, run):
+    results, predictions = run["results"], run["predictions"]
+    clean = Page(render(**run)).tags
+    for key in ("corpus", "protocol", "backbone", "method", "kept"):
+        results[key] = HOSTILE
+    results["classes"] = [HOSTILE, *CLASSES[1:]]
+    results["test_speakers"] = [HOSTILE]
+    results["versions"] = {HOSTILE: HOSTILE}
+    predictions["id"] = [HOSTILE] * 60
+    predictions["speaker"] = [HOSTILE] * 60
+    run["command"] = HOSTILE
+    write_report(tmp_path, **run)
+    page = Page((tmp_path / "report.html").read_text())
+    assert not {"script", "img"} & set(page.tags)
+    assert set(page.tags) == set(clean)
+    assert all(link.startswith("#") for link in page.links)
+    assert page.shown.count(HOSTILE) > 10
+
+
+def test_headline(run):
+    results = run["results"]
+    results |= {"ua": 0.75, "ua_ci95": [0.68, 0.8], "wa": 0.6, "macro_f1": 0.5}
+    text = shown(run)
+    assert "75.0% 95% CI 68.0% to 80.0%" in text
+    assert "41.7 points above chance (33.3%)." in text
+    assert (
+        "5.0 points above the linear probe (70.0%), which lies inside the "
+        "interval." in text
+    )
+    assert "with only 4 it is coarse" in text
+    results["probe_ua"] = 0.85
+    assert "10.0 points below the linear probe (85.0%)." in shown(run)
+
+
+def test_cost_and_honesty(run):
+    text = shown(run)
+    assert "1,234,567 parameters" in text and "1.30% trainable" in text
+    assert "1 h 2 min" in text and "2,048 MB" in text
+    assert "Ses00, Ses01, Ses02, Ses03" in text
+    assert "epoch 2 of 3: best valid UA (81.0%)" in text
+    assert "5ca1ab1e" in text and "torch 2.11.0" in text
+    assert run["command"] in text
+
+
+def test_class_table_by_hand(run):
+    run["results"]["confusion"] = [[3, 1, 0], [2, 0, 0], [0, 0, 0]]
+    text = shown(run)
+    assert "angry 75.0% 60.0% 4" in text
+    assert "happy 0.0% 0.0% 2" in text
+    assert "sad – – 0" in text
+
+
+def test_most_confident_mistakes_first(run):
+    predictions = run["predictions"]
+    predictions["label"] = [0] * 60
+    predictions["predicted"] = [0] * 57 + [1, 2, 1]
+    predictions["probabilities"] = np.full((60, 3), 1 / 3)
+    predictions["probabilities"][57:] = [
+        [0.3, 0.6, 0.1],
+        [0.05, 0.05, 0.9],
+        [0.2, 0.7, 0.1],
+    ]
+    text = shown(run)
+    start = text.index("Most confident mistakes")
+    order = [text.index(f"utterance_{i} Ses", start) for i in (58, 59, 57)]
+    assert order == sorted(order)
+    assert "utterance_58 Ses02 angry sad 90.0%" in text
+    assert "3 of 3 mistakes" in text
+    predictions["predicted"] = predictions["label"]
+    assert "Most confident mistakes None." in shown(run)
+
+
+def test_a_probe_has_no_epochs_and_no_layers(run):
+    run["results"] |= {
+        "best_epoch": None,
+        "epochs": 0,
+        "valid_ua": None,
+        "probe_ua": None,
+        "peak_memory_mb": None,
+        "kept": "no choice was made",
+    }
+    run |= {"history": [], "layer_weights": None}
+    page = Page(render(**run))
+    assert len(page.images) == 2
+    assert "kept no choice was made test set" in shown(run)
+    assert "linear probe" not in page.shown
+
+
+def test_gender_rows(run):
+    run["predictions"]["gender"] = ["female", "male"] * 30
+    truth, guess = (
+        np.array(run["predictions"][key]) for key in ("label", "predicted")
+    )
+    women = scores(truth[::2], guess[::2], CLASSES)["ua"]
+    assert f"female {women:.1%} 30" in shown(run)
+    run["predictions"]["gender"] = [None] * 60
+    assert "Gender" not in shown(run)
+
+
+def test_figures_show_their_numbers():
+    figure = plots.confusion_figure([[3, 1], [0, 0]], ["angry", "$sad"])
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert texts == ["75%\n3", "25%\n1"]
+    figure = plots.speaker_figure(["a", "b", "c"], [0.9, 0.3, 0.6], 0.25)
+    ax = figure.axes[0]
+    assert [bar.get_height() for bar in ax.patches] == [0.3, 0.6, 0.9]
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["b", "c", "a"]
+    assert {t.get_text() for t in ax.texts} == {"mean 60%", "chance"}
+    many = plots.speaker_figure([str(i) for i in range(90)], [0.5] * 90, 0.25)
+    assert many.axes[0].get_xlabel() == "90 speakers, sorted"
+    history = [{"epoch": 1, "train_loss": 2.0}, {"epoch": 2, "valid_ua": 0.5}]
+    loss, ua = plots.learning_figure(history, 2).axes
+    assert loss.lines[0].get_ydata().tolist()[0] == 2.0
+    assert ua.lines[0].get_ydata().tolist()[1] == 0.5
+    assert ua.lines[1].get_xdata() == [2, 2]
+    bars = plots.layer_figure([0.1, 0.7, 0.2]).axes[0].patches
+    assert [bar.get_height() for bar in bars] == [0.1, 0.7, 0.2]
