@@ -216,7 +216,7 @@ mix.") }}
 {{ table(["utterance", "speaker", "truth", "predicted", "probability"],
  mistakes, 4) }}
 <p class="note">{{ mistakes | length }} of {{ wrong | number }} mistakes.
-Listen to these first: a confident mistake is often a doubtful label.</p>
+Listen to these first: the label may be the doubtful one.</p>
 {% else %}
 <p>None.</p>
 {% endif %}
