@@ -122,41 +122,56 @@ def prepare(lobe, config, targets, layers):
     if config.target_modules is None:
         config.target_modules = _target_regex(lobe, config, targets, layers)
         if config.peft_type == PeftType.IA3:
-            config.feedforward_modules = _ia3_inputs(lobe, config)
+            # Scaled at its input, not at its output.
+            config.feedforward_modules = rf".*{re.escape(lobe.ffn[-1])}"
     elif targets not in (None, "attention+ffn") or layers is not None:
         raise InputError(
             "targets, layers: the method's target_modules says already where "
             f"it goes ({config.target_modules}); leave the two out"
         )
-    for name in _targeted(lobe, config.target_modules):
-        module = lobe.backbone.get_submodule(name)
-        if getattr(module, "groups", 1) > 1:
-            raise InputError(
-                f"targets: {name} is a grouped convolution, into which peft "
-                "cannot merge; leave it out"
-            )
     return config
 
 
 def _refuse(config):
     """Raise for what cannot work, with the reason."""
-    name = PeftType(config.peft_type).value
     reason = REFUSED.get(config.peft_type)
-    if config.is_prompt_learning:
+    start = str(getattr(config, "init_lora_weights", ""))
+    if start.startswith(UNREPEATABLE):
         reason = (
-            "works on token embeddings, which a speech encoder does not "
-            "have; use ser_peft.adapters.PromptConfig"
+            f"with init_lora_weights={start} starts from data or from a random "
+            "decomposition that a restored run cannot repeat; use 'pissa', "
+            "'olora' or the default"
         )
+    if getattr(config, "megatron_config", None):
+        reason = "with megatron_config imports what it names; leave it out"
     if config.task_type is not None:
         reason = (
-            f"has task_type={config.task_type}, which makes peft wrap the "
-            "encoder for text; leave it out"
+            f"has task_type={config.task_type}, for which peft calls the "
+            "encoder as if it took text; leave it out"
+        )
+    if config.is_prompt_learning:
+        reason = (
+            "puts embeddings in front of text tokens, which a speech encoder "
+            "does not have; use ser_peft.adapters.PromptConfig"
         )
     if reason:
-        raise InputError(f"method: {name} {reason}")
+        raise InputError(f"method: {PeftType(config.peft_type).value} {reason}")
 
 
-REFUSED = {}
+REFUSED = {
+    PeftType.ADAPTION_PROMPT: "is written for the attention of a few text "
+    "decoders; use ser_peft.adapters.PromptConfig",
+    PeftType.POLY: "wants a task id with every batch; use peft.LoraConfig",
+    PeftType.SHADOW: "rides on a text decoder's own layer loop; use "
+    "peft.LoraConfig",
+    PeftType.TRAINABLE_TOKENS: "trains rows of a token embedding, which a "
+    "speech encoder does not have; use peft.LoraConfig",
+    PeftType.XLORA: "mixes LoRAs by what a text decoder does with its "
+    "tokens; use peft.LoraConfig",
+}
+# Starting points of LoRA that are computed from training data, or at random
+# from the encoder's weights, so that no later run could find them again.
+UNREPEATABLE = ("corda", "eva", "loftq", "lora_ga", "pissa_niter")
 
 
 def _target_regex(lobe, config, targets, layers):
@@ -168,12 +183,18 @@ def _target_regex(lobe, config, targets, layers):
                 f"layers: goes with targets in {PRESETS}; with a regex of "
                 "your own, put the layers in it"
             )
-        if not any(re.fullmatch(targets, name) for name in names):
-            examples = [n for n in names if n.startswith(lobe.layers_path)]
+        try:
+            matches = any(re.fullmatch(targets, name) for name in names)
+        except (re.error, TypeError) as error:
+            raise InputError(f"targets: {targets!r}: {error}") from error
+        if not matches:
+            inside = [
+                n for n in names if n.startswith(f"{lobe.layers_path}.0.")
+            ]
             raise InputError(
                 f"targets: {targets!r} matches no module of {lobe.source}; "
-                "it must match a full name like "
-                f"{', '.join(examples[2:5])}; or give one of {PRESETS}"
+                "it must match full names, of which some are "
+                f"{', '.join(inside[:6])}; or give one of {PRESETS}"
             )
         return targets
     if config.peft_type == PeftType.LN_TUNING:
@@ -197,22 +218,3 @@ def _target_regex(lobe, config, targets, layers):
     index = r"\d+" if layers is None else "|".join(map(str, layers))
     inside = "|".join(map(re.escape, modules))
     return rf"{re.escape(lobe.layers_path)}\.({index})\.({inside})"
-
-
-def _targeted(lobe, target_modules):
-    """Names of the modules that PEFT will wrap."""
-    names = [name for name, _ in lobe.backbone.named_modules()]
-    if isinstance(target_modules, str):
-        if target_modules == "all-linear":
-            return []
-        return [n for n in names if re.fullmatch(target_modules, n)]
-    ends = tuple(f".{target}" for target in target_modules)
-    return [n for n in names if f".{n}".endswith(ends)]
-
-
-def _ia3_inputs(lobe, config):
-    """Those targets of IA3 whose input, not output, is scaled."""
-    end = lobe.ffn[-1]
-    return [
-        n for n in _targeted(lobe, config.target_modules) if n.endswith(end)
-    ]

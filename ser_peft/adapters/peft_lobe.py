@@ -1,11 +1,13 @@
 """A lobe with a parameter-efficient method plugged into it."""
 
+import json
 import logging
 from itertools import chain
 from pathlib import Path
 
 import peft
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from speechbrain.utils.checkpoints import (
     mark_as_loader,
@@ -92,7 +94,7 @@ class PeftLobe(torch.nn.Module):
             self._check_liveness()
         else:
             lobe.requires_grad_(False)
-        self.train(self.trainable)
+        self.train(lobe.training)
 
     def _check_layers(self):
         count = self.num_layers
@@ -122,22 +124,46 @@ class PeftLobe(torch.nn.Module):
             if isinstance(method, peft.PeftConfig):
                 config = prepare(lobe, method, targets, self.layers)
                 before = reference_states(lobe) if self.trainable else None
-                lobe.model = peft.get_peft_model(lobe.model, config)
+                self._inject(config)
                 if self.trainable:
-                    self._warn_if_shifted(before)
+                    self._warn_if_shifted(before, "before any training")
         for method in self.methods:
             if hasattr(method, "attach"):
                 every = range(self.num_layers)
                 for index in method.layers or self.layers or every:
                     method.attach(lobe, lobe.layers[index])
 
-    def _warn_if_shifted(self, before):
+    def _inject(self, config):
+        lobe = self.lobe
+        # PEFT answers gradient checkpointing with gradients for the input,
+        # which only the reentrant kind needs.
+        recomputed = [
+            module
+            for module in lobe.model.modules()
+            if getattr(module, "gradient_checkpointing", False)
+        ]
+        for module in recomputed:
+            module.gradient_checkpointing = False
+        try:
+            lobe.model = peft.get_peft_model(lobe.model, config)
+        except (NotImplementedError, ValueError) as error:
+            raise InputError(f"method {self.method_name}: {error}") from error
+        for module in recomputed:
+            module.gradient_checkpointing = True
+        for name, module in lobe.backbone.named_modules():
+            if getattr(getattr(module, "base_layer", None), "groups", 1) > 1:
+                raise InputError(
+                    f"targets: {name} is a grouped convolution, into which "
+                    f"peft cannot merge {self.method_name}; leave it out"
+                )
+
+    def _warn_if_shifted(self, before, when):
         shift = (reference_states(self.lobe) - before).norm() / before.norm()
-        if shift > 1e-3:
+        if shift > 1e-4:
             logger.warning(
-                "%s changes the encoder before any training: its hidden "
-                "states move by %.1f %%",
+                "%s: %s the encoder's hidden states move by %.2g %%",
                 self.method_name,
+                when,
                 100 * shift,
             )
 
@@ -235,7 +261,9 @@ class PeftLobe(torch.nn.Module):
         model = self.lobe.model
         live = dict(chain(model.named_parameters(), model.named_buffers()))
         live = {name: live[name] for name in self._saved}
-        if method in (None, "full"):
+        if method is None:
+            return live | self._importance()
+        if method == "full":
             return live
         part = f".{getattr(method, 'attribute', None)}."
         return {
@@ -243,6 +271,84 @@ class PeftLobe(torch.nn.Module):
             for name, tensor in live.items()
             if part in name
         }
+
+    @property
+    def _config(self):
+        """The configuration of PEFT in use, None where there is none."""
+        return getattr(self.lobe.model, "peft_config", {}).get("default")
+
+    @property
+    def _allocator(self):
+        """AdaLoRA's, None for every other method."""
+        tuner = getattr(self.lobe.model, "base_model", None)
+        return getattr(tuner, "rankallocator", None)
+
+    def _importance(self):
+        """AdaLoRA's running averages, so that a restored run goes on alike."""
+        if self._allocator is None:
+            return {}
+        averages = {}
+        for kind in ("ipt", "exp_avg_ipt", "exp_avg_unc"):
+            kept = getattr(self._allocator, kind)
+            for name, parameter in self.lobe.backbone.named_parameters():
+                if "lora_" in name:
+                    kept.setdefault(name, torch.zeros_like(parameter))
+                    averages[f"{kind}.{name}"] = kept[name]
+        return averages
+
+    def set_total_steps(self, steps):
+        """Tell AdaLoRA how many optimiser steps there will be.
+
+        Arguments
+        ---------
+        steps : int
+            Over the whole training. Ignored by every other method.
+        """
+        if self._allocator is None:
+            return
+        config = self._config
+        if config.tinit + config.tfinal >= steps:
+            raise InputError(
+                f"method adalora: tinit={config.tinit} and tfinal="
+                f"{config.tfinal} leave nothing of {steps} steps; lower them "
+                "or train longer"
+            )
+        self._allocator.set_total_step(steps)
+
+    def on_step(self, step):
+        """Let methods that share out ranks (AdaLoRA, AdaMSS) do so.
+
+        Needs the gradients: call it behind the optimiser's step and before
+        ``zero_grad``, which in SpeechBrain, where one function does both, is
+        ``optimizer.register_step_post_hook``.
+
+        Arguments
+        ---------
+        step : int
+            Number of this optimiser step, counted from 0.
+        """
+        tuner = getattr(self.lobe.model, "base_model", None)
+        if hasattr(tuner, "update_and_allocate"):
+            tuner.update_and_allocate(step)
+
+    def regularization(self):
+        """AdaLoRA's orthogonality loss, 0 for every other method.
+
+        Returns
+        -------
+        torch.Tensor or float
+            To be added to the loss. Paper: Zhang et al. 2023, "AdaLoRA".
+        """
+        if self._allocator is None:
+            return 0.0
+        factors = [
+            p if "lora_A" in name else p.T
+            for name, p in self.lobe.backbone.named_parameters()
+            if "lora_A" in name or "lora_B" in name
+        ]
+        gaps = [f @ f.T - torch.eye(len(f), device=f.device) for f in factors]
+        norms = torch.stack([gap.norm() for gap in gaps])
+        return self._config.orth_reg_weight * norms.mean()
 
     @mark_as_saver
     def save(self, path):
@@ -257,7 +363,9 @@ class PeftLobe(torch.nn.Module):
             name: tensor.detach().cpu().clone().contiguous()
             for name, tensor in self._tensors().items()
         }
-        save_file(tensors, path)
+        # AdaLoRA's ranks live in its configuration.
+        ranks = json.dumps(getattr(self._config, "rank_pattern", None))
+        save_file(tensors, path, metadata={"rank_pattern": ranks})
 
     @mark_as_loader
     def load(self, path, end_of_epoch=True):
@@ -277,6 +385,10 @@ class PeftLobe(torch.nn.Module):
         """
         tensors = adapter_folder.read_tensors(path)
         adapter_folder.copy_tensors(tensors, self._tensors(), path)
+        if self._allocator is not None:
+            with safe_open(path, "pt") as file:
+                ranks = json.loads(file.metadata()["rank_pattern"])
+            self._config.rank_pattern = ranks
 
     def export(self, folder):
         """Write the adapter as a folder that `load_adapter` takes.
@@ -326,6 +438,7 @@ class PeftLobe(torch.nn.Module):
                     "unmerged"
                 )
         if isinstance(self.lobe.model, peft.PeftModel):
+            before = reference_states(self.lobe)
             try:
                 self.lobe.model = self.lobe.model.merge_and_unload()
             except (AttributeError, NotImplementedError, ValueError) as error:
@@ -333,6 +446,7 @@ class PeftLobe(torch.nn.Module):
                     f"merge: peft cannot merge {self.method_name} ({error}); "
                     "use it unmerged"
                 ) from error
+            self._warn_if_shifted(before, "by merging")
         self.methods, self._saved, self.trainable = [], [], False
         self.lobe.requires_grad_(False)
         return self.eval()
