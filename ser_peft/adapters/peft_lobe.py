@@ -494,4 +494,5 @@ def load_adapter(lobe, folder):
     )
     for method, one in zip(methods, folders, strict=True):
         adapter_folder.load(lobe, method, encoder._tensors(method), one)
-    return encoder
+    # AdaLoRA makes new, smaller parameters for the ranks that were kept.
+    return encoder.requires_grad_(False)
