@@ -1,0 +1,541 @@
+"""Emotion recognition: the Brain, from first batch to report."""
+
+import json
+import math
+import platform
+import resource
+import shlex
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import speechbrain as sb
+import torch
+from safetensors.torch import load_file
+from speechbrain.utils.checkpoints import (
+    average_checkpoints,
+    mark_as_loader,
+    mark_as_saver,
+    register_checkpoint_hooks,
+)
+from speechbrain.utils.distributed import ddp_barrier, if_main_process
+from speechbrain.utils.seed import seed_everything
+from torch.nn.functional import cross_entropy
+
+from ser_peft.brains.schedules import SCHEDULES
+from ser_peft.checkpoints import load_optimizer, save_optimizer
+from ser_peft.data import batch_sampler
+from ser_peft.errors import InputError
+from ser_peft.evaluation.metrics import scores, speaker_bootstrap
+from ser_peft.evaluation.report import write_report
+from ser_peft.inference import EmotionModel
+from ser_peft.probe import fit_probe, pooled_states
+
+__all__ = ["EmotionBrain"]
+
+KEEP = ("best", "last", "average")
+
+
+@register_checkpoint_hooks
+class History(list):
+    """What every finished epoch measured; saved with each checkpoint."""
+
+    @mark_as_saver
+    def save(self, path):
+        """Write as JSON."""
+        Path(path).write_text(json.dumps(self), encoding="utf-8")
+
+    @mark_as_loader
+    def load(self, path, end_of_epoch=True):
+        """Read what `save` wrote."""
+        self[:] = json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+class EmotionBrain(sb.Brain):
+    """Trains an adapter and a head, keeps what valid says, tests it once.
+
+    Everything random in an epoch follows from seed and epoch, and
+    checkpoints are written between epochs: a killed run goes on with the
+    epoch it was in and ends as if nothing had happened.
+
+    Arguments
+    ---------
+    hparams : dict
+        The loaded yaml. Read here: ``modules`` (encoder, head),
+        ``checkpointer``, ``epoch_counter``, ``train_logger``,
+        ``output_folder``, ``seed``, ``adapter_opt``, ``head_opt``,
+        ``schedule``, ``warmup_epochs``, ``label_smoothing``,
+        ``batch_seconds``, ``max_seconds``, ``num_workers``, ``augment``,
+        ``wav_augment``, ``start_from_probe``, ``keep``, ``keep_best``.
+    run_opts : dict
+        SpeechBrain's run options.
+    about : dict
+        ``protocol.json`` of the manifests.
+    sets : dict
+        Split -> DynamicItemDataset, from `ser_peft.data.datasets`.
+    """
+
+    reads = frozenset(
+        "seed data_folder output_folder manifests_folder fold classes "
+        "modules checkpointer epoch_counter train_logger adapter_opt head_opt "
+        "schedule warmup_epochs label_smoothing batch_seconds max_seconds "
+        "num_workers augment wav_augment start_from_probe keep keep_best "
+        "sorting".split()
+    )
+
+    def __init__(self, hparams, run_opts, about, sets):
+        if hparams["keep"] not in KEEP:
+            raise InputError(
+                f"keep: {hparams['keep']} is not one of {', '.join(KEEP)}"
+            )
+        if hparams["schedule"] not in SCHEDULES:
+            raise InputError(
+                f"schedule: {hparams['schedule']} is not one of "
+                f"{', '.join(SCHEDULES)}"
+            )
+        super().__init__(
+            modules=hparams["modules"],
+            hparams=hparams,
+            run_opts=run_opts,
+            checkpointer=hparams["checkpointer"],
+        )
+        # Kept apart from self.modules, which DDP will wrap: evaluation calls
+        # these, so that ranks need not have equally many batches.
+        self.model = EmotionModel(
+            self.modules.encoder, self.modules.head, about["classes"]
+        )
+        self.about = about
+        self.sets = sets
+        self.history = History()
+        self.checkpointer.add_recoverable("history", self.history)
+        self.world = 1
+        if self.distributed_launch:
+            self.world = torch.distributed.get_world_size()
+        labels = self._labels("train")
+        counts = np.bincount(labels, minlength=len(about["classes"]))
+        # Inverse frequency, one on average over the training clips.
+        weights = len(labels) / (len(counts) * counts)
+        self.class_weights = torch.tensor(weights).float().to(self.device)
+
+    # ---------------------------------------------------------------- data
+
+    def _labels(self, split):
+        index = {name: i for i, name in enumerate(self.about["classes"])}
+        entries = self.sets[split].data
+        return [index[entry["emotion"]] for entry in entries.values()]
+
+    def train_loader(self):
+        """Length-bucketed batches, dealt to the processes by SpeechBrain."""
+        sampler = batch_sampler(
+            self.sets["train"],
+            self.hparams.batch_seconds,
+            shuffle=True,
+            seed=self.hparams.seed,
+            max_seconds=self.hparams.max_seconds,
+        )
+        # SpeechBrain tells its own samplers the epoch; this one, without
+        # DDP, only if told so.
+        self.train_sampler = sampler
+        return self.make_dataloader(
+            self.sets["train"],
+            sb.Stage.TRAIN,
+            batch_sampler=sampler,
+            num_workers=self.hparams.num_workers,
+        )
+
+    def eval_loader(self, split):
+        """Every clip of a split once, over all processes together."""
+        batches = list(
+            batch_sampler(
+                self.sets[split], self.hparams.batch_seconds, shuffle=False
+            )
+        )
+        rank = self.rank if self.distributed_launch else 0
+        return self.make_dataloader(
+            self.sets[split],
+            sb.Stage.VALID,
+            ckpt_prefix=None,
+            batch_sampler=batches[rank :: self.world],
+            num_workers=self.hparams.num_workers,
+        )
+
+    def gather(self, items):
+        """Lists of all processes, joined, the same everywhere."""
+        if self.world == 1:
+            return items
+        everyone = [None] * self.world
+        torch.distributed.all_gather_object(everyone, items)
+        return [item for part in everyone for item in part]
+
+    # ------------------------------------------------------------ training
+
+    def on_fit_start(self):
+        """Start the head from the probe, unless a checkpoint knows better."""
+        if (
+            self.hparams.start_from_probe
+            and self.checkpointer.find_checkpoint() is None
+        ):
+            self.start_from_probe()
+        super().on_fit_start()
+
+    def start_from_probe(self):
+        """Fit the linear probe on the encoder as it is now.
+
+        Raises
+        ------
+        InputError
+            If the head is no `LinearHead`.
+        """
+        if not hasattr(self.model.head, "start_from"):
+            raise InputError(
+                "start_from_probe: only ser_peft.heads.LinearHead can; "
+                "choose that head or set start_from_probe: False"
+            )
+        measured = {}
+        for split in ("train", "valid"):
+            states, items = pooled_states(
+                self.model.encoder, self.eval_loader(split), self.device
+            )
+            rows = self.gather(list(zip(items, states, strict=True)))
+            rows.sort(key=lambda row: row[0])
+            measured[split] = (
+                torch.stack([states for _, states in rows]),
+                [label for (_, _, label), _ in rows],
+            )
+        probe = fit_probe(
+            measured["train"], measured["valid"], len(self.about["classes"])
+        )
+        self.model.head.start_from(probe)
+        self.hparams.train_logger.log_stats(
+            {"linear probe": f"C={probe.strength:g}"},
+            valid_stats={"UA": probe.valid_ua},
+        )
+
+    def init_optimizers(self):
+        """One optimiser for the adapter, one for the head."""
+        self.optimizers_dict = {}
+        for name, module in (
+            ("adapter_opt", self.model.encoder),
+            ("head_opt", self.model.head),
+        ):
+            params = [p for p in module.parameters() if p.requires_grad]
+            if params:
+                optimizer = getattr(self.hparams, name)(params)
+                self.optimizers_dict[name] = optimizer
+                self.checkpointer.add_recoverable(
+                    name, optimizer, load_optimizer, save_optimizer
+                )
+        self.full_lr = {
+            name: optimizer.param_groups[0]["lr"]
+            for name, optimizer in self.optimizers_dict.items()
+        }
+
+    def on_stage_start(self, stage, epoch=None):
+        """Seed a training epoch, empty the lists of an evaluation."""
+        self.collected = []
+        self.loss_sum, self.loss_count = 0.0, 0
+        if stage == sb.Stage.TRAIN:
+            self.epoch = epoch
+            self.stage_start = time.time()
+            rank = self.rank if self.distributed_launch else 0
+            seed_everything(
+                (self.hparams.seed * 10007 + epoch * 101 + rank) % 2**32,
+                verbose=False,
+            )
+
+    def on_fit_batch_start(self, batch, should_step):
+        """Set the learning rates of this step."""
+        done = self.epoch - 1 + (self.step - 1) / len(self.train_sampler)
+        epochs = self.hparams.epoch_counter.limit
+        warm = max(self.hparams.warmup_epochs, 1e-9)
+        factor = min(1.0, (done + 1 / len(self.train_sampler)) / warm)
+        factor *= SCHEDULES[self.hparams.schedule](
+            done / epochs, [past["valid_loss"] for past in self.history]
+        )
+        for name, optimizer in self.optimizers_dict.items():
+            optimizer.param_groups[0]["lr"] = self.full_lr[name] * factor
+
+    def compute_forward(self, batch, stage):
+        """Batch to logits, [B, classes]."""
+        wavs, lens = batch.sig
+        wavs, lens = wavs.to(self.device), lens.to(self.device)
+        if stage != sb.Stage.TRAIN:
+            samples = (lens * wavs.shape[1]).round().long()
+            return self.model(wavs, samples)
+        if self.hparams.augment:
+            wavs, lens = self.hparams.wav_augment(wavs, lens)
+        hidden, frames = self.modules.encoder(wavs, lens)
+        return self.modules.head(hidden, frames)
+
+    def compute_objectives(self, predictions, batch, stage):
+        """Class-weighted cross-entropy, averaged over the global batch."""
+        labels = batch.label.to(self.device)
+        if stage == sb.Stage.TRAIN and self.hparams.augment:
+            labels = self.hparams.wav_augment.replicate_labels(labels)
+        loss = cross_entropy(
+            predictions.float(),
+            labels,
+            reduction="none",
+            label_smoothing=self.hparams.label_smoothing
+            if stage == sb.Stage.TRAIN
+            else 0.0,
+        )
+        loss = loss * self.class_weights[labels]
+        if stage != sb.Stage.TRAIN:
+            probabilities = predictions.float().softmax(-1).cpu().tolist()
+            self.collected.extend(
+                zip(
+                    batch.id,
+                    batch.speaker,
+                    labels.tolist(),
+                    probabilities,
+                    loss.tolist(),
+                    strict=True,
+                )
+            )
+            return loss.mean()
+        self.loss_sum += float(loss.detach().sum())
+        self.loss_count += len(loss)
+        # DDP averages the processes' gradients, whose batches may differ in
+        # size: weigh them so that the mean is that over all clips.
+        count = torch.tensor(float(len(loss)), device=loss.device)
+        if self.world > 1:
+            torch.distributed.all_reduce(count)
+        loss = loss.sum() * self.world / count
+        return loss + self.model.encoder.regularization()
+
+    def optimizers_step(self):
+        """Step both optimisers after clipping one norm over all gradients."""
+        for optimizer in self.optimizers_dict.values():
+            self.scaler.unscale_(optimizer)
+        if self.max_grad_norm > 0:
+            torch.nn.utils.clip_grad_norm_(
+                [
+                    p
+                    for optimizer in self.optimizers_dict.values()
+                    for p in optimizer.param_groups[0]["params"]
+                ],
+                self.max_grad_norm,
+            )
+        for optimizer in self.optimizers_dict.values():
+            self.scaler.step(optimizer)
+        self.scaler.update()
+        self.optimizer_step += 1
+        self.model.encoder.on_step(self.optimizer_step)
+        self.zero_grad(set_to_none=True)
+
+    # ---------------------------------------------------------- evaluation
+
+    def outcome(self):
+        """Everything collected in an evaluation, over all processes.
+
+        Returns
+        -------
+        dict
+            ``id``, ``speaker``, ``label``, ``predicted`` (lists sorted by
+            id), ``probabilities`` [N, C] and the mean ``loss``.
+        """
+        rows = sorted(self.gather(self.collected))
+        ids, speakers, labels, probabilities, losses = zip(*rows, strict=True)
+        probabilities = np.array(probabilities)
+        return {
+            "id": list(ids),
+            "speaker": list(speakers),
+            "label": list(labels),
+            "predicted": probabilities.argmax(1).tolist(),
+            "probabilities": probabilities,
+            "loss": float(np.mean(losses)),
+        }
+
+    def on_stage_end(self, stage, stage_loss, epoch=None):
+        """Log an epoch, save it, decide whether it was the last."""
+        if stage == sb.Stage.TRAIN:
+            sums = self.gather([(self.loss_sum, self.loss_count)])
+            total, count = (sum(part) for part in zip(*sums, strict=True))
+            self.train_loss = total / count
+            return
+        self.measured = self.outcome()
+        self.measured["scores"] = scores(
+            self.measured["label"],
+            self.measured["predicted"],
+            self.about["classes"],
+        )
+        if stage == sb.Stage.TEST:
+            return
+        ua, loss = self.measured["scores"]["ua"], self.measured["loss"]
+        if not math.isfinite(loss):
+            raise InputError(
+                f"epoch {epoch}: the valid loss is {loss}; lower adapter_lr "
+                "or head_lr"
+            )
+        lrs = {
+            f"lr_{name.removesuffix('_opt')}": optimizer.param_groups[0]["lr"]
+            for name, optimizer in self.optimizers_dict.items()
+        }
+        self.history.append(
+            {
+                "epoch": epoch,
+                "train_loss": self.train_loss,
+                "valid_loss": loss,
+                "valid_ua": ua,
+                **lrs,
+                "seconds": time.time() - self.stage_start,
+            }
+        )
+        self.hparams.train_logger.log_stats(
+            {"epoch": epoch, **lrs},
+            train_stats={"loss": self.train_loss},
+            valid_stats={"loss": loss, "UA": ua},
+        )
+        self.hparams.epoch_counter.update_metric(ua)
+        self.checkpointer.save_and_keep_only(
+            # Among equal UA the lower loss is better.
+            meta={"epoch": epoch, "UA": ua, "rank": ua - 1e-6 * min(loss, 1e3)},
+            max_keys=["rank"],
+            num_to_keep=self.hparams.keep_best,
+        )
+
+    def on_evaluate_start(self, max_key=None, min_key=None):
+        """Load what is kept: best, last, or the mean of the best."""
+        keep = self.hparams.keep
+        if keep == "last":
+            chosen = [self.checkpointer.find_checkpoint()]
+        else:
+            chosen = self.checkpointer.find_checkpoints(
+                max_key="rank",
+                max_num_checkpoints=(
+                    self.hparams.keep_best if keep == "average" else 1
+                ),
+            )
+        self.checkpointer.load_checkpoint(chosen[0])
+        epochs = sorted(checkpoint.meta["epoch"] for checkpoint in chosen)
+        if keep == "average":
+            for name, module in (
+                ("encoder", self.model.encoder),
+                ("head", self.model.head),
+            ):
+                mean = average_checkpoints(
+                    chosen,
+                    name,
+                    parameter_loader=lambda path, map_location: load_file(path),
+                )
+                module.load_state_dict(mean, strict=False)
+        self.kept_epochs = epochs
+
+    def report(self, command=None):
+        """Test what was kept, once, and write everything the run leaves.
+
+        Arguments
+        ---------
+        command : list of str, optional
+            What made the run; ``sys.argv`` where absent.
+
+        Returns
+        -------
+        dict
+            ``results.json``.
+        """
+        self.evaluate(self.eval_loader("valid"))
+        valid_ua = self.measured["scores"]["ua"]
+        self.evaluate(self.eval_loader("test"))
+        results = self.results(valid_ua)
+        if if_main_process():
+            folder = Path(self.hparams.output_folder)
+            self.model.save(folder / "model")
+            entries = self.sets["test"].data
+            genders = [entries[key].get("gender") for key in self.measured["id"]]
+            write_report(
+                folder,
+                results,
+                {
+                    **self.measured,
+                    **({"gender": genders} if all(genders) else {}),
+                },
+                list(self.history),
+                layer_weights=self.model.head.layer_weights.tolist(),
+                command=shlex.join(command or ["python", *sys.argv]),
+            )
+            self.hparams.train_logger.log_stats(
+                {"kept": results["kept"]},
+                test_stats={
+                    key: results[key] for key in ("ua", "wa", "macro_f1")
+                },
+            )
+        ddp_barrier()
+        return results
+
+    def results(self, valid_ua):
+        """The content of ``results.json``."""
+        encoder, head = self.model.encoder, self.model.head
+        measured, epochs = self.measured, self.kept_epochs
+        how = {
+            "best": f"best valid UA: epoch {epochs[0]}",
+            "last": f"last epoch: {epochs[0]}",
+            "average": f"mean of the {len(epochs)} best by valid UA: epochs "
+            + ", ".join(map(str, epochs)),
+        }
+        if self.device_type == "cuda":
+            peak = torch.cuda.max_memory_allocated() / 2**20
+        else:
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+        best = max(
+            self.history, key=lambda past: (past["valid_ua"], -past["valid_loss"])
+        )
+        return {
+            **{
+                key: self.about[key]
+                for key in (
+                    "corpus",
+                    "protocol",
+                    "protocol_sha",
+                    "fold",
+                    "folds_total",
+                    "classes",
+                )
+            },
+            "seed": self.hparams.seed,
+            "backbone": encoder.lobe.source,
+            "method": encoder.method_name,
+            "head": type(head).__name__,
+            **measured["scores"],
+            "ua_ci95": list(
+                speaker_bootstrap(
+                    measured["label"],
+                    measured["predicted"],
+                    measured["speaker"],
+                    len(self.about["classes"]),
+                )
+            ),
+            "test_speakers": sorted(set(measured["speaker"])),
+            "trainable_parameters": {
+                name: sum(
+                    p.numel() for p in module.parameters() if p.requires_grad
+                )
+                for name, module in (("adapter", encoder), ("head", head))
+            },
+            "total_parameters": sum(p.numel() for p in self.model.parameters()),
+            "valid_ua": valid_ua,
+            "best_epoch": best["epoch"],
+            "kept": how[self.hparams.keep],
+            "epochs": len(self.history),
+            "train_seconds": sum(past["seconds"] for past in self.history),
+            "peak_memory_mb": peak,
+            "device": self.device,
+            "processes": self.world,
+            "versions": {
+                "python": platform.python_version(),
+                **{
+                    name: version(name)
+                    for name in (
+                        "ser_peft",
+                        "speechbrain",
+                        "torch",
+                        "torchaudio",
+                        "transformers",
+                        "peft",
+                    )
+                },
+            },
+        }

@@ -1,0 +1,115 @@
+"""SpeechBrain checkpoints that survive a kill and hold no pickles."""
+
+import json
+import os
+import shutil
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from speechbrain.utils.checkpoints import Checkpointer
+from speechbrain.utils.distributed import (
+    ddp_barrier,
+    if_main_process,
+    main_process_only,
+)
+
+__all__ = ["SafeCheckpointer", "load_optimizer", "save_optimizer"]
+
+PARTIAL = "partial-"
+
+
+class SafeCheckpointer(Checkpointer):
+    """A Checkpointer whose folders are whole or not there.
+
+    SpeechBrain writes the meta file of a checkpoint first, so that a process
+    killed while saving leaves a folder that looks finished and cannot be
+    loaded. Here a checkpoint gets its name when everything is in it, and
+    loses it before it is deleted.
+
+    Arguments are those of `speechbrain.utils.checkpoints.Checkpointer`.
+    """
+
+    def __init__(self, checkpoints_dir, *args, **kwargs):
+        super().__init__(checkpoints_dir, *args, **kwargs)
+        if if_main_process():
+            for leftover in self.checkpoints_dir.glob(f"{PARTIAL}*"):
+                shutil.rmtree(leftover)
+
+    def _new_checkpoint_dirpath(self):
+        path = super()._new_checkpoint_dirpath()
+        return path.with_name(PARTIAL + path.name)
+
+    def _custom_checkpoint_dirpath(self, name):
+        path = super()._custom_checkpoint_dirpath(name)
+        return path.with_name(PARTIAL + path.name)
+
+    def save_checkpoint(self, *args, **kwargs):
+        """Save under a provisional name, then rename."""
+        checkpoint = super().save_checkpoint(*args, **kwargs)
+        if if_main_process():
+            path = checkpoint.path
+            whole = path.with_name(path.name.removeprefix(PARTIAL))
+            os.replace(path, whole)
+            checkpoint = checkpoint._replace(
+                path=whole,
+                paramfiles={
+                    key: whole / file.name
+                    for key, file in checkpoint.paramfiles.items()
+                },
+            )
+        ddp_barrier()
+        return checkpoint
+
+    @staticmethod
+    def _delete_checkpoint(checkpoint, verbosity=None):
+        path = checkpoint.path.with_name(PARTIAL + checkpoint.path.name)
+        os.replace(checkpoint.path, path)
+        shutil.rmtree(path)
+
+
+@main_process_only
+def save_optimizer(optimizer, path):
+    """Write an optimiser's state as safetensors.
+
+    Arguments
+    ---------
+    optimizer : torch.optim.Optimizer
+        Its state holds tensors and plain numbers.
+    path : str or Path
+        Target file.
+    """
+    state = optimizer.state_dict()
+    tensors, numbers = {}, {}
+    for index, values in state["state"].items():
+        for key, value in values.items():
+            if torch.is_tensor(value):
+                tensors[f"{index}.{key}"] = value.contiguous()
+            else:
+                numbers[f"{index}.{key}"] = value
+    about = {"param_groups": state["param_groups"], "numbers": numbers}
+    save_file(tensors, path, metadata={"optimizer": json.dumps(about)})
+
+
+def load_optimizer(optimizer, path, end_of_epoch=True):
+    """Read what `save_optimizer` wrote.
+
+    Arguments
+    ---------
+    optimizer : torch.optim.Optimizer
+        Of the same parameters.
+    path : str or Path
+        Source file.
+    end_of_epoch : bool
+        For SpeechBrain; unused.
+    """
+    with safe_open(path, "pt") as file:
+        about = json.loads(file.metadata()["optimizer"])
+        values = {key: file.get_tensor(key) for key in file.keys()}
+    state = {}
+    for name, value in {**about["numbers"], **values}.items():
+        index, key = name.split(".", 1)
+        state.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict(
+        {"state": state, "param_groups": about["param_groups"]}
+    )

@@ -1,0 +1,187 @@
+"""Who trains, who validates, who is tested: deals of speakers, not clips."""
+
+import hashlib
+from dataclasses import dataclass
+
+from ser_peft.errors import InputError
+
+__all__ = ["SpeakerFolds", "check_splits", "classes_of", "fingerprint", "relabel"]
+
+SPLITS = ("train", "valid", "test")
+
+
+@dataclass(frozen=True)
+class SpeakerFolds:
+    """Fixed folds: the speakers of valid and test, the rest trains.
+
+    Arguments
+    ---------
+    name : str
+        Goes into every result.
+    test : list of list of str
+        Test speakers of each fold.
+    valid : list of list of str
+        Valid speakers of each fold.
+
+    Example
+    -------
+    >>> from ser_peft.corpora import Utterance
+    >>> folds = SpeakerFolds("demo", test=[["a"]], valid=[["b"]])
+    >>> clips = [Utterance(s, s + ".wav", s) for s in "abc"]
+    >>> {k: [u.id for u in v] for k, v in folds.deal(clips, 1).items()}
+    {'train': ['c'], 'valid': ['b'], 'test': ['a']}
+    """
+
+    name: str
+    test: list
+    valid: list
+
+    @property
+    def folds(self):
+        """Number of folds; they count from 1."""
+        return len(self.test)
+
+    def deal(self, utterances, fold):
+        """Split utterances by speaker.
+
+        Arguments
+        ---------
+        utterances : list of Utterance
+            The whole corpus.
+        fold : int
+            From 1.
+
+        Returns
+        -------
+        dict
+            ``train``, ``valid`` and ``test`` lists.
+
+        Raises
+        ------
+        InputError
+            If there is no such fold.
+        """
+        if fold not in range(1, self.folds + 1):
+            raise InputError(
+                f"--fold={fold}: {self.name} has folds 1 to {self.folds}"
+            )
+        valid, test = self.valid[fold - 1], self.test[fold - 1]
+        splits = {split: [] for split in SPLITS}
+        for utterance in utterances:
+            # Not `elif`: a speaker listed twice must show in check_splits.
+            if utterance.speaker in test:
+                splits["test"].append(utterance)
+            if utterance.speaker in valid:
+                splits["valid"].append(utterance)
+            if utterance.speaker not in test + valid:
+                splits["train"].append(utterance)
+        return splits
+
+
+def classes_of(class_set):
+    """The class names of a mapping, in their order.
+
+    Example
+    -------
+    >>> classes_of({"hap": "happy", "exc": "happy", "sad": "sad"})
+    ['happy', 'sad']
+    """
+    return list(dict.fromkeys(class_set.values()))
+
+
+def relabel(utterances, class_set, kind="emotion"):
+    """Keep what a class set names and give it its class.
+
+    Arguments
+    ---------
+    utterances : list of Utterance
+        With the corpus's own labels.
+    class_set : dict
+        The corpus's label -> class; what it does not name is left out.
+    kind : str
+        Which of the labels.
+
+    Returns
+    -------
+    list of (Utterance, str)
+        Utterances and their classes.
+
+    Raises
+    ------
+    InputError
+        If the class set names a label that the corpus does not have.
+    """
+    known = {u.labels[kind] for u in utterances}
+    unknown = [label for label in class_set if label not in known]
+    if unknown:
+        raise InputError(
+            f"classes: label '{unknown[0]}' does not occur in the data, "
+            f"which has {', '.join(sorted(known))}"
+        )
+    return [
+        (u, class_set[u.labels[kind]])
+        for u in utterances
+        if u.labels[kind] in class_set
+    ]
+
+
+def check_splits(manifests, classes):
+    """Refuse splits that cannot be trained or judged honestly.
+
+    Arguments
+    ---------
+    manifests : dict
+        Split -> {id: entry}; entries have ``speaker`` and ``emotion``.
+    classes : list of str
+        Class names.
+
+    Raises
+    ------
+    InputError
+        If a split is empty, a speaker is in two of them, a class is missing
+        from train, or an entry has an unknown class.
+    """
+    speakers = {}
+    for split, entries in manifests.items():
+        if not entries:
+            raise InputError(f"{split}: no utterances; check fold and classes")
+        for key, entry in entries.items():
+            if entry["emotion"] not in classes:
+                raise InputError(
+                    f"{split}: {key} has class '{entry['emotion']}', which is "
+                    f"not one of {', '.join(classes)}"
+                )
+            other = speakers.setdefault(entry["speaker"], split)
+            if other != split:
+                raise InputError(
+                    f"speaker {entry['speaker']} is in {other} and in "
+                    f"{split}; every speaker may be in one split only"
+                )
+    present = {entry["emotion"] for entry in manifests["train"].values()}
+    missing = [name for name in classes if name not in present]
+    if missing:
+        raise InputError(
+            f"train: no utterance of class '{missing[0]}'; add some, or "
+            "leave the class out (classes in the yaml)"
+        )
+
+
+def fingerprint(manifests):
+    """Hash of who is where with which class: equal protocols, equal hash.
+
+    Arguments
+    ---------
+    manifests : dict
+        Split -> {id: entry}.
+
+    Returns
+    -------
+    str
+        First 12 hex digits of a SHA-256.
+    """
+    lines = sorted(
+        f"{split}\t{key}\t{entry['speaker']}\t{entry['emotion']}"
+        for split, entries in manifests.items()
+        for key, entry in entries.items()
+    )
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]

@@ -1,0 +1,328 @@
+"""Manifests, audio and batches: from a corpus folder to tensors."""
+
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+import torchaudio
+from speechbrain.dataio.dataset import DynamicItemDataset
+from speechbrain.dataio.sampler import DynamicBatchSampler
+from speechbrain.utils.data_pipeline import provides, takes
+from tqdm import tqdm
+
+from ser_peft.corpora import load_corpus
+from ser_peft.corpora.protocols import (
+    SPLITS,
+    check_splits,
+    classes_of,
+    fingerprint,
+    relabel,
+)
+from ser_peft.errors import InputError
+from ser_peft.io import write_json
+
+__all__ = [
+    "batch_sampler",
+    "datasets",
+    "prepare",
+    "read_audio",
+    "read_manifests",
+    "write_manifests",
+]
+
+SAMPLE_RATE = 16000
+MIN_SECONDS = 0.1
+"""Below this there is nothing an encoder of 20 ms frames could judge."""
+
+
+def read_audio(path):
+    """Read a recording as 16 kHz mono.
+
+    Arguments
+    ---------
+    path : str or Path
+        Any format that libsndfile reads, any rate, any number of channels.
+
+    Returns
+    -------
+    torch.Tensor
+        Samples in [-1, 1], [T].
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, is empty, too short, silent, or holds
+        NaN or infinite samples.
+    """
+    try:
+        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except (soundfile.SoundFileError, OSError) as error:
+        raise InputError(
+            f"{path}: cannot be read as audio ({error}); repair or remove it"
+        ) from error
+    if len(samples) < MIN_SECONDS * rate:
+        raise InputError(
+            f"{path}: {len(samples) / rate:.3f} s of audio, too short for the "
+            f"encoder; give at least {MIN_SECONDS} s or remove it"
+        )
+    if not np.isfinite(samples).all():
+        raise InputError(
+            f"{path}: NaN or infinite samples; repair or remove it"
+        )
+    if not samples.any():
+        raise InputError(f"{path}: silent (all zeros); repair or remove it")
+    wav = torch.from_numpy(samples).mean(1)
+    return torchaudio.functional.resample(wav, rate, SAMPLE_RATE)
+
+
+def prepare(corpus, data_folder, save_folder, classes, fold=1, protocol=None):
+    """Write the manifests of one fold of a corpus.
+
+    What is there already for the same request is kept.
+
+    Arguments
+    ---------
+    corpus : str
+        As in `ser_peft.corpora.CORPORA`.
+    data_folder : str or Path
+        The corpus as published.
+    save_folder : str or Path
+        Gets ``train.json``, ``valid.json``, ``test.json``, ``protocol.json``.
+    classes : int or dict
+        A number names one of the corpus's class sets; a dict maps its labels
+        to classes.
+    fold : int
+        From 1.
+    protocol : str, optional
+        One of the corpus's protocols; its first one where absent.
+
+    Raises
+    ------
+    InputError
+        If the folder, the classes, the fold or a recording is unfit.
+    """
+    module = load_corpus(corpus)
+    protocols = module.PROTOCOLS
+    protocol = protocol or next(iter(protocols))
+    if protocol not in protocols:
+        raise InputError(
+            f"protocol {protocol}: {corpus} has {', '.join(protocols)}"
+        )
+    if not isinstance(classes, dict) and classes not in module.CLASS_SETS:
+        raise InputError(
+            f"classes {classes}: {corpus} has sets of "
+            f"{', '.join(map(str, module.CLASS_SETS))}; or give a mapping"
+        )
+    class_set = (
+        classes if isinstance(classes, dict) else module.CLASS_SETS[classes]
+    )
+    request = {
+        "corpus": corpus,
+        "data_folder": os.path.abspath(data_folder),
+        "protocol": protocol,
+        "fold": fold,
+        "folds_total": protocols[protocol].folds,
+        "class_set": class_set,
+    }
+    done = Path(save_folder) / "protocol.json"
+    if done.exists():
+        before = json.loads(done.read_text(encoding="utf-8"))
+        if all(before.get(key) == value for key, value in request.items()):
+            return
+    utterances = module.read(data_folder)
+    chosen = relabel(utterances, class_set)
+    labels = {utterance.id: label for utterance, label in chosen}
+    splits = protocols[protocol].deal([u for u, _ in chosen], fold)
+    write_manifests(splits, labels, save_folder, request)
+
+
+def write_manifests(splits, labels, save_folder, about):
+    """Check the audio of a deal and write it as SpeechBrain manifests.
+
+    Arguments
+    ---------
+    splits : dict
+        ``train``, ``valid`` and ``test`` lists of `Utterance`.
+    labels : dict
+        Utterance id -> class.
+    save_folder : str or Path
+        Gets one JSON a split and ``protocol.json``, written last.
+    about : dict
+        What `protocol.json` says besides classes and hash; ``data_folder``
+        and ``class_set`` are needed.
+
+    Raises
+    ------
+    InputError
+        If a recording cannot be used or the splits are not honest.
+    """
+    root = about["data_folder"]
+    classes = classes_of(about["class_set"])
+    manifests = {}
+    for split, utterances in splits.items():
+        manifests[split] = {}
+        for u in utterances:
+            entry = {
+                "wav": "{data_root}/" + os.path.relpath(u.wav, root),
+                "speaker": u.speaker,
+                "emotion": labels[u.id],
+                "gender": u.gender,
+                "text": u.text,
+            }
+            manifests[split][u.id] = {
+                k: v for k, v in entry.items() if v is not None
+            }
+    check_splits(manifests, classes)
+    # Everything is decoded once: a broken file found after hours of
+    # training, in the test set, would be worse. libsndfile frees the GIL.
+    everything = {u.id: u.wav for us in splits.values() for u in us}
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count())) as pool:
+        lengths = tqdm(
+            pool.map(lambda p: len(read_audio(p)), everything.values()),
+            total=len(everything),
+            desc="checking audio",
+            unit="clip",
+        )
+        durations = {
+            key: round(length / SAMPLE_RATE, 4)
+            for key, length in zip(everything, lengths, strict=True)
+        }
+    for split, entries in manifests.items():
+        for key, entry in entries.items():
+            entry["duration"] = durations[key]
+        write_json(Path(save_folder) / f"{split}.json", entries)
+    write_json(
+        Path(save_folder) / "protocol.json",
+        {
+            **about,
+            "classes": classes,
+            "protocol_sha": fingerprint(manifests),
+        },
+    )
+
+
+def read_manifests(folder):
+    """Read what `write_manifests` wrote.
+
+    Arguments
+    ---------
+    folder : str or Path
+        A manifests folder.
+
+    Returns
+    -------
+    about : dict
+        ``protocol.json``.
+    manifests : dict
+        Split -> {id: entry}.
+
+    Raises
+    ------
+    InputError
+        If a file is missing or broken, or the splits are not honest.
+    """
+    contents = {}
+    for name in ("protocol", *SPLITS):
+        path = Path(folder) / f"{name}.json"
+        try:
+            contents[name] = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise InputError(
+                f"{path}: no such file; make the manifests with "
+                "`ser-peft prepare`"
+            ) from error
+        except ValueError as error:
+            raise InputError(f"{path}: not valid JSON ({error})") from error
+    about = contents.pop("protocol")
+    check_splits(contents, about["classes"])
+    return about, contents
+
+
+def datasets(folder, max_seconds=None):
+    """SpeechBrain datasets of a manifests folder.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Manifests.
+    max_seconds : float, optional
+        Longer training clips are cut to a random stretch of this length,
+        another one every epoch. Valid and test clips stay whole.
+
+    Returns
+    -------
+    about : dict
+        ``protocol.json``.
+    sets : dict
+        Split -> DynamicItemDataset with ``id``, ``sig`` (16 kHz mono, [T]),
+        ``label`` (index into the classes), ``speaker`` and ``duration``.
+    """
+    about, manifests = read_manifests(folder)
+    index = {name: i for i, name in enumerate(about["classes"])}
+    sets = {}
+    for split, entries in manifests.items():
+        limit = max_seconds if split == "train" else None
+
+        @takes("wav")
+        @provides("sig")
+        def audio(wav, limit=limit):
+            sig = read_audio(wav.replace("{data_root}", about["data_folder"]))
+            if limit is not None and len(sig) > limit * SAMPLE_RATE:
+                length = int(limit * SAMPLE_RATE)
+                start = int(torch.randint(len(sig) - length + 1, ()))
+                sig = sig[start : start + length]
+            return sig
+
+        @takes("emotion")
+        @provides("label")
+        def label(emotion):
+            return index[emotion]
+
+        sets[split] = DynamicItemDataset(
+            entries,
+            dynamic_items=[audio, label],
+            output_keys=["id", "sig", "label", "speaker"],
+        )
+    return about, sets
+
+
+def batch_sampler(dataset, seconds, shuffle, seed=0, max_seconds=None):
+    """Batches of clips of like length, so many seconds of audio in each.
+
+    Arguments
+    ---------
+    dataset : DynamicItemDataset
+        Entries have ``duration`` in seconds.
+    seconds : float
+        Upper limit of clips times longest clip; at least one clip fits.
+    shuffle : bool
+        Draw anew every epoch, or go from long to short (evaluation: the
+        largest batch comes first, so that memory runs out early if at all).
+    seed : int
+        The draw of epoch e depends on seed and e alone.
+    max_seconds : float, optional
+        Clips count as at most this long.
+
+    Returns
+    -------
+    speechbrain.dataio.sampler.DynamicBatchSampler
+        Four buckets of equal count, or fewer for few lengths.
+    """
+    durations = [
+        min(dataset.data[key]["duration"], max_seconds or float("inf"))
+        for key in dataset.data_ids
+    ]
+    edges = np.quantile(durations, [0.25, 0.5, 0.75, 1.0])
+    return DynamicBatchSampler(
+        dataset,
+        max_batch_length=max(seconds, edges[-1]),
+        bucket_boundaries=np.unique(edges).tolist(),
+        lengths_list=durations,
+        shuffle=shuffle,
+        batch_ordering="random" if shuffle else "descending",
+        seed=seed,
+    )

@@ -1,0 +1,285 @@
+"""From an encoder's hidden states to emotion scores.
+
+A head takes all hidden states ``[L + 1, B, T, C]`` and the valid frames of
+each clip, and gives logits ``[B, classes]``. Padding never counts.
+"""
+
+import torch
+from safetensors.torch import load_file, save_file
+from speechbrain.utils.checkpoints import (
+    mark_as_loader,
+    mark_as_saver,
+    register_checkpoint_hooks,
+)
+from torch import nn
+
+from ser_peft.errors import InputError
+
+__all__ = [
+    "HEADS",
+    "AttentivePoolingHead",
+    "LayerMixHead",
+    "LinearHead",
+    "load_tensors",
+    "masked_mean",
+]
+
+
+def masked_mean(frames, lengths):
+    """Mean over the valid frames.
+
+    Arguments
+    ---------
+    frames : torch.Tensor
+        [..., B, T, C].
+    lengths : torch.Tensor
+        Valid frames, [B].
+
+    Returns
+    -------
+    torch.Tensor
+        [..., B, C].
+
+    Example
+    -------
+    >>> masked_mean(torch.tensor([[[1.0], [3.0], [9.0]]]), torch.tensor([2]))
+    tensor([[2.]])
+    """
+    inside = torch.arange(frames.shape[-2], device=frames.device)
+    inside = (inside < lengths[:, None]).to(frames.dtype)
+    total = torch.einsum("...btc,bt->...bc", frames, inside)
+    return total / lengths[:, None]
+
+
+def load_tensors(module, path):
+    """Load a module's state from safetensors, every key matched.
+
+    Arguments
+    ---------
+    module : torch.nn.Module
+        Gets the tensors.
+    path : str or Path
+        A safetensors file.
+
+    Raises
+    ------
+    InputError
+        If the file is not one, or holds other tensors than the module.
+    """
+    try:
+        module.load_state_dict(load_file(path))
+    except Exception as error:
+        raise InputError(
+            f"{path}: does not fit {type(module).__name__} ({error}); was it "
+            "trained with other classes, another backbone or another head?"
+        ) from error
+
+
+@register_checkpoint_hooks
+class Head(nn.Module):
+    """What all heads share: class count, layer mix, safetensors checkpoints.
+
+    Arguments
+    ---------
+    encoder : PeftLobe
+        Its width and number of layers are taken, nothing else.
+    classes : int, list or dict
+        How many, which, or the map from the corpus's labels.
+    **settings
+        What else builds the same head again, for `model.json`.
+    """
+
+    def __init__(self, encoder, classes, **settings):
+        super().__init__()
+        self.settings = settings
+        if isinstance(classes, dict):
+            classes = set(classes.values())
+        self.classes = classes if isinstance(classes, int) else len(classes)
+        self.states = encoder.num_layers + 1
+        self.width = encoder.hidden_size
+
+    @mark_as_saver
+    def save(self, path):
+        """Write the state as safetensors."""
+        save_file(
+            {k: v.contiguous() for k, v in self.state_dict().items()}, path
+        )
+
+    @mark_as_loader
+    def load(self, path, end_of_epoch=True):
+        """Read what `save` wrote."""
+        load_tensors(self, path)
+
+
+class LayerMixHead(Head):
+    """PEFT-SER's downstream model, with normalised layers.
+
+    Softmax-weighted mean of the hidden states, three pointwise
+    convolutions, mean over the valid frames, two dense layers:
+    256 C + 198,660 + (layers) parameters for 4 classes. Paper: Feng and
+    Narayanan 2023, "PEFT-SER", arXiv 2306.05350.
+
+    Arguments
+    ---------
+    encoder, classes
+        See `Head`.
+    conv : bool
+        Mix in hidden state 0, what enters the first layer (the "-conv"
+        variant).
+    normalize : bool
+        Layer-norm every hidden state before mixing. Layers differ in scale
+        by an order of magnitude, and a mix of raw ones learns slowly.
+    dropout : float
+        After the first two convolutions.
+    """
+
+    def __init__(
+        self, encoder, classes, conv=True, normalize=True, dropout=0.1
+    ):
+        super().__init__(
+            encoder, classes, conv=conv, normalize=normalize, dropout=dropout
+        )
+        self.first = 0 if conv else 1
+        self.normalize = normalize
+        self.layer_logits = nn.Parameter(torch.zeros(self.states - self.first))
+        # Pointwise convolutions are dense layers over the channels.
+        self.frame = nn.Sequential(
+            nn.Linear(self.width, 256),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(256, 256),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(256, 256),
+        )
+        self.out = nn.Sequential(
+            nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, self.classes)
+        )
+
+    @property
+    def layer_weights(self):
+        """Weight of every hidden state, [L + 1], summing to one."""
+        weights = self.layer_logits.detach().softmax(0)
+        return nn.functional.pad(weights, (self.first, 0))
+
+    def mix(self, hidden_states):
+        """[L + 1, B, T, C] to [B, T, C]."""
+        hidden_states = hidden_states[self.first :]
+        if self.normalize:
+            hidden_states = nn.functional.layer_norm(
+                hidden_states, hidden_states.shape[-1:]
+            )
+        weights = self.layer_logits.softmax(0).to(hidden_states.dtype)
+        return torch.einsum("l,lbtc->btc", weights, hidden_states)
+
+    def forward(self, hidden_states, frames):
+        """Score clips.
+
+        Arguments
+        ---------
+        hidden_states : torch.Tensor
+            [L + 1, B, T, C].
+        frames : torch.Tensor
+            Valid frames, [B].
+
+        Returns
+        -------
+        torch.Tensor
+            Logits, [B, classes].
+        """
+        mixed = self.frame(self.mix(hidden_states))
+        return self.out(masked_mean(mixed, frames))
+
+
+class AttentivePoolingHead(LayerMixHead):
+    """`LayerMixHead` that pools by attentive statistics instead of the mean.
+
+    Frames are weighted, their mean and standard deviation enter the dense
+    layers. Paper: Okabe et al. 2018, "Attentive statistics pooling for deep
+    speaker embedding"; the baseline of the Odyssey 2024 emotion challenge
+    uses it.
+    """
+
+    def __init__(self, encoder, classes, **kwargs):
+        super().__init__(encoder, classes, **kwargs)
+        self.attention = nn.Sequential(
+            nn.Linear(256, 128), nn.Tanh(), nn.Linear(128, 1)
+        )
+        self.out[0] = nn.Linear(512, 256)
+
+    def forward(self, hidden_states, frames):
+        """See `LayerMixHead.forward`."""
+        mixed = self.frame(self.mix(hidden_states))
+        outside = torch.arange(mixed.shape[1], device=mixed.device)
+        outside = outside >= frames[:, None]
+        logits = self.attention(mixed).squeeze(-1)
+        weights = logits.masked_fill(outside, float("-inf")).softmax(1)
+        mean = torch.einsum("bt,btc->bc", weights, mixed)
+        second = torch.einsum("bt,btc->bc", weights, mixed.square())
+        # Clamped: the root of zero has no gradient.
+        deviation = (second - mean.square()).clamp(min=1e-6).sqrt()
+        return self.out(torch.cat([mean, deviation], dim=1))
+
+
+class LinearHead(Head):
+    """The linear probe as a head: standardised means, one linear layer.
+
+    Every hidden state is averaged over the valid frames and standardised
+    with the mean and deviation that the probe found on the training set.
+    With `start_from` it begins as good as the probe, so that fine-tuning
+    does not first have to undo a random head. Paper: Kumar et al. 2022,
+    "Fine-tuning can distort pretrained features and underperform
+    out-of-distribution" (linear probing, then fine-tuning).
+
+    Arguments
+    ---------
+    encoder, classes
+        See `Head`.
+    dropout : float
+        On the standardised means.
+    """
+
+    def __init__(self, encoder, classes, dropout=0.0):
+        super().__init__(encoder, classes, dropout=dropout)
+        shape = (self.states, self.width)
+        self.register_buffer("mean", torch.zeros(shape))
+        self.register_buffer("deviation", torch.ones(shape))
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(self.states * self.width, self.classes)
+
+    def start_from(self, probe):
+        """Take over a fitted linear probe.
+
+        Arguments
+        ---------
+        probe : ser_peft.probe.Probe
+            Of the same encoder and classes.
+        """
+        for tensor, value in (
+            (self.mean, probe.mean),
+            (self.deviation, probe.deviation),
+            (self.linear.weight, probe.weight),
+            (self.linear.bias, probe.bias),
+        ):
+            tensor.data.copy_(value.reshape(tensor.shape))
+
+    @property
+    def layer_weights(self):
+        """Share of every hidden state in the linear layer's norm, [L + 1]."""
+        weight = self.linear.weight.detach().unflatten(
+            1, (self.states, self.width)
+        )
+        norms = weight.square().sum((0, 2)).sqrt()
+        return norms / norms.sum()
+
+    def forward(self, hidden_states, frames):
+        """See `LayerMixHead.forward`."""
+        means = masked_mean(hidden_states, frames).transpose(0, 1)
+        means = (means - self.mean) / self.deviation
+        return self.linear(self.dropout(means.flatten(1)))
+
+
+HEADS = {
+    head.__name__: head
+    for head in (LayerMixHead, AttentivePoolingHead, LinearHead)
+}
