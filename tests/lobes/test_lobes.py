@@ -13,7 +13,7 @@ from ser_peft.lobes import lengths_in_samples, load_lobe
 LAYERS, WIDTH = 2, 32
 
 
-def stock_states(folder, wavs, lengths=None):
+def stock_states(folder, wavs):
     """All hidden states of transformers' own encoder, the last one normed.
 
     wavs: list of [T]. Whisper's are those of the clip padded to 30 s.
@@ -56,9 +56,12 @@ def test_equals_stock_encoder_in_every_layer(folder, lobe, name, clip, seconds):
     assert_close(states, stock, 1e-5 * stock.abs().max().item())
 
 
-def test_equals_stock_encoder_under_its_own_mask(folders, clip, batch):
+@pytest.mark.parametrize(
+    "large", ["wav2vec2_large", "hubert_large", "wavlm_large"]
+)
+def test_equals_stock_encoder_under_its_own_mask(folders, clip, batch, large):
     # Layer norm in the CNN: there transformers is padding-invariant itself.
-    folder = folders["wav2vec2_large"]
+    folder = folders[large]
     clips = clip(1.0), clip(0.4, seed=1)
     states, frames = encode(load_lobe(folder).eval(), *batch(*clips))
     extractor = AutoFeatureExtractor.from_pretrained(folder)
