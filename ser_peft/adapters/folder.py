@@ -154,8 +154,9 @@ def load(lobe, method, own, folder):
     same_keys(tensors, expected, path)
     try:
         result = peft.set_peft_model_state_dict(lobe.model, tensors)
-    except RuntimeError as error:  # shapes, in several lines
-        raise InputError(f"{path}: does not fit: {error}") from error
+    except RuntimeError as error:
+        shapes = " ".join(str(error).split())
+        raise InputError(f"{path}: does not fit: {shapes}") from error
     same_keys({}, dict.fromkeys(result.unexpected_keys), path)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import warnings
 from itertools import chain
 from pathlib import Path
 
@@ -145,7 +146,10 @@ class PeftLobe(torch.nn.Module):
         for module in recomputed:
             module.gradient_checkpointing = False
         try:
-            lobe.model = peft.get_peft_model(lobe.model, config)
+            with warnings.catch_warnings():
+                # PEFT calls a method that transformers will rename.
+                warnings.filterwarnings("ignore", ".*deprecated", FutureWarning)
+                lobe.model = peft.get_peft_model(lobe.model, config)
         except (NotImplementedError, ValueError) as error:
             raise InputError(f"method {self.method_name}: {error}") from error
         for module in recomputed:
@@ -318,14 +322,13 @@ class PeftLobe(torch.nn.Module):
     def on_step(self, step):
         """Let methods that share out ranks (AdaLoRA, AdaMSS) do so.
 
-        Needs the gradients: call it behind the optimiser's step and before
-        ``zero_grad``, which in SpeechBrain, where one function does both, is
-        ``optimizer.register_step_post_hook``.
+        Needs the gradients: call it behind the optimiser's step, before
+        ``zero_grad``. Does nothing for every other method.
 
         Arguments
         ---------
         step : int
-            Number of this optimiser step, counted from 0.
+            Number of this optimiser step, counted from 1.
         """
         tuner = getattr(self.lobe.model, "base_model", None)
         if hasattr(tuner, "update_and_allocate"):

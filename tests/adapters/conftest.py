@@ -13,9 +13,7 @@ BACKBONES = ("wav2vec2", "hubert", "wavlm", "wavlm_large", "whisper")
 @pytest.fixture(scope="session")
 def fresh_lobe(tiny_backbones):
     """Function: name of a backbone -> a lobe of its own, in eval mode."""
-    lobes = {
-        name: load_lobe(tiny_backbones[name]).eval() for name in BACKBONES
-    }
+    lobes = {name: load_lobe(tiny_backbones[name]).eval() for name in BACKBONES}
     return lambda name: copy.deepcopy(lobes[name])
 
 

@@ -86,9 +86,7 @@ def life(request, fresh_lobe, states, clips):
     torch.manual_seed(1)
     encoder = PeftLobe(fresh_lobe(name), METHODS[method])
     start = states(encoder)
-    trainable = {
-        n: p for n, p in encoder.named_parameters() if p.requires_grad
-    }
+    trainable = {n: p for n, p in encoder.named_parameters() if p.requires_grad}
     moved, losses = set(), []
     target = torch.randn(plain.shape[-1])
     if trainable:

@@ -1,0 +1,79 @@
+"""Deep prompts: what they change, and what they must not."""
+
+import copy
+
+import pytest
+import torch
+
+from ser_peft.adapters import PeftLobe, PromptConfig
+from ser_peft.errors import InputError
+
+NAMES = ("wav2vec2", "hubert", "wavlm", "wavlm_large", "whisper")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_frames_and_shapes_stay(fresh_lobe, clips, name):
+    lobe = fresh_lobe(name)
+    plain, frames = lobe(*clips)
+    prompted, still = PeftLobe(lobe, PromptConfig(length=7))(*clips)
+    assert prompted.shape == plain.shape
+    assert torch.equal(frames, still)
+    assert torch.equal(prompted[0], plain[0])
+    assert not torch.allclose(prompted[1], plain[1], atol=1e-2)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_equals_a_layer_fed_with_the_prompt(fresh_lobe, clips, name):
+    """Against the layer run by hand on the longer sequence."""
+    lobe = fresh_lobe(name)
+    bare = copy.deepcopy(lobe)
+    encoder = PeftLobe(lobe, PromptConfig(length=3)).eval()
+    wav, _ = clips
+    with torch.no_grad():
+        states, _ = encoder(wav)
+        prompt = lobe.layers[0].deep_prompt.prompt.expand(2, -1, -1)
+        extra = {"attention_mask": None}
+        if "wavlm" in name:
+            time = states.shape[2]
+            bias = lobe.layers[0].attention.compute_bias(time, time)
+            longer = bias.new_zeros(len(bias), time + 3, time + 3)
+            longer[:, 3:, 3:] = bias
+            extra["position_bias"] = longer
+        output = bare.layers[0](torch.cat([prompt, states[0]], 1), **extra)
+    if isinstance(output, tuple):
+        output = output[0]
+    assert torch.allclose(output[:, 3:], states[1], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_batch_mates_do_not_matter(fresh_lobe, clips, disturb, name):
+    """The mask is extended on the right side of the sequence."""
+    encoder = disturb(PeftLobe(fresh_lobe(name), PromptConfig(length=5)))
+    wav, wav_lens = clips
+    with torch.no_grad():
+        both, frames = encoder(wav, wav_lens)
+        alone, _ = encoder(wav[1:, : int(wav_lens[1] * wav.shape[1])])
+    valid = int(frames[1])
+    assert torch.allclose(both[:, 1, :valid], alone[:, 0, :valid], atol=1e-4)
+
+
+def test_parameter_count_and_layers(fresh_lobe):
+    encoder = PeftLobe(fresh_lobe("wavlm"), PromptConfig(length=5))
+    assert encoder.num_adapter_parameters == 5 * 32 * 2
+    config = PromptConfig(length=5, layers=[1])
+    encoder = PeftLobe(fresh_lobe("wavlm"), config)
+    assert encoder.num_adapter_parameters == 5 * 32
+    assert not hasattr(encoder.lobe.layers[0], "deep_prompt")
+
+
+def test_a_copy_is_independent(fresh_lobe, states, disturb):
+    encoder = disturb(PeftLobe(fresh_lobe("wavlm"), PromptConfig(length=2)))
+    before = states(encoder)
+    twin = disturb(copy.deepcopy(encoder), seed=1)
+    assert not torch.allclose(states(twin), before, atol=1e-3)
+    assert torch.equal(states(encoder), before)
+
+
+def test_refuses_no_prompt():
+    with pytest.raises(InputError, match="length"):
+        PromptConfig(length=0)
