@@ -1,0 +1,153 @@
+"""The script runs in processes of its own, as it is meant to."""
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from ser_peft.corpora import demo
+
+ROOT = Path(__file__).resolve().parents[2]
+
+needs_espeak = pytest.mark.skipif(
+    find_spec("espeakng_loader") is None,
+    reason="espeakng-loader is not installed",
+)
+
+
+def make(out, *flags, **environment):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    return subprocess.run(
+        [sys.executable, ROOT / "recipes/Demo/make_corpus.py", out, *flags],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+
+
+def contents(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*.*")
+    }
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """A male and a female voice, each emotion and sentence once."""
+    out = tmp_path_factory.mktemp("made") / "demo"
+    done = make(out, "--voices=2", "--clips=4")
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@needs_espeak
+def test_is_a_demo_corpus(corpus):
+    utterances = demo.read(corpus)
+    assert len(utterances) == 2 * 4 * 4
+    assert {u.speaker for u in utterances} == {"m1", "f1"}
+    for utterance in utterances:
+        wave, rate = soundfile.read(utterance.wav)
+        assert (rate, wave.ndim) == (16000, 1)
+        assert 1.0 < len(wave) / rate < 5.0
+        assert np.sqrt(np.mean(wave**2)) > 1e-3
+        assert 0.02 < np.abs(wave).max() < 1.0
+
+
+@needs_espeak
+def test_emotions_go_the_right_way(corpus):
+    seconds, level = {}, {}
+    for utterance in demo.read(corpus):
+        wave, rate = soundfile.read(utterance.wav)
+        emotion = utterance.labels["emotion"]
+        seconds.setdefault(emotion, []).append(len(wave) / rate)
+        level.setdefault(emotion, []).append(np.sqrt(np.mean(wave**2)))
+    seconds = {k: np.mean(v) for k, v in seconds.items()}
+    level = {k: np.mean(v) for k, v in level.items()}
+    assert seconds["angry"] < seconds["neutral"] < seconds["sad"]
+    assert seconds["happy"] < seconds["neutral"]
+    assert level["angry"] > level["neutral"] > level["sad"]
+
+
+def pitch(wave, rate):
+    """Median fundamental frequency (Hz) of the loud frames."""
+    frames = np.lib.stride_tricks.sliding_window_view(wave, 1024)[::512]
+    power = (frames**2).mean(1)
+    lags = np.arange(rate // 400, rate // 60)
+    found = []
+    for frame in frames[power > np.quantile(power, 0.6)]:
+        spectrum = np.abs(np.fft.rfft(frame * np.hanning(1024), 2048)) ** 2
+        found.append(rate / lags[np.argmax(np.fft.irfft(spectrum)[lags])])
+    return np.median(found)
+
+
+@needs_espeak
+def test_happy_is_heard_higher_than_sad(corpus):
+    heard = {"happy": [], "sad": []}
+    for utterance in demo.read(corpus):
+        if utterance.labels["emotion"] in heard:
+            wave, rate = soundfile.read(utterance.wav)
+            octave = np.log2(pitch(wave, rate))
+            heard[utterance.labels["emotion"]].append(octave)
+    assert np.mean(heard["happy"]) > np.mean(heard["sad"]) + 0.1
+
+
+@needs_espeak
+def test_same_seed_same_files(corpus, tmp_path):
+    same, other = tmp_path / "same", tmp_path / "other"
+    make(same, "--voices=2", "--clips=4")
+    make(other, "--voices=2", "--clips=4", "--seed=1")
+    assert contents(same) == contents(corpus)
+    assert contents(other).keys() == contents(corpus).keys()
+    assert contents(other) != contents(corpus)
+
+
+@needs_espeak
+def test_second_run_does_nothing(corpus):
+    before = {p: p.stat().st_mtime_ns for p in corpus.rglob("*")}
+    done = make(corpus, "--voices=2", "--clips=4")
+    assert done.returncode == 0
+    assert "already made" in done.stdout
+    assert before == {p: p.stat().st_mtime_ns for p in corpus.rglob("*")}
+
+
+@needs_espeak
+def test_settings_are_written_down(corpus):
+    rendering = json.loads((corpus / "rendering.json").read_text())
+    assert rendering["made"] == {"seed": 0, "voices": 2, "clips": 4}
+    assert rendering["clips"].keys() == {u.id for u in demo.read(corpus)}
+    snr = [clip["snr"] for clip in rendering["clips"].values()]
+    assert 15 <= min(snr) < max(snr) <= 30
+
+
+def test_never_replaces_what_it_did_not_make(tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    done = make(tmp_path)
+    assert done.returncode == 2
+    assert "holds something else" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_bad_flags(tmp_path):
+    for flag in ("--voices=17", "--clips=0", "--seed=-1"):
+        done = make(tmp_path / "demo", flag)
+        assert done.returncode == 2
+        assert flag.split("=")[0] in done.stderr
+    assert not (tmp_path / "demo").exists()
+
+
+def test_says_what_to_install(tmp_path):
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    (hidden / "espeakng_loader.py").write_text("raise ImportError")
+    done = make(tmp_path / "demo", PYTHONPATH=f"{hidden}{os.pathsep}{ROOT}")
+    assert done.returncode == 2
+    assert "pip install espeakng-loader" in done.stderr
+    assert not (tmp_path / "demo").exists()
