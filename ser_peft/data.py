@@ -1,6 +1,7 @@
 """Manifests, audio and batches: from a corpus folder to tensors."""
 
 import json
+import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,11 +29,15 @@ from ser_peft.io import write_json
 __all__ = [
     "batch_sampler",
     "datasets",
+    "eval_batches",
     "prepare",
     "read_audio",
     "read_manifests",
     "write_manifests",
 ]
+
+# It announces every epoch's draw.
+logging.getLogger("speechbrain.dataio.sampler").setLevel(logging.WARNING)
 
 SAMPLE_RATE = 16000
 MIN_SECONDS = 0.1
@@ -326,3 +331,21 @@ def batch_sampler(dataset, seconds, shuffle, seed=0, max_seconds=None):
         batch_ordering="random" if shuffle else "descending",
         seed=seed,
     )
+
+
+def eval_batches(dataset, seconds):
+    """Batches that hold every clip once, long clips first.
+
+    Arguments
+    ---------
+    dataset : DynamicItemDataset
+        Entries have ``duration`` in seconds.
+    seconds : float
+        Upper limit of clips times longest clip.
+
+    Returns
+    -------
+    list of list of int
+        Indices into the dataset.
+    """
+    return list(batch_sampler(dataset, seconds, shuffle=False))

@@ -274,7 +274,10 @@ class LinearHead(Head):
 
     def forward(self, hidden_states, frames):
         """See `LayerMixHead.forward`."""
-        means = masked_mean(hidden_states, frames).transpose(0, 1)
+        return self.score(masked_mean(hidden_states, frames).transpose(0, 1))
+
+    def score(self, means):
+        """Mean hidden states, [B, L + 1, C], to logits, [B, classes]."""
         means = (means - self.mean) / self.deviation
         return self.linear(self.dropout(means.flatten(1)))
 

@@ -1,16 +1,25 @@
 """The linear probe: the baseline that every trained method must beat."""
 
+import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import recall_score
+from speechbrain.dataio.dataloader import make_dataloader
 from tqdm import tqdm
 
-from ser_peft.heads import masked_mean
+from ser_peft.adapters import PeftLobe
+from ser_peft.data import datasets, eval_batches
+from ser_peft.evaluation.report import write_report
+from ser_peft.evaluation.results import run_results
+from ser_peft.heads import LinearHead, masked_mean
+from ser_peft.inference import EmotionModel
+from ser_peft.lobes import load_lobe
 
-__all__ = ["Probe", "fit_probe", "pooled_states"]
+__all__ = ["Probe", "fit_probe", "pooled_states", "run_probe"]
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Inverse regularisation strengths tried on the valid set."""
@@ -59,17 +68,18 @@ def pooled_states(encoder, batches, device="cpu"):
     -------
     states : torch.Tensor
         [N, L + 1, C], on the CPU.
-    batches : list
-        The batches, without their audio, in the same order.
+    clips : list of tuple
+        Id, speaker and label of each, in the same order.
     """
     encoder.eval()
-    states, labels = [], []
+    states, clips = [], []
     for batch in tqdm(batches, desc="hidden states", unit="batch"):
         wav, lengths = batch.sig
         hidden, frames = encoder(wav.to(device), lengths.to(device))
         states.append(masked_mean(hidden, frames).transpose(0, 1).cpu().float())
-        labels.extend(zip(batch.id, batch.speaker, batch.label, strict=True))
-    return torch.cat(states), labels
+        labels = batch.label.tolist()
+        clips.extend(zip(batch.id, batch.speaker, labels, strict=True))
+    return torch.cat(states), clips
 
 
 def fit_probe(train, valid, classes):
@@ -119,3 +129,88 @@ def fit_probe(train, valid, classes):
                 float(ua),
             )
     return best
+
+
+def run_probe(
+    backbone, manifests, output_folder, device="cpu", batch_seconds=60, command=""
+):
+    """Fit, test and write the linear probe of a frozen backbone.
+
+    Arguments
+    ---------
+    backbone : str
+        Hugging Face id or local folder.
+    manifests : str or Path
+        A manifests folder, from `ser-peft prepare` or a recipe.
+    output_folder : str or Path
+        Gets what a training leaves: ``results.json``, ``predictions.csv``,
+        ``confusion.png``, ``report.html`` and ``model/``.
+    device : str
+        Where the encoder runs.
+    batch_seconds : float
+        Seconds of audio in a batch.
+    command : str
+        The command line, for the report.
+
+    Returns
+    -------
+    dict
+        ``results.json``, with ``method`` "probe".
+    """
+    start = time.time()
+    about, sets = datasets(manifests)
+    lobe = load_lobe(backbone, Path(output_folder) / "backbone")
+    encoder = PeftLobe(lobe, "frozen").to(device)
+    classes = about["classes"]
+    states, clips = {}, {}
+    for split, dataset in sets.items():
+        loader = make_dataloader(
+            dataset, batch_sampler=eval_batches(dataset, batch_seconds)
+        )
+        states[split], clips[split] = pooled_states(encoder, loader, device)
+    labels = {
+        split: [label for _, _, label in rows] for split, rows in clips.items()
+    }
+    probe = fit_probe(
+        (states["train"], labels["train"]),
+        (states["valid"], labels["valid"]),
+        len(classes),
+    )
+    head = LinearHead(encoder, classes)
+    head.start_from(probe)
+    model = EmotionModel(encoder, head.eval(), classes)
+    with torch.no_grad():
+        probabilities = head.score(states["test"]).softmax(-1).numpy()
+    ids, speakers, truth = zip(*clips["test"], strict=True)
+    measured = {
+        "id": list(ids),
+        "speaker": list(speakers),
+        "label": list(truth),
+        "predicted": probabilities.argmax(1).tolist(),
+        "probabilities": probabilities,
+    }
+    results = run_results(
+        about,
+        measured,
+        model,
+        seed=None,
+        valid_ua=probe.valid_ua,
+        best_epoch=None,
+        kept=f"C={probe.strength:g} by valid UA",
+        epochs=0,
+        train_seconds=time.time() - start,
+        peak_memory_mb=None,
+        device=str(device),
+        processes=1,
+    )
+    results["method"] = "probe"
+    model.save(Path(output_folder) / "model")
+    write_report(
+        output_folder,
+        results,
+        measured,
+        [],
+        layer_weights=head.layer_weights.tolist(),
+        command=command,
+    )
+    return results

@@ -1,13 +1,12 @@
 """Emotion recognition: the Brain, from first batch to report."""
 
 import json
+import logging
 import math
-import platform
 import resource
 import shlex
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +25,11 @@ from torch.nn.functional import cross_entropy
 
 from ser_peft.brains.schedules import SCHEDULES
 from ser_peft.checkpoints import load_optimizer, save_optimizer
-from ser_peft.data import batch_sampler
+from ser_peft.data import batch_sampler, eval_batches
 from ser_peft.errors import InputError
-from ser_peft.evaluation.metrics import scores, speaker_bootstrap
+from ser_peft.evaluation.metrics import scores
 from ser_peft.evaluation.report import write_report
+from ser_peft.evaluation.results import run_results
 from ser_peft.inference import EmotionModel
 from ser_peft.probe import fit_probe, pooled_states
 
@@ -138,6 +138,9 @@ class EmotionBrain(sb.Brain):
         # SpeechBrain tells its own samplers the epoch; this one, without
         # DDP, only if told so.
         self.train_sampler = sampler
+        self.model.encoder.set_total_steps(
+            len(sampler) * self.hparams.epoch_counter.limit // self.world
+        )
         return self.make_dataloader(
             self.sets["train"],
             sb.Stage.TRAIN,
@@ -147,17 +150,14 @@ class EmotionBrain(sb.Brain):
 
     def eval_loader(self, split):
         """Every clip of a split once, over all processes together."""
-        batches = list(
-            batch_sampler(
-                self.sets[split], self.hparams.batch_seconds, shuffle=False
-            )
-        )
         rank = self.rank if self.distributed_launch else 0
         return self.make_dataloader(
             self.sets[split],
             sb.Stage.VALID,
             ckpt_prefix=None,
-            batch_sampler=batches[rank :: self.world],
+            batch_sampler=eval_batches(
+                self.sets[split], self.hparams.batch_seconds
+            )[rank :: self.world],
             num_workers=self.hparams.num_workers,
         )
 
@@ -395,6 +395,7 @@ class EmotionBrain(sb.Brain):
             meta={"epoch": epoch, "UA": ua, "rank": ua - 1e-6 * min(loss, 1e3)},
             max_keys=["rank"],
             num_to_keep=self.hparams.keep_best,
+            verbosity=logging.DEBUG,  # it would name the provisional folder
         )
 
     def on_evaluate_start(self, max_key=None, min_key=None):
@@ -468,8 +469,7 @@ class EmotionBrain(sb.Brain):
 
     def results(self, valid_ua):
         """The content of ``results.json``."""
-        encoder, head = self.model.encoder, self.model.head
-        measured, epochs = self.measured, self.kept_epochs
+        epochs = self.kept_epochs
         how = {
             "best": f"best valid UA: epoch {epochs[0]}",
             "last": f"last epoch: {epochs[0]}",
@@ -483,59 +483,17 @@ class EmotionBrain(sb.Brain):
         best = max(
             self.history, key=lambda past: (past["valid_ua"], -past["valid_loss"])
         )
-        return {
-            **{
-                key: self.about[key]
-                for key in (
-                    "corpus",
-                    "protocol",
-                    "protocol_sha",
-                    "fold",
-                    "folds_total",
-                    "classes",
-                )
-            },
-            "seed": self.hparams.seed,
-            "backbone": encoder.lobe.source,
-            "method": encoder.method_name,
-            "head": type(head).__name__,
-            **measured["scores"],
-            "ua_ci95": list(
-                speaker_bootstrap(
-                    measured["label"],
-                    measured["predicted"],
-                    measured["speaker"],
-                    len(self.about["classes"]),
-                )
-            ),
-            "test_speakers": sorted(set(measured["speaker"])),
-            "trainable_parameters": {
-                name: sum(
-                    p.numel() for p in module.parameters() if p.requires_grad
-                )
-                for name, module in (("adapter", encoder), ("head", head))
-            },
-            "total_parameters": sum(p.numel() for p in self.model.parameters()),
-            "valid_ua": valid_ua,
-            "best_epoch": best["epoch"],
-            "kept": how[self.hparams.keep],
-            "epochs": len(self.history),
-            "train_seconds": sum(past["seconds"] for past in self.history),
-            "peak_memory_mb": peak,
-            "device": self.device,
-            "processes": self.world,
-            "versions": {
-                "python": platform.python_version(),
-                **{
-                    name: version(name)
-                    for name in (
-                        "ser_peft",
-                        "speechbrain",
-                        "torch",
-                        "torchaudio",
-                        "transformers",
-                        "peft",
-                    )
-                },
-            },
-        }
+        return run_results(
+            self.about,
+            self.measured,
+            self.model,
+            seed=self.hparams.seed,
+            valid_ua=valid_ua,
+            best_epoch=best["epoch"],
+            kept=how[self.hparams.keep],
+            epochs=len(self.history),
+            train_seconds=sum(past["seconds"] for past in self.history),
+            peak_memory_mb=peak,
+            device=self.device,
+            processes=self.world,
+        )

@@ -1,0 +1,158 @@
+"""``ser-peft``: the commands beside the recipes."""
+
+import argparse
+import json
+import shlex
+import sys
+from collections import Counter
+from pathlib import Path
+
+from ser_peft.errors import one_line_errors
+
+# Heavy imports wait for the command that needs them: --help is quick.
+
+__all__ = ["main"]
+
+
+def _prepare(args):
+    from ser_peft.data import prepare, read_manifests
+
+    prepare(
+        args.corpus,
+        args.data_folder,
+        args.out,
+        args.classes,
+        args.fold,
+        args.protocol,
+    )
+    about, manifests = read_manifests(args.out)
+    width = max(map(len, about["classes"])) + 2
+    print(
+        f"{about['corpus']}, {about['protocol']}, fold {about['fold']} of "
+        f"{about['folds_total']} ({about['protocol_sha']})"
+    )
+    print("".ljust(width) + "".join(split.rjust(8) for split in manifests))
+    counts = {
+        split: Counter(entry["emotion"] for entry in entries.values())
+        for split, entries in manifests.items()
+    }
+    for name in about["classes"]:
+        print(
+            name.ljust(width)
+            + "".join(str(counts[split][name]).rjust(8) for split in manifests)
+        )
+    print(
+        "speakers".ljust(width)
+        + "".join(
+            str(len({e["speaker"] for e in entries.values()})).rjust(8)
+            for entries in manifests.values()
+        )
+    )
+
+
+def _probe(args):
+    from speechbrain.utils.distributed import infer_device
+
+    from ser_peft.probe import run_probe
+
+    out = args.out or Path(args.manifests) / "probe" / Path(args.backbone).name
+    results = run_probe(
+        args.backbone,
+        args.manifests,
+        out,
+        device=args.device or infer_device(),
+        command=shlex.join(["ser-peft", *args.argv]),
+    )
+    print(
+        f"linear probe: test UA {results['ua']:.3f} "
+        f"(95 % CI {results['ua_ci95'][0]:.3f} to "
+        f"{results['ua_ci95'][1]:.3f}), WA {results['wa']:.3f}; "
+        f"report in {out}/report.html"
+    )
+
+
+def _predict(args):
+    from tqdm import tqdm
+
+    from ser_peft.inference import load_model
+
+    model = load_model(args.model, backbone=args.backbone)
+    for path in tqdm(args.audio, unit="file", disable=len(args.audio) < 2):
+        answer = model.predict([path])[0]
+        scores = "  ".join(f"{k} {v:.2f}" for k, v in answer["scores"].items())
+        tqdm.write(
+            json.dumps({"file": path, **answer})
+            if args.json
+            else f"{path}: {answer['label']}  ({scores})"
+        )
+
+
+def _summarize(args):
+    from ser_peft.evaluation.summary import format_table, summarize
+    from ser_peft.io import write_json
+
+    summary = summarize(args.results)
+    print(format_table(summary))
+    if args.out:
+        write_json(args.out, summary)
+
+
+def _parser():
+    parser = argparse.ArgumentParser(
+        prog="ser-peft", description="Parameter-efficient emotion recognition."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    sub = commands.add_parser(
+        "prepare", help="corpus folder -> train, valid and test manifests"
+    )
+    sub.add_argument("corpus", help="demo or ravdess")
+    sub.add_argument("data_folder", help="the corpus as published")
+    sub.add_argument("out", help="gets train.json, valid.json, test.json")
+    sub.add_argument("--classes", type=int, default=4, help="class set")
+    sub.add_argument("--fold", type=int, default=1, help="from 1")
+    sub.add_argument("--protocol", help="default: the corpus's first")
+    sub.set_defaults(run=_prepare)
+
+    sub = commands.add_parser(
+        "probe", help="the linear-probe baseline of a frozen backbone"
+    )
+    sub.add_argument("backbone", help="Hugging Face id or local folder")
+    sub.add_argument("manifests", help="folder that `prepare` wrote")
+    sub.add_argument("--out", help="default: MANIFESTS/probe/BACKBONE")
+    sub.add_argument("--device", help="default: a GPU if there is one")
+    sub.set_defaults(run=_probe)
+
+    sub = commands.add_parser("predict", help="the emotion of recordings")
+    sub.add_argument("model", help="a finished run or its model/ folder")
+    sub.add_argument("audio", nargs="+", help="audio files")
+    sub.add_argument("--backbone", help="where the encoder is, if it moved")
+    sub.add_argument("--json", action="store_true", help="one object a line")
+    sub.set_defaults(run=_predict)
+
+    sub = commands.add_parser(
+        "summarize", help="mean and std of runs over folds and seeds"
+    )
+    sub.add_argument("results", nargs="+", help="results.json or folders")
+    sub.add_argument("--out", help="also write this JSON file")
+    sub.set_defaults(run=_summarize)
+    return parser
+
+
+def main(argv=None):
+    """Run a command.
+
+    Arguments
+    ---------
+    argv : list of str, optional
+        Command line without the program; ``sys.argv[1:]`` where absent.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    args = _parser().parse_args(argv)
+    args.argv = argv
+    with one_line_errors():
+        args.run(args)
+
+
+if __name__ == "__main__":
+    main()

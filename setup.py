@@ -1,0 +1,40 @@
+"""Packaging of ser_peft."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name="ser_peft",
+    version="0.1.0",
+    description="Parameter-efficient speech emotion recognition for SpeechBrain",
+    long_description=Path(__file__).with_name("README.md").read_text("utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["ser_peft", "ser_peft.*"]),
+    install_requires=[
+        # One matched pair: PyPI's torchaudio ends at 2.11.0 and fails to
+        # import beside any other build of torch.
+        "torch==2.11.0",
+        "torchaudio==2.11.0",
+        "speechbrain>=1.1.2,<1.2",
+        "transformers>=5.23,<6",
+        "peft>=0.21.2,<0.22",
+        "hyperpyyaml>=1.2.3",
+        "sentencepiece",
+        "soundfile",
+        "safetensors",
+        "scikit-learn",
+        "matplotlib",
+        "jinja2",
+        "markupsafe",
+        "tqdm",
+    ],
+    extras_require={
+        # GPL, and only ever run in a process of its own.
+        "demo": ["espeakng-loader==0.2.4"],
+        "dev": ["pytest", "pytest-xdist", "ruff"],
+    },
+    entry_points={"console_scripts": ["ser-peft=ser_peft.cli:main"]},
+)
