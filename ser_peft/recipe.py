@@ -1,19 +1,72 @@
-"""What every recipe's train.py does before its Brain: read the yaml."""
+"""What the train.py of every recipe does: SpeechBrain's skeleton, once."""
 
 import re
 from io import StringIO
 from pathlib import Path
 
+import speechbrain as sb
 import yaml
 from hyperpyyaml import load_hyperpyyaml, resolve_references
+from speechbrain.utils.distributed import ddp_init_group, run_on_main
 from speechbrain.utils.run_opts import RunOptions
 
-from ser_peft.errors import InputError
+from ser_peft.brains import EmotionBrain
+from ser_peft.data import datasets
+from ser_peft.errors import InputError, one_line_errors
 
-__all__ = ["finished", "load_hparams"]
+__all__ = ["finished", "load_hparams", "train_emotion"]
 
 # What may change between two starts of one run: where things are, how fast.
 FREE = ("data_folder", "num_workers", "ckpt_interval_minutes")
+
+
+def train_emotion(argv, prepare):
+    """Prepare a corpus, train, test once, report.
+
+    Started again after a kill it goes on where it was; started again after
+    the end it says so.
+
+    Arguments
+    ---------
+    argv : list of str
+        A yaml and its overrides, as of ``python train.py``.
+    prepare : callable
+        Takes ``data_folder``, ``save_folder``, ``fold`` and ``classes`` and
+        writes the manifests.
+    """
+    with one_line_errors():
+        hparams_file, run_opts, overrides = sb.parse_arguments(argv)
+        ddp_init_group(run_opts)
+        hparams = load_hparams(hparams_file, overrides, EmotionBrain.reads)
+        output_folder = hparams["output_folder"]
+        if finished(hparams_file, overrides, output_folder):
+            print(f"{output_folder}/results.json: this run is finished")
+            return
+        run_on_main(
+            prepare,
+            kwargs={
+                "data_folder": hparams["data_folder"],
+                "save_folder": hparams["manifests_folder"],
+                "fold": hparams["fold"],
+                "classes": hparams["classes"],
+            },
+        )
+        about, sets = datasets(
+            hparams["manifests_folder"], hparams["max_seconds"]
+        )
+        sb.create_experiment_directory(output_folder, hparams_file, overrides)
+        brain = EmotionBrain(hparams, run_opts, about, sets)
+        brain.fit(
+            hparams["epoch_counter"],
+            brain.train_loader(),
+            brain.eval_loader("valid"),
+        )
+        results = brain.report()
+        low, high = results["ua_ci95"]
+        print(
+            f"test UA {results['ua']:.3f} (95 % CI {low:.3f} to {high:.3f}), "
+            f"WA {results['wa']:.3f}; report in {output_folder}/report.html"
+        )
 
 
 def load_hparams(hparams_file, overrides, reads):
