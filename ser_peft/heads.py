@@ -20,6 +20,7 @@ __all__ = [
     "AttentivePoolingHead",
     "LayerMixHead",
     "LinearHead",
+    "ProbeMixHead",
     "load_tensors",
     "masked_mean",
 ]
@@ -282,7 +283,39 @@ class LinearHead(Head):
         return self.linear(self.dropout(means.flatten(1)))
 
 
+class ProbeMixHead(LayerMixHead):
+    """The linear probe plus what `LayerMixHead` adds to it.
+
+    The sum of both heads' logits; the last layer of the second starts at
+    zero, so that training begins at the probe (see `LinearHead`) and still
+    has a nonlinear path.
+
+    Arguments
+    ---------
+    encoder, classes, conv, normalize, dropout
+        See `LayerMixHead`; `dropout` also goes to the probe's inputs.
+    """
+
+    def __init__(self, encoder, classes, **kwargs):
+        super().__init__(encoder, classes, **kwargs)
+        self.probe = LinearHead(
+            encoder, classes, dropout=self.settings["dropout"]
+        )
+        nn.init.zeros_(self.out[-1].weight)
+        nn.init.zeros_(self.out[-1].bias)
+
+    def start_from(self, probe):
+        """See `LinearHead.start_from`."""
+        self.probe.start_from(probe)
+
+    def forward(self, hidden_states, frames):
+        """See `LayerMixHead.forward`."""
+        return super().forward(hidden_states, frames) + self.probe(
+            hidden_states, frames
+        )
+
+
 HEADS = {
     head.__name__: head
-    for head in (LayerMixHead, AttentivePoolingHead, LinearHead)
+    for head in (LayerMixHead, AttentivePoolingHead, LinearHead, ProbeMixHead)
 }
