@@ -1,5 +1,6 @@
 """What every lobe shares: loading, lengths, masks and the layer loop."""
 
+import os
 import warnings
 from contextlib import contextmanager
 
@@ -107,7 +108,9 @@ class SpeechLobe(HFTransformersInterface):
                 "it once with transformers.AutoModel.from_pretrained(THIS)"
                 ".save_pretrained(FOLDER) and give that folder"
             ) from error
-        self.source = source
+        # Absolute, so that a saved model finds its backbone from anywhere.
+        local = os.path.isdir(source)
+        self.source = os.path.abspath(source) if local else source
 
     def _check_model_source(self, path, save_path):
         """Hugging Face layout only: SpeechBrain's own would be unpickled."""
