@@ -229,16 +229,8 @@ class PeftLobe(torch.nn.Module):
         return self.lobe.max_samples
 
     def train(self, mode=True):
-        """Train mode, unless nothing trains.
-
-        Batch norms (in the positional convolution of some HuBERTs) keep
-        their statistics: these are not trained, so not saved either.
-        """
-        super().train(mode and self.trainable)
-        for module in self.modules():
-            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
-                module.eval()
-        return self
+        """Train mode, unless nothing trains."""
+        return super().train(mode and self.trainable)
 
     def forward(self, wav, wav_lens=None):
         """Encode a batch of clips.
