@@ -97,7 +97,7 @@ def convert(ct2_folder, out_folder):
     variables = read_variables(path)
     weights = _rename(variables)
     try:
-        config = _config(weights, variables, _special_tokens(ct2_folder))
+        config = _config(path, weights, variables)
     except KeyError as error:
         raise InputError(f"{path}: damaged (it lacks {error})") from None
     _check(path, weights, config)
@@ -173,8 +173,8 @@ def read_variables(path):
     Arguments
     ---------
     path : str or Path
-        `model.bin`, binary version 6, WhisperSpec revision 3 (all that
-        CTranslate2 has written since version 3.0).
+        `model.bin` as CTranslate2 4 writes it: binary version 6, WhisperSpec
+        revision 3.
 
     Returns
     -------
@@ -201,7 +201,7 @@ def read_variables(path):
         if version != _BINARY_VERSION:
             raise InputError(
                 f"{path}: not a CTranslate2 model of binary version "
-                f"{_BINARY_VERSION}; convert it with CTranslate2 3 or 4"
+                f"{_BINARY_VERSION}; convert it with CTranslate2 4"
             )
         spec, (revision,) = reader.string(), reader.unpack("I")
         if (spec, revision) != ("WhisperSpec", _REVISION):
@@ -299,19 +299,24 @@ def _rename(variables):
     return weights
 
 
-def _config(weights, variables, special_tokens):
+def _config(path, weights, variables):
     """The configuration that the shapes imply."""
     width, mels, _ = weights["encoder.conv1.weight"].shape
     sizes = {}
     for side in ("encoder", "decoder"):
-        ffn = weights[f"{side}.layers.0.fc1.weight"]
+        heads = int(variables[f"{side}/num_heads"])
+        if heads < 1 or width % heads:
+            raise InputError(
+                f"{path}: damaged ({side}/num_heads is {heads}, which does "
+                f"not divide {width}); download it again"
+            )
         sizes |= {
             f"{side}_layers": sum(
                 key.startswith(f"{side}.layers.") and key.endswith("fc1.weight")
                 for key in weights
             ),
-            f"{side}_attention_heads": int(variables[f"{side}/num_heads"]),
-            f"{side}_ffn_dim": len(ffn),
+            f"{side}_attention_heads": heads,
+            f"{side}_ffn_dim": len(weights[f"{side}.layers.0.fc1.weight"]),
         }
     return WhisperConfig(
         d_model=width,
@@ -321,7 +326,7 @@ def _config(weights, variables, special_tokens):
         vocab_size=len(weights["decoder.embed_tokens.weight"]),
         architectures=["WhisperModel"],
         **sizes,
-        **special_tokens,
+        **_special_tokens(path.parent),
     )
 
 

@@ -274,6 +274,14 @@ def test_a_missing_variable_is_named(model, write, tmp_path, name, key):
         convert(write(ct2_bytes(variables)), tmp_path / "hf")
 
 
+@pytest.mark.parametrize("heads", [0, -4, 3])
+def test_impossible_number_of_heads(model, write, tmp_path, heads):
+    variables = ct2_variables(model)
+    variables["encoder/num_heads"].fill_(heads)
+    with pytest.raises(InputError, match="num_heads"):
+        convert(write(ct2_bytes(variables)), tmp_path / "hf")
+
+
 def test_integers_without_a_scale_are_refused(model, write, tmp_path):
     variables = quantised(ct2_variables(model), torch.int8, False)
     del variables["encoder/layer_1/ffn/linear_0/weight_scale"]
