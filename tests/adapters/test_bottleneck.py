@@ -91,12 +91,10 @@ def test_a_copy_is_independent(fresh_lobe, states, disturb, parallel):
     """The copy's hooks run the copy's adapters."""
     config = BottleneckConfig(bottleneck=4, parallel=parallel)
     encoder = disturb(PeftLobe(fresh_lobe("whisper"), config))
-    # An activation in flight, as an aborted checkpointed backward leaves it.
-    layer = encoder.lobe.layers[0]
-    if parallel:
-        weight = layer.bottleneck_adapter.up.weight
-        layer.bottleneck_adapter.keep_input(None, (weight * 2,))
     before = states(encoder)
+    # An activation in flight, as an aborted checkpointed backward leaves it.
+    adapter = encoder.lobe.layers[0].bottleneck_adapter
+    adapter.keep_input(None, (adapter.up.weight * 2,))
     twin = copy.deepcopy(encoder)
     assert torch.equal(states(twin), before)
     disturb(twin, seed=1)
