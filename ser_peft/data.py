@@ -247,7 +247,7 @@ def read_manifests(folder):
     return about, contents
 
 
-def datasets(folder, max_seconds=None):
+def datasets(folder, max_seconds=None, crop=1.0):
     """SpeechBrain datasets of a manifests folder.
 
     Arguments
@@ -257,6 +257,8 @@ def datasets(folder, max_seconds=None):
     max_seconds : float, optional
         Longer training clips are cut to a random stretch of this length,
         another one every epoch. Valid and test clips stay whole.
+    crop : float
+        Training clips are cut to a random stretch of at least this share.
 
     Returns
     -------
@@ -270,17 +272,19 @@ def datasets(folder, max_seconds=None):
     index = {name: i for i, name in enumerate(about["classes"])}
     sets = {}
     for split, entries in manifests.items():
-        limit = max_seconds if split == "train" else None
 
         @takes("wav")
         @provides("sig")
-        def audio(wav, limit=limit):
+        def audio(wav, train=split == "train"):
             sig = read_audio(wav.replace("{data_root}", about["data_folder"]))
-            if limit is not None and len(sig) > limit * SAMPLE_RATE:
-                length = int(limit * SAMPLE_RATE)
-                start = int(torch.randint(len(sig) - length + 1, ()))
-                sig = sig[start : start + length]
-            return sig
+            if not train:
+                return sig
+            share = crop + (1 - crop) * float(torch.rand(()))
+            length = int(share * len(sig))
+            if max_seconds is not None:
+                length = min(length, int(max_seconds * SAMPLE_RATE))
+            start = int(torch.randint(len(sig) - length + 1, ()))
+            return sig[start : start + length]
 
         @takes("emotion")
         @provides("label")

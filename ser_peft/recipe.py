@@ -5,19 +5,36 @@ from io import StringIO
 from pathlib import Path
 
 import speechbrain as sb
-import yaml
 from hyperpyyaml import load_hyperpyyaml, resolve_references
-from speechbrain.utils.distributed import ddp_init_group, run_on_main
+from ruamel.yaml import YAML, YAMLError
+from speechbrain.utils.distributed import (
+    ddp_init_group,
+    if_main_process,
+    run_on_main,
+)
 from speechbrain.utils.run_opts import RunOptions
 
 from ser_peft.brains import EmotionBrain
 from ser_peft.data import datasets
 from ser_peft.errors import InputError, one_line_errors
+from ser_peft.io import atomic_path
 
-__all__ = ["finished", "load_hparams", "train_emotion"]
+__all__ = ["build", "finished", "read_settings", "train_emotion"]
 
 # What may change between two starts of one run: where things are, how fast.
 FREE = ("data_folder", "num_workers", "ckpt_interval_minutes")
+
+# Options of SpeechBrain's command line that change what is trained: they are
+# kept with the settings, so that no other run goes on from this one.
+DECISIVE = (
+    "debug",
+    "eval_precision",
+    "grad_accumulation_factor",
+    "max_grad_norm",
+    "optimizer_step_limit",
+    "precision",
+    "skip_nonfinite_grads",
+)
 
 
 def train_emotion(argv, prepare):
@@ -37,24 +54,36 @@ def train_emotion(argv, prepare):
     with one_line_errors():
         hparams_file, run_opts, overrides = sb.parse_arguments(argv)
         ddp_init_group(run_opts)
-        hparams = load_hparams(hparams_file, overrides, EmotionBrain.reads)
-        output_folder = hparams["output_folder"]
-        if finished(hparams_file, overrides, output_folder):
-            print(f"{output_folder}/results.json: this run is finished")
+        # Everything that can be checked at once is, before anything is
+        # written or loaded.
+        text = read_settings(
+            hparams_file, overrides, EmotionBrain.reads, run_opts
+        )
+        settings = YAML().load(text)
+        EmotionBrain.check(settings)
+        folder = Path(settings["output_folder"])
+        if finished(text, folder):
+            print(f"{folder}/results.json: this run is finished")
             return
         run_on_main(
             prepare,
             kwargs={
-                "data_folder": hparams["data_folder"],
-                "save_folder": hparams["manifests_folder"],
-                "fold": hparams["fold"],
-                "classes": hparams["classes"],
+                "data_folder": settings["data_folder"],
+                "save_folder": settings["manifests_folder"],
+                "fold": settings["fold"],
+                "classes": settings["classes"],
             },
         )
         about, sets = datasets(
-            hparams["manifests_folder"], hparams["max_seconds"]
+            settings["manifests_folder"], settings["max_seconds"]
         )
-        sb.create_experiment_directory(output_folder, hparams_file, overrides)
+        hparams = build(hparams_file, text)
+        sb.create_experiment_directory(folder)
+        if if_main_process():
+            # Not by SpeechBrain: a kill could leave half of the file, which
+            # would look like another run's.
+            with atomic_path(folder / "hyperparams.yaml") as tmp:
+                tmp.write_text(text, encoding="utf-8")
         brain = EmotionBrain(hparams, run_opts, about, sets)
         brain.fit(
             hparams["epoch_counter"],
@@ -62,15 +91,17 @@ def train_emotion(argv, prepare):
             brain.eval_loader("valid"),
         )
         results = brain.report()
-        low, high = results["ua_ci95"]
-        print(
-            f"test UA {results['ua']:.3f} (95 % CI {low:.3f} to {high:.3f}), "
-            f"WA {results['wa']:.3f}; report in {output_folder}/report.html"
-        )
+        if if_main_process():
+            low, high = results["ua_ci95"]
+            print(
+                f"test UA {results['ua']:.3f} (95 % CI {low:.3f} to "
+                f"{high:.3f}), WA {results['wa']:.3f}; report in "
+                f"{folder}/report.html"
+            )
 
 
-def load_hparams(hparams_file, overrides, reads):
-    """Load a recipe's yaml, refusing what nothing would read.
+def read_settings(hparams_file, overrides, reads, run_opts=None):
+    """Read a recipe's yaml, refusing what nothing would read.
 
     Arguments
     ---------
@@ -81,11 +112,14 @@ def load_hparams(hparams_file, overrides, reads):
         `parse_arguments` gives them.
     reads : iterable of str
         Top-level keys that the Brain and the script read.
+    run_opts : speechbrain.utils.run_opts.RunOptions, optional
+        The options of the command line; those that change what is trained
+        are written into the settings.
 
     Returns
     -------
-    dict
-        The hyperparameters, built.
+    str
+        The yaml with overrides and references resolved, nothing built.
 
     Raises
     ------
@@ -93,39 +127,97 @@ def load_hparams(hparams_file, overrides, reads):
         If the file is missing or no yaml, a flag names no key, a required
         key is not given, or a key is read by nothing.
     """
-    text = _read(hparams_file)
-    keys = re.findall(r"^([A-Za-z]\w*):", text, flags=re.MULTILINE)
-    referred = set(re.findall(r"<(\w+)", text))
-    known = referred | set(reads) | set(RunOptions().as_dict())
-    unread = [key for key in keys if key not in known]
-    if unread:
+    try:
+        text = Path(hparams_file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
         raise InputError(
-            f"{hparams_file}: nothing reads the key '{unread[0]}'; remove it "
-            "or correct its name"
-        )
-    given = yaml.safe_load(overrides) or {} if overrides else {}
+            f"{hparams_file}: cannot be read; give one of the recipe's "
+            "hparams/*.yaml"
+        ) from error
+    tree = _parse(text, hparams_file)
+    given = _parse(overrides, "command line")
+    options = {
+        key: run_opts[key]
+        for key in DECISIVE
+        if run_opts is not None and key in run_opts.overridden_args
+    }
+    known = {"seed", *reads, *RunOptions().as_dict()}
+    known.update(re.findall(r"<(\w+)", text))
+    for key in tree:
+        if key not in known and not key.startswith("__"):
+            raise InputError(
+                f"{hparams_file}: nothing reads the key '{key}'; remove it "
+                "or correct its name"
+            )
     for key in given:
-        if key not in keys:
+        if key not in tree:
             raise InputError(
                 f"--{key}: {hparams_file} has no such key; it has "
-                f"{', '.join(keys)}"
+                f"{', '.join(key for key in tree if not key.startswith('__'))}"
+            )
+        if key.endswith("_folder") and not isinstance(given[key], str):
+            raise InputError(
+                f"--{key}={given[key]}: is no path; write it as ./{given[key]}"
             )
     for key in re.findall(r"^(\w+): *!PLACEHOLDER", text, re.MULTILINE):
         if key not in given:
             raise InputError(f"--{key}=... is needed")
+    merged = {}
+    for key, value in (given | options).items():
+        # hyperpyyaml merges a mapping into one, but takes none for a number.
+        if isinstance(tree.get(key), dict):
+            merged[key] = value
+        else:
+            tree[key] = value
+    stream = StringIO()
+    YAML().dump(tree, stream)
+    stream.seek(0)
     try:
-        return load_hyperpyyaml(StringIO(text), overrides)
-    except yaml.YAMLError as error:
-        raise InputError(f"{hparams_file}: not valid yaml ({error})") from error
+        return resolve_references(stream, merged).getvalue()
+    except ValueError as error:
+        raise InputError(f"{hparams_file}: {error}") from error
 
 
-def finished(hparams_file, overrides, output_folder):
+def build(hparams_file, text):
+    """Build the hyperparameters: objects where the yaml says so.
+
+    Arguments
+    ---------
+    hparams_file : str
+        Path of the yaml, for messages.
+    text : str
+        From `read_settings`.
+
+    Returns
+    -------
+    dict
+        Top-level key -> value or object.
+
+    Raises
+    ------
+    InputError
+        If the yaml names what does not exist or gives it arguments that it
+        does not take.
+    """
+    try:
+        return load_hyperpyyaml(StringIO(text))
+    except ImportError as error:
+        raise InputError(f"{hparams_file}: {error}") from error
+    except TypeError as error:
+        # What hyperpyyaml says of a call's arguments; anything else is a bug.
+        if not str(error.args[0]).startswith("Invalid argument"):
+            raise
+        reason = ": ".join(map(str, error.args))
+        raise InputError(f"{hparams_file}: {reason}") from error
+
+
+def finished(text, output_folder):
     """Whether this very run is finished; refuse to mix two runs.
 
     Arguments
     ---------
-    hparams_file, overrides : str
-        As for `load_hparams`.
+    text : str
+        From `read_settings`.
     output_folder : str or Path
         Where the run writes.
 
@@ -142,13 +234,10 @@ def finished(hparams_file, overrides, output_folder):
     folder = Path(output_folder)
     before = folder / "hyperparams.yaml"
     if before.exists():
-        old = _settings(before.read_text(encoding="utf-8"))
-        new = _settings(
-            resolve_references(
-                StringIO(_read(hparams_file)), overrides
-            ).getvalue()
-        )
-        for key in sorted(old.keys() | new.keys()):
+        old = _by_key(before.read_text(encoding="utf-8"))
+        new = _by_key(text)
+        # In the file's order: what follows from a changed key stands below.
+        for key in {**new, **old}:
             if key not in FREE and old.get(key) != new.get(key):
                 raise InputError(
                     f"output_folder {folder}: holds a run with another "
@@ -157,25 +246,26 @@ def finished(hparams_file, overrides, output_folder):
     return (folder / "results.json").exists()
 
 
-def _read(hparams_file):
+def _parse(text, source):
+    """A yaml's top level, tags kept."""
     try:
-        return Path(hparams_file).read_text(encoding="utf-8")
-    except OSError as error:
+        tree = YAML().load(text) or {}
+    except YAMLError as error:
+        raise InputError(f"{source}: not valid yaml ({error})") from error
+    if not isinstance(tree, dict):
         raise InputError(
-            f"{hparams_file}: cannot be read; give one of the recipe's "
-            "hparams/*.yaml"
-        ) from error
+            f"{source}: '{text.strip()[:40]}' is no list of keys and values; "
+            "give --key=value"
+        )
+    return tree
 
 
-def _settings(text):
+def _by_key(text):
     """Top-level keys and the text of their values, comments left out."""
-    lines = [
-        line
-        for line in text.splitlines()
-        if line.strip() and not line.lstrip().startswith("#")
-    ]
     settings, key = {}, None
-    for line in lines:
+    for line in text.splitlines():
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
         match = re.match(r"([A-Za-z_]\w*):", line)
         key = match.group(1) if match else key
         settings[key] = settings.get(key, "") + line + "\n"

@@ -12,9 +12,7 @@ from pathlib import Path
 import numpy as np
 import speechbrain as sb
 import torch
-from safetensors.torch import load_file
 from speechbrain.utils.checkpoints import (
-    average_checkpoints,
     mark_as_loader,
     mark_as_saver,
     register_checkpoint_hooks,
@@ -24,7 +22,7 @@ from speechbrain.utils.seed import seed_everything
 from torch.nn.functional import cross_entropy
 
 from ser_peft.brains.schedules import SCHEDULES
-from ser_peft.checkpoints import load_optimizer, save_optimizer
+from ser_peft.checkpoints import load_mean, load_optimizer, save_optimizer
 from ser_peft.data import batch_sampler, eval_batches
 from ser_peft.errors import InputError
 from ser_peft.evaluation.metrics import scores
@@ -36,6 +34,32 @@ from ser_peft.probe import fit_probe, pooled_states
 __all__ = ["EmotionBrain"]
 
 KEEP = ("best", "last", "average")
+
+# What a key of the yaml may be: one of these, or a number of at least this.
+CHOICES = {
+    "keep": KEEP,
+    "schedule": tuple(SCHEDULES),
+    "augment": (True, False),
+    "start_from_probe": (True, False),
+    "precision": ("fp32", "bf16", "fp16"),
+}
+WHOLE = {
+    "seed": 0,
+    "number_of_epochs": 1,
+    "patience": 1,
+    "keep_best": 1,
+    "num_workers": 0,
+    "fold": 1,
+}
+REAL = {
+    "adapter_lr": 0,
+    "head_lr": 0,
+    "weight_decay": 0,
+    "warmup_epochs": 0,
+    "label_smoothing": 0,
+    "batch_seconds": 0.1,
+    "max_seconds": 0.1,
+}
 
 
 @register_checkpoint_hooks
@@ -68,7 +92,9 @@ class EmotionBrain(sb.Brain):
         ``output_folder``, ``seed``, ``adapter_opt``, ``head_opt``,
         ``schedule``, ``warmup_epochs``, ``label_smoothing``,
         ``batch_seconds``, ``max_seconds``, ``num_workers``, ``augment``,
-        ``wav_augment``, ``start_from_probe``, ``keep``, ``keep_best``.
+        ``wav_augment``, ``start_from_probe``, ``keep``, ``keep_best``; by the
+        recipe: ``data_folder``, ``manifests_folder``, ``fold``, ``classes``,
+        ``crop``.
     run_opts : dict
         SpeechBrain's run options.
     about : dict
@@ -81,20 +107,45 @@ class EmotionBrain(sb.Brain):
         "seed data_folder output_folder manifests_folder fold classes "
         "modules checkpointer epoch_counter train_logger adapter_opt head_opt "
         "schedule warmup_epochs label_smoothing batch_seconds max_seconds "
-        "num_workers augment wav_augment start_from_probe keep keep_best "
+        "num_workers augment crop wav_augment start_from_probe keep keep_best "
         "sorting".split()
     )
 
+    @staticmethod
+    def check(settings):
+        """Refuse values that no training could use.
+
+        Arguments
+        ---------
+        settings : dict
+            The yaml, built or not; keys that it does not have are no
+            matter.
+
+        Raises
+        ------
+        InputError
+            If a choice is none, or a number is none or too small.
+        """
+        for key, choices in CHOICES.items():
+            # No `in`: 1 is not True here.
+            if key in settings and not any(settings[key] is c or (
+                settings[key] == c and isinstance(c, str)) for c in choices):
+                raise InputError(
+                    f"{key}: {settings[key]} is not one of "
+                    f"{', '.join(map(str, choices))}"
+                )
+        for kind, limits in ((int, WHOLE), ((int, float), REAL)):
+            for key, least in limits.items():
+                value = settings.get(key, least)
+                if not isinstance(value, kind) or not value >= least:
+                    raise InputError(
+                        f"{key}: {value} is not a "
+                        f"{'whole ' if kind is int else ''}number of at "
+                        f"least {least}"
+                    )
+
     def __init__(self, hparams, run_opts, about, sets):
-        if hparams["keep"] not in KEEP:
-            raise InputError(
-                f"keep: {hparams['keep']} is not one of {', '.join(KEEP)}"
-            )
-        if hparams["schedule"] not in SCHEDULES:
-            raise InputError(
-                f"schedule: {hparams['schedule']} is not one of "
-                f"{', '.join(SCHEDULES)}"
-            )
+        self.check(hparams)
         super().__init__(
             modules=hparams["modules"],
             hparams=hparams,

@@ -6,6 +6,7 @@ light page, a dark page and a PNG.
 """
 
 import io
+import logging
 import re
 from html import escape
 
@@ -22,6 +23,9 @@ __all__ = [
     "learning_figure",
     "speaker_figure",
 ]
+
+# SpeechBrain logs everything to a file; every font is not worth a line.
+logging.getLogger("matplotlib").setLevel(logging.WARNING)
 
 INK, MUTED, LINE = "#1b2430", "#5b6675", "#dde2e9"
 BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"
