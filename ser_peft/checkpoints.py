@@ -14,7 +14,7 @@ from speechbrain.utils.distributed import (
     main_process_only,
 )
 
-__all__ = ["SafeCheckpointer", "load_optimizer", "save_optimizer"]
+__all__ = ["SafeCheckpointer", "load_mean", "load_optimizer", "save_optimizer"]
 
 PARTIAL = "partial-"
 
@@ -113,3 +113,25 @@ def load_optimizer(optimizer, path, end_of_epoch=True):
     optimizer.load_state_dict(
         {"state": state, "param_groups": about["param_groups"]}
     )
+
+
+def load_mean(module, paths):
+    """Load the mean of several checkpoints of a module.
+
+    Arguments
+    ---------
+    module : torch.nn.Module
+        With a ``load`` method. What trains becomes the mean; everything else
+        is as in the first checkpoint.
+    paths : list of Path
+        Its checkpoints.
+    """
+    trained = [p for p in module.parameters() if p.requires_grad]
+    total = [torch.zeros_like(p, dtype=torch.float64) for p in trained]
+    with torch.no_grad():
+        for path in reversed(paths):
+            module.load(path)
+            for mean, parameter in zip(total, trained, strict=True):
+                mean += parameter
+        for mean, parameter in zip(total, trained, strict=True):
+            parameter.copy_(mean / len(paths))

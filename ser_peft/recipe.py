@@ -75,7 +75,9 @@ def train_emotion(argv, prepare):
             },
         )
         about, sets = datasets(
-            settings["manifests_folder"], settings["max_seconds"]
+            settings["manifests_folder"],
+            settings["max_seconds"],
+            settings["crop"],
         )
         hparams = build(hparams_file, text)
         sb.create_experiment_directory(folder)

@@ -35,7 +35,7 @@ __all__ = ["EmotionBrain"]
 
 KEEP = ("best", "last", "average")
 
-# What a key of the yaml may be: one of these, or a number of at least this.
+# What a key of the yaml may be: one of these, or a number within limits.
 CHOICES = {
     "keep": KEEP,
     "schedule": tuple(SCHEDULES),
@@ -44,21 +44,22 @@ CHOICES = {
     "precision": ("fp32", "bf16", "fp16"),
 }
 WHOLE = {
-    "seed": 0,
-    "number_of_epochs": 1,
-    "patience": 1,
-    "keep_best": 1,
-    "num_workers": 0,
-    "fold": 1,
+    "seed": (0, 2**32 - 1),
+    "number_of_epochs": (1, math.inf),
+    "patience": (1, math.inf),
+    "keep_best": (1, math.inf),
+    "num_workers": (0, math.inf),
+    "fold": (1, math.inf),
 }
 REAL = {
-    "adapter_lr": 0,
-    "head_lr": 0,
-    "weight_decay": 0,
-    "warmup_epochs": 0,
-    "label_smoothing": 0,
-    "batch_seconds": 0.1,
-    "max_seconds": 0.1,
+    "adapter_lr": (0, math.inf),
+    "head_lr": (0, math.inf),
+    "weight_decay": (0, math.inf),
+    "warmup_epochs": (0, math.inf),
+    "label_smoothing": (0, 1),
+    "batch_seconds": (0.1, math.inf),
+    "max_seconds": (0.1, math.inf),
+    "crop": (0.1, 1),
 }
 
 
@@ -127,21 +128,21 @@ class EmotionBrain(sb.Brain):
             If a choice is none, or a number is none or too small.
         """
         for key, choices in CHOICES.items():
-            # No `in`: 1 is not True here.
-            if key in settings and not any(settings[key] is c or (
-                settings[key] == c and isinstance(c, str)) for c in choices):
+            if settings.get(key, choices[0]) not in choices:
                 raise InputError(
                     f"{key}: {settings[key]} is not one of "
                     f"{', '.join(map(str, choices))}"
                 )
         for kind, limits in ((int, WHOLE), ((int, float), REAL)):
-            for key, least in limits.items():
+            for key, (least, most) in limits.items():
                 value = settings.get(key, least)
-                if not isinstance(value, kind) or not value >= least:
+                if value is None and key == "max_seconds":
+                    continue  # no limit
+                if not isinstance(value, kind) or not least <= value <= most:
                     raise InputError(
-                        f"{key}: {value} is not a "
-                        f"{'whole ' if kind is int else ''}number of at "
-                        f"least {least}"
+                        f"{key}: {value} is no "
+                        f"{'whole ' if kind is int else ''}number from "
+                        f"{least} to {most}"
                     )
 
     def __init__(self, hparams, run_opts, about, sets):
@@ -452,29 +453,24 @@ class EmotionBrain(sb.Brain):
     def on_evaluate_start(self, max_key=None, min_key=None):
         """Load what is kept: best, last, or the mean of the best."""
         keep = self.hparams.keep
-        if keep == "last":
-            chosen = [self.checkpointer.find_checkpoint()]
-        else:
-            chosen = self.checkpointer.find_checkpoints(
-                max_key="rank",
-                max_num_checkpoints=(
-                    self.hparams.keep_best if keep == "average" else 1
-                ),
+        chosen = self.checkpointer.find_checkpoints(
+            max_key=None if keep == "last" else "rank",
+            max_num_checkpoints=(
+                self.hparams.keep_best if keep == "average" else 1
+            ),
+        )
+        if not chosen:
+            raise InputError(
+                f"{self.checkpointer.checkpoints_dir}: no checkpoint to test; "
+                "train first"
             )
-        self.checkpointer.load_checkpoint(chosen[0])
-        epochs = sorted(checkpoint.meta["epoch"] for checkpoint in chosen)
-        if keep == "average":
-            for name, module in (
-                ("encoder", self.model.encoder),
-                ("head", self.model.head),
-            ):
-                mean = average_checkpoints(
-                    chosen,
-                    name,
-                    parameter_loader=lambda path, map_location: load_file(path),
-                )
-                module.load_state_dict(mean, strict=False)
-        self.kept_epochs = epochs
+        # Nothing else is loaded: the history stays that of all epochs.
+        for name in ("encoder", "head"):
+            load_mean(
+                getattr(self.model, name),
+                [checkpoint.paramfiles[name] for checkpoint in chosen],
+            )
+        self.kept_epochs = sorted(c.meta["epoch"] for c in chosen)
 
     def report(self, command=None):
         """Test what was kept, once, and write everything the run leaves.
@@ -497,7 +493,9 @@ class EmotionBrain(sb.Brain):
             folder = Path(self.hparams.output_folder)
             self.model.save(folder / "model")
             entries = self.sets["test"].data
-            genders = [entries[key].get("gender") for key in self.measured["id"]]
+            genders = [
+                entries[key].get("gender") for key in self.measured["id"]
+            ]
             write_report(
                 folder,
                 results,
@@ -532,7 +530,8 @@ class EmotionBrain(sb.Brain):
         else:
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
         best = max(
-            self.history, key=lambda past: (past["valid_ua"], -past["valid_loss"])
+            self.history,
+            key=lambda past: (past["valid_ua"], -past["valid_loss"]),
         )
         return run_results(
             self.about,
