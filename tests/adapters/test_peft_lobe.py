@@ -306,6 +306,19 @@ def test_speechbrain_checkpoint(fresh_lobe, states, disturb, tmp_path):
     )
 
 
+def test_checkpoint_keeps_what_the_method_froze(fresh_lobe, states, tmp_path):
+    """Another device may draw or decompose it otherwise."""
+    method = peft.VeraConfig(r=8, d_initial=1.0)
+    encoder = PeftLobe(fresh_lobe("hubert"), method)
+    encoder.lobe.model.base_model.vera_A["default"].normal_()
+    for parameter in trainable(encoder).values():
+        parameter.data.fill_(1.0)
+    encoder.save(tmp_path / "encoder.ckpt")
+    fresh = PeftLobe(fresh_lobe("hubert"), method)
+    fresh.load(tmp_path / "encoder.ckpt")
+    assert torch.equal(states(fresh), states(encoder))
+
+
 def test_checkpoint_of_nothing(fresh_lobe, tmp_path):
     encoder = PeftLobe(fresh_lobe("hubert"), "frozen")
     encoder.save(tmp_path / "a.ckpt")
