@@ -2,9 +2,13 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 import transformers
+
+from ser_peft.data import prepare
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -87,6 +91,38 @@ def tiny_backbones(tmp_path_factory):
             )
         extractor.save_pretrained(folders[name])
     return folders
+
+
+@pytest.fixture(scope="session")
+def ravdess_tree(tmp_path_factory):
+    """A miniature RAVDESS in the published naming; copy it to change it.
+
+    24 actors, each with one clip of 0.3 to 0.6 s for each of the 8 emotions,
+    which differ in pitch and loudness.
+    """
+    root = tmp_path_factory.mktemp("RAVDESS")
+    rng = np.random.default_rng(0)
+    for actor in range(1, 25):
+        folder = root / f"Actor_{actor:02d}"
+        folder.mkdir()
+        for emotion in range(1, 9):
+            time = np.arange(rng.integers(4800, 9600)) / 16000
+            pitch = (90 if actor % 2 else 160) + 40 * emotion
+            wave = sum(
+                np.sin(2 * np.pi * k * pitch * time) / k for k in (1, 2, 3)
+            )
+            wave = 0.05 * emotion * wave + rng.normal(0, 0.01, len(time))
+            name = f"03-01-{emotion:02d}-01-01-01-{actor:02d}.wav"
+            soundfile.write(folder / name, wave, 16000)
+    return root
+
+
+@pytest.fixture(scope="session")
+def manifests(ravdess_tree, tmp_path_factory):
+    """Manifests of `ravdess_tree`: 4 classes, fold 1. Not to be changed."""
+    folder = tmp_path_factory.mktemp("manifests")
+    prepare("ravdess", ravdess_tree, folder, classes=4, fold=1)
+    return folder
 
 
 @pytest.fixture(scope="session")
