@@ -1,7 +1,10 @@
 """The one exception a user is meant to read."""
 
+import re
 import sys
 from contextlib import contextmanager
+
+from safetensors import SafetensorError
 
 __all__ = ["InputError", "one_line_errors"]
 
@@ -38,6 +41,12 @@ def one_line_errors():
             raise
         where = f"{error.filename}: " if error.filename else ""
         message = f"{where}{error.strerror}; {_ACTIONABLE[error.errno]}"
+    except SafetensorError as error:
+        # It writes files by itself and tells the reason in words only.
+        code = re.search(r"os error (\d+)", str(error))
+        if not code or int(code[1]) not in _ACTIONABLE:
+            raise
+        message = f"{error}; {_ACTIONABLE[int(code[1])]}"
     else:
         return
     print(f"error: {message}", file=sys.stderr)
@@ -50,5 +59,7 @@ _ACTIONABLE = {
     122: "your quota is full; free some space and run the same command "
     "again",  # EDQUOT
     30: "the folder is read-only; choose another one",  # EROFS
+    27: "raise the limit on file sizes (ulimit -f) and run the same command "
+    "again",  # EFBIG
     13: "no permission; choose another folder or change its mode",  # EACCES
 }

@@ -79,7 +79,8 @@ def pooled_states(encoder, batches, device="cpu"):
         states.append(masked_mean(hidden, frames).transpose(0, 1).cpu().float())
         labels = batch.label.tolist()
         clips.extend(zip(batch.id, batch.speaker, labels, strict=True))
-    return torch.cat(states), clips
+    # With many processes, one may have got no batch at all.
+    return torch.cat(states) if states else torch.empty(0), clips
 
 
 def fit_probe(train, valid, classes):

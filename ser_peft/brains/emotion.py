@@ -17,7 +17,7 @@ from speechbrain.utils.checkpoints import (
     mark_as_saver,
     register_checkpoint_hooks,
 )
-from speechbrain.utils.distributed import ddp_barrier, if_main_process
+from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.seed import seed_everything
 from torch.nn.functional import cross_entropy
 
@@ -190,15 +190,18 @@ class EmotionBrain(sb.Brain):
         # SpeechBrain tells its own samplers the epoch; this one, without
         # DDP, only if told so.
         self.train_sampler = sampler
-        self.model.encoder.set_total_steps(
-            len(sampler) * self.hparams.epoch_counter.limit // self.world
-        )
-        return self.make_dataloader(
+        loader = self.make_dataloader(
             self.sets["train"],
             sb.Stage.TRAIN,
             batch_sampler=sampler,
             num_workers=self.hparams.num_workers,
         )
+        # A rest too small for a step is dropped by SpeechBrain.
+        steps = len(self.train_sampler) // self.grad_accumulation_factor
+        self.model.encoder.set_total_steps(
+            steps * self.hparams.epoch_counter.limit
+        )
+        return loader
 
     def eval_loader(self, split):
         """Every clip of a split once, over all processes together."""
@@ -238,23 +241,29 @@ class EmotionBrain(sb.Brain):
         Raises
         ------
         InputError
-            If the head is no `LinearHead`.
+            If the head has no probe in it.
         """
         if not hasattr(self.model.head, "start_from"):
             raise InputError(
-                "start_from_probe: only ser_peft.heads.LinearHead can; "
-                "choose that head or set start_from_probe: False"
+                f"start_from_probe: {type(self.model.head).__name__} has no "
+                "probe; choose ProbeMixHead or LinearHead, or set "
+                "start_from_probe: False"
             )
         measured = {}
         for split in ("train", "valid"):
-            states, items = pooled_states(
-                self.model.encoder, self.eval_loader(split), self.device
+            # One tensor a process: as rows, each would carry the whole.
+            parts = self.gather(
+                [
+                    pooled_states(
+                        self.model.encoder, self.eval_loader(split), self.device
+                    )
+                ]
             )
-            rows = self.gather(list(zip(items, states, strict=True)))
-            rows.sort(key=lambda row: row[0])
+            clips = [clip for _, part in parts for clip in part]
+            order = sorted(range(len(clips)), key=clips.__getitem__)
             measured[split] = (
-                torch.stack([states for _, states in rows]),
-                [label for (_, _, label), _ in rows],
+                torch.cat([states for states, _ in parts])[order],
+                [clips[i][2] for i in order],
             )
         probe = fit_probe(
             measured["train"], measured["valid"], len(self.about["classes"])
@@ -274,7 +283,10 @@ class EmotionBrain(sb.Brain):
         ):
             params = [p for p in module.parameters() if p.requires_grad]
             if params:
-                optimizer = getattr(self.hparams, name)(params)
+                try:
+                    optimizer = getattr(self.hparams, name)(params)
+                except (TypeError, ValueError) as error:
+                    raise InputError(f"{name}: {error}") from error
                 self.optimizers_dict[name] = optimizer
                 self.checkpointer.add_recoverable(
                     name, optimizer, load_optimizer, save_optimizer
@@ -358,6 +370,16 @@ class EmotionBrain(sb.Brain):
         loss = loss.sum() * self.world / count
         return loss + self.model.encoder.regularization()
 
+    def check_loss_isfinite(self, loss):
+        """Stop in one line where SpeechBrain would with a traceback."""
+        try:
+            super().check_loss_isfinite(loss)
+        except ValueError as error:
+            raise InputError(
+                f"epoch {self.epoch}: the training loss is {float(loss)}; "
+                "lower adapter_lr or head_lr"
+            ) from error
+
     def optimizers_step(self):
         """Step both optimisers after clipping one norm over all gradients."""
         for optimizer in self.optimizers_dict.values():
@@ -371,6 +393,8 @@ class EmotionBrain(sb.Brain):
                 ],
                 self.max_grad_norm,
             )
+        if self.skip_nonfinite_grads and not self.scaler.is_enabled():
+            self.check_gradients()
         for optimizer in self.optimizers_dict.values():
             self.scaler.step(optimizer)
         self.scaler.update()
@@ -485,6 +509,8 @@ class EmotionBrain(sb.Brain):
         dict
             ``results.json``.
         """
+        # The history of the last epoch, also after --test_only.
+        self.checkpointer.recover_if_possible()
         self.evaluate(self.eval_loader("valid"))
         valid_ua = self.measured["scores"]["ua"]
         self.evaluate(self.eval_loader("test"))
@@ -507,13 +533,11 @@ class EmotionBrain(sb.Brain):
                 layer_weights=self.model.head.layer_weights.tolist(),
                 command=shlex.join(command or ["python", *sys.argv]),
             )
-            self.hparams.train_logger.log_stats(
-                {"kept": results["kept"]},
-                test_stats={
-                    key: results[key] for key in ("ua", "wa", "macro_f1")
-                },
-            )
-        ddp_barrier()
+        # Waits for all processes itself.
+        self.hparams.train_logger.log_stats(
+            {"kept": results["kept"]},
+            test_stats={key: results[key] for key in ("ua", "wa", "macro_f1")},
+        )
         return results
 
     def results(self, valid_ua):
