@@ -1,6 +1,11 @@
 """Tiny backbones with random weights, and real data where it is there."""
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +15,8 @@ import transformers
 
 from ser_peft.data import prepare
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
 
 
 def _wav2vec2_like(kind, stable):
@@ -123,6 +129,91 @@ def manifests(ravdess_tree, tmp_path_factory):
     folder = tmp_path_factory.mktemp("manifests")
     prepare("ravdess", ravdess_tree, folder, classes=4, fold=1)
     return folder
+
+
+@pytest.fixture(scope="session")
+def arguments(tiny_backbones, ravdess_tree, manifests):
+    """Function: output folder, overrides -> arguments of a small training.
+
+    Of recipes/RAVDESS unless told otherwise. ``None`` leaves an override out,
+    ``True`` makes it an option without value.
+    """
+
+    def make(output, hparams="RAVDESS/hparams/whisper_lora.yaml", **overrides):
+        overrides = {
+            "data_folder": ravdess_tree,
+            "output_folder": output,
+            "manifests_folder": manifests,
+            "backbone": tiny_backbones["whisper"],
+            "number_of_epochs": 2,
+            "batch_seconds": 6,
+            "num_workers": 0,
+            "precision": "fp32",
+            "noprogressbar": True,
+        } | overrides
+        return [
+            str(ROOT / "recipes" / hparams),
+            *(
+                f"--{key}" if value is True else f"--{key}={value}"
+                for key, value in overrides.items()
+                if value is not None
+            ),
+        ]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def train(tmp_path_factory):
+    """Function: arguments -> how ``python train.py`` ended.
+
+    In a process of its own, forked from one that has imported everything.
+    `code` is the exit status, negative where a signal ended it, `log` all
+    it printed, `seconds` the processor time it took, `writes` how often it
+    changed the file system.
+    """
+    server = subprocess.Popen(
+        [
+            sys.executable,
+            "-W",
+            "ignore",
+            Path(__file__).with_name("train_server.py"),
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )
+
+    def run(
+        argv,
+        processes=1,
+        kill_at_write=None,
+        kill_after=None,
+        largest_file=None,
+    ):
+        folder = tmp_path_factory.mktemp("train")
+        job = {
+            "script": str(Path(argv[0]).parents[1] / "train.py"),
+            "argv": list(map(str, argv)),
+            "log": str(folder / "log"),
+            "writes": str(folder / "writes"),
+            "processes": processes,
+            "kill_at_write": kill_at_write,
+            "kill_after": kill_after,
+            "largest_file": largest_file,
+        }
+        print(json.dumps(job), file=server.stdin, flush=True)
+        end = SimpleNamespace(**json.loads(server.stdout.readline()))
+        end.log = (folder / "log").read_text()
+        if (folder / "writes").exists():
+            end.writes = int((folder / "writes").read_text())
+        return end
+
+    yield run
+    server.stdin.close()
+    server.wait()
 
 
 @pytest.fixture(scope="session")

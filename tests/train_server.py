@@ -1,0 +1,120 @@
+"""Runs recipes in forked processes, so that imports are paid for once.
+
+One JSON object a line on stdin starts ``python train.py ARGV``, as two
+processes under DDP if asked; one JSON object on stdout says how it ended.
+See the fixture `train` in conftest.py.
+"""
+
+import json
+import os
+import random
+import resource
+import runpy
+import signal
+import socket
+import sys
+import traceback
+
+import numpy
+import torch
+
+import ser_peft.recipe  # noqa: F401  what takes the time
+from ser_peft.evaluation import plots  # noqa: F401
+
+# Before each of these a kill can fall.
+WRITES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir"}
+
+
+def count_writes(job):
+    """Count changes of the file system; die at one of them if asked."""
+    done = 0
+
+    def hook(event, arguments):
+        nonlocal done
+        opened = event == "open" and arguments[1] in ("w", "wb")
+        if not opened and event not in WRITES:
+            return
+        done += 1
+        if done == job["kill_at_write"]:
+            if opened:  # what a kill between opening and writing leaves
+                os.close(os.open(arguments[0], os.O_TRUNC | os.O_CREAT))
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+    return lambda: done
+
+
+def run(job, rank):
+    """The child: be ``python train.py``."""
+    log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(log, stream)
+    if job["processes"] > 1:
+        os.environ |= {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(job["processes"]),
+            "MASTER_ADDR": "localhost",
+            "MASTER_PORT": str(job["port"]),
+        }
+    # A fresh process knows nothing of another's random numbers.
+    random.seed()
+    numpy.random.seed()
+    torch.seed()
+    folder, _ = os.path.split(job["script"])
+    os.chdir(folder)
+    sys.path.insert(0, folder)
+    sys.argv = [job["script"], *job["argv"]]
+    if job["largest_file"]:
+        limit = (job["largest_file"], resource.RLIM_INFINITY)
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    if job["kill_after"]:
+        # In seconds of this process, however busy the machine is.
+        signal.signal(signal.SIGPROF, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_PROF, job["kill_after"])
+    writes = count_writes(job)
+    code = 0
+    try:
+        runpy.run_path(job["script"], run_name="__main__")
+    except SystemExit as stop:
+        code = stop.code
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    if job["writes"]:
+        with open(job["writes"], "w") as file:
+            file.write(str(writes()))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code or 0)
+
+
+def serve():
+    """The parent: fork, wait, answer."""
+    for line in sys.stdin:
+        job = json.loads(line)
+        with socket.socket() as probe:
+            probe.bind(("localhost", 0))
+            job["port"] = probe.getsockname()[1]
+        pids = set()
+        for rank in range(job["processes"]):
+            pid = os.fork()
+            if not pid:
+                run(job, rank)
+            pids.add(pid)
+        codes = []
+        seconds = 0.0
+        while pids:
+            pid, status, used = os.wait4(-1, 0)
+            pids.discard(pid)
+            codes.append(os.waitstatus_to_exitcode(status))
+            seconds += used.ru_utime + used.ru_stime
+            if codes[-1]:  # as torchrun: without one, the others wait
+                for other in pids:
+                    os.kill(other, signal.SIGKILL)
+        answer = {"code": codes[0], "seconds": seconds}
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    serve()
