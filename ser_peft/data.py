@@ -43,6 +43,12 @@ SAMPLE_RATE = 16000
 MIN_SECONDS = 0.1
 """Below this there is nothing an encoder of 20 ms frames could judge."""
 
+# What a manifests folder must say, of itself and of each utterance.
+ABOUT = (
+    "corpus protocol protocol_sha fold folds_total classes data_folder"
+).split()
+ENTRY = ("wav", "duration", "speaker", "emotion")
+
 
 def read_audio(path):
     """Read a recording as 16 kHz mono.
@@ -78,16 +84,16 @@ def read_audio(path):
         raise InputError(
             f"{path}: NaN or infinite samples; repair or remove it"
         )
-    if not samples.any():
-        raise InputError(f"{path}: silent (all zeros); repair or remove it")
     wav = torch.from_numpy(samples).mean(1)
+    if not wav.any():
+        raise InputError(f"{path}: silent (all zeros); repair or remove it")
     return torchaudio.functional.resample(wav, rate, SAMPLE_RATE)
 
 
 def prepare(corpus, data_folder, save_folder, classes, fold=1, protocol=None):
     """Write the manifests of one fold of a corpus.
 
-    What is there already for the same request is kept.
+    What is there already, whole and for the same request, is kept.
 
     Arguments
     ---------
@@ -117,7 +123,7 @@ def prepare(corpus, data_folder, save_folder, classes, fold=1, protocol=None):
         raise InputError(
             f"protocol {protocol}: {corpus} has {', '.join(protocols)}"
         )
-    if not isinstance(classes, dict) and classes not in module.CLASS_SETS:
+    if not isinstance(classes, dict) and classes not in [*module.CLASS_SETS]:
         raise InputError(
             f"classes {classes}: {corpus} has sets of "
             f"{', '.join(map(str, module.CLASS_SETS))}; or give a mapping"
@@ -132,17 +138,24 @@ def prepare(corpus, data_folder, save_folder, classes, fold=1, protocol=None):
         "fold": fold,
         "folds_total": protocols[protocol].folds,
         "class_set": class_set,
+        "classes": classes_of(class_set),
     }
-    done = Path(save_folder) / "protocol.json"
-    if done.exists():
-        before = json.loads(done.read_text(encoding="utf-8"))
-        if all(before.get(key) == value for key, value in request.items()):
-            return
+    if _holds(save_folder, request):
+        return
     utterances = module.read(data_folder)
     chosen = relabel(utterances, class_set)
     labels = {utterance.id: label for utterance, label in chosen}
     splits = protocols[protocol].deal([u for u, _ in chosen], fold)
     write_manifests(splits, labels, save_folder, request)
+
+
+def _holds(folder, request):
+    """Whether manifests are there, whole and of this request."""
+    try:
+        about, _ = read_manifests(folder)
+    except InputError:
+        return False
+    return all(about.get(key) == value for key, value in request.items())
 
 
 def write_manifests(splits, labels, save_folder, about):
@@ -157,8 +170,8 @@ def write_manifests(splits, labels, save_folder, about):
     save_folder : str or Path
         Gets one JSON a split and ``protocol.json``, written last.
     about : dict
-        What `protocol.json` says besides classes and hash; ``data_folder``
-        and ``class_set`` are needed.
+        What `protocol.json` says besides the hash; ``data_folder`` and
+        ``classes`` are needed here, see `read_manifests` for the rest.
 
     Raises
     ------
@@ -166,7 +179,6 @@ def write_manifests(splits, labels, save_folder, about):
         If a recording cannot be used or the splits are not honest.
     """
     root = about["data_folder"]
-    classes = classes_of(about["class_set"])
     manifests = {}
     for split, utterances in splits.items():
         manifests[split] = {}
@@ -181,7 +193,7 @@ def write_manifests(splits, labels, save_folder, about):
             manifests[split][u.id] = {
                 k: v for k, v in entry.items() if v is not None
             }
-    check_splits(manifests, classes)
+    check_splits(manifests, about["classes"])
     # Everything is decoded once: a broken file found after hours of
     # training, in the test set, would be worse. libsndfile frees the GIL.
     everything = {u.id: u.wav for us in splits.values() for u in us}
@@ -196,18 +208,14 @@ def write_manifests(splits, labels, save_folder, about):
             key: round(length / SAMPLE_RATE, 4)
             for key, length in zip(everything, lengths, strict=True)
         }
+    # Gone first, back last: with it, all files are there and of one request.
+    done = Path(save_folder) / "protocol.json"
+    done.unlink(missing_ok=True)
     for split, entries in manifests.items():
         for key, entry in entries.items():
             entry["duration"] = durations[key]
         write_json(Path(save_folder) / f"{split}.json", entries)
-    write_json(
-        Path(save_folder) / "protocol.json",
-        {
-            **about,
-            "classes": classes,
-            "protocol_sha": fingerprint(manifests),
-        },
-    )
+    write_json(done, {**about, "protocol_sha": fingerprint(manifests)})
 
 
 def read_manifests(folder):
@@ -243,8 +251,21 @@ def read_manifests(folder):
         except ValueError as error:
             raise InputError(f"{path}: not valid JSON ({error})") from error
     about = contents.pop("protocol")
+    _need(about, ABOUT, Path(folder) / "protocol.json")
+    for split, entries in contents.items():
+        for key, entry in entries.items():
+            _need(entry, ENTRY, f"{Path(folder) / split}.json: {key}")
     check_splits(contents, about["classes"])
     return about, contents
+
+
+def _need(content, keys, where):
+    for key in keys:
+        if key not in content:
+            raise InputError(
+                f"{where} has no '{key}'; make the manifests again with "
+                "`ser-peft prepare`"
+            )
 
 
 def datasets(folder, max_seconds=None, crop=1.0):
@@ -333,7 +354,8 @@ def batch_sampler(dataset, seconds, shuffle, seed=0, max_seconds=None):
         lengths_list=durations,
         shuffle=shuffle,
         batch_ordering="random" if shuffle else "descending",
-        seed=seed,
+        # SpeechBrain adds the epoch: seeds would share draws.
+        seed=10007 * seed,
     )
 
 

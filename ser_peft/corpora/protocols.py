@@ -5,7 +5,13 @@ from dataclasses import dataclass
 
 from ser_peft.errors import InputError
 
-__all__ = ["SpeakerFolds", "check_splits", "classes_of", "fingerprint", "relabel"]
+__all__ = [
+    "SpeakerFolds",
+    "check_splits",
+    "classes_of",
+    "fingerprint",
+    "relabel",
+]
 
 SPLITS = ("train", "valid", "test")
 
@@ -138,9 +144,13 @@ def check_splits(manifests, classes):
     Raises
     ------
     InputError
-        If a split is empty, a speaker is in two of them, a class is missing
-        from train, or an entry has an unknown class.
+        If there is but one class, a split is empty, a speaker is in two of
+        them, a class is missing from train, or an entry has an unknown one.
     """
+    if len(classes) < 2:
+        raise InputError(
+            f"classes: {', '.join(classes)}: give at least two classes"
+        )
     speakers = {}
     for split, entries in manifests.items():
         if not entries:
