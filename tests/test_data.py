@@ -298,7 +298,8 @@ def test_a_speaker_in_two_splits_writes_nothing(ravdess_tree, tmp_path):
          "test.json: 03-01-01-01-01-01-01 has no 'speaker'"),
         ("train", lambda c: c["03-01-01-01-01-01-06"].pop("duration"),
          "train.json: 03-01-01-01-01-01-06 has no 'duration'"),
-        ("protocol", lambda c: c.pop("classes"), "protocol.json has no 'classes'"),
+        ("protocol", lambda c: c.pop("classes"),
+         "protocol.json has no 'classes'"),
     ],
 )  # fmt: skip
 def test_manifests_that_cannot_be_judged(copied_manifests, name, edit, message):

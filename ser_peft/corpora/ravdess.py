@@ -28,7 +28,7 @@ SENTENCES = {
 # modality-channel-emotion-intensity-statement-repetition-actor; 03-01 is
 # audio-only speech, what the published Audio_Speech archive holds.
 NAME = re.compile(
-    r"03-01-(0[1-8])-(0[12])-(0[12])-(0[12])-([01]\d|2[0-4])\.(wav|flac)$"
+    r"03-01-(0[1-8])-(0[12])-(0[12])-(0[12])-(0[1-9]|1\d|2[0-4])\.(wav|flac)$"
 )
 
 CLASS_SETS = {
@@ -65,7 +65,8 @@ def read(folder):
     ---------
     folder : str or Path
         Holds ``Actor_01`` to ``Actor_24`` (wav as published, or flac), at
-        any depth.
+        any depth. Of a clip that is there twice, as in some mirrors, one
+        is taken.
 
     Returns
     -------
@@ -83,14 +84,15 @@ def read(folder):
         "Actor_01 ... Actor_24 with files like 03-01-05-01-02-01-12.wav",
         lambda root: [p for p in root.rglob("*") if NAME.match(p.name)],
     )
+    clips = {path.stem: path for path in sorted(paths, reverse=True)}
     utterances = []
-    for path in sorted(paths, key=lambda p: p.name):
+    for name, path in sorted(clips.items()):
         emotion, intensity, sentence, repetition, actor, _ = NAME.match(
             path.name
         ).groups()
         utterances.append(
             Utterance(
-                id=path.stem,
+                id=name,
                 wav=path,
                 speaker=actor,
                 gender="male" if int(actor) % 2 else "female",
