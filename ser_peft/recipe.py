@@ -77,7 +77,7 @@ def train_emotion(argv, prepare):
         about, sets = datasets(
             settings["manifests_folder"],
             settings["max_seconds"],
-            settings["crop"],
+            settings["crop"] if settings["augment"] else 1.0,
         )
         hparams = build(hparams_file, text)
         sb.create_experiment_directory(folder)
