@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 setup(
     name="ser_peft",
     version="0.1.0",
-    description="Parameter-efficient speech emotion recognition for SpeechBrain",
+    description="Parameter-efficient speech emotion recognition",
     long_description=Path(__file__).with_name("README.md").read_text("utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",

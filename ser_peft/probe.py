@@ -133,7 +133,12 @@ def fit_probe(train, valid, classes):
 
 
 def run_probe(
-    backbone, manifests, output_folder, device="cpu", batch_seconds=60, command=""
+    backbone,
+    manifests,
+    output_folder,
+    device="cpu",
+    batch_seconds=60,
+    command="",
 ):
     """Fit, test and write the linear probe of a frozen backbone.
 
