@@ -5,6 +5,7 @@ each clip, and gives logits ``[B, classes]``. Padding never counts.
 """
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from speechbrain.utils.checkpoints import (
     mark_as_loader,
@@ -24,6 +25,28 @@ __all__ = [
     "load_tensors",
     "masked_mean",
 ]
+
+
+def weighted_sum(frames, weights):
+    """Weighted sum over time, in float32 even under autocast.
+
+    A channel's mean may be many times larger than what tells clips apart,
+    and a sum over hundreds of frames larger than float16 holds.
+
+    Arguments
+    ---------
+    frames : torch.Tensor
+        [..., B, T, C].
+    weights : torch.Tensor
+        [B, T].
+
+    Returns
+    -------
+    torch.Tensor
+        [..., B, C].
+    """
+    with torch.autocast(frames.device.type, enabled=False):
+        return torch.einsum("...btc,bt->...bc", frames.float(), weights.float())
 
 
 def masked_mean(frames, lengths):
@@ -47,9 +70,7 @@ def masked_mean(frames, lengths):
     tensor([[2.]])
     """
     inside = torch.arange(frames.shape[-2], device=frames.device)
-    inside = (inside < lengths[:, None]).to(frames.dtype)
-    total = torch.einsum("...btc,bt->...bc", frames, inside)
-    return total / lengths[:, None]
+    return weighted_sum(frames, inside < lengths[:, None]) / lengths[:, None]
 
 
 def load_tensors(module, path):
@@ -69,7 +90,11 @@ def load_tensors(module, path):
     """
     try:
         module.load_state_dict(load_file(path))
-    except Exception as error:
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"{path}: cannot be read ({error}); restore it or train again"
+        ) from error
+    except RuntimeError as error:
         raise InputError(
             f"{path}: does not fit {type(module).__name__} ({error}); was it "
             "trained with other classes, another backbone or another head?"
@@ -215,10 +240,10 @@ class AttentivePoolingHead(LayerMixHead):
         outside = outside >= frames[:, None]
         logits = self.attention(mixed).squeeze(-1)
         weights = logits.masked_fill(outside, float("-inf")).softmax(1)
-        mean = torch.einsum("bt,btc->bc", weights, mixed)
-        second = torch.einsum("bt,btc->bc", weights, mixed.square())
+        mean = weighted_sum(mixed, weights)
+        variance = weighted_sum((mixed - mean[:, None]).square(), weights)
         # Clamped: the root of zero has no gradient.
-        deviation = (second - mean.square()).clamp(min=1e-6).sqrt()
+        deviation = variance.clamp(min=1e-6).sqrt()
         return self.out(torch.cat([mean, deviation], dim=1))
 
 
