@@ -31,9 +31,10 @@ def masked_group_norm(norm, hidden, frames):
         [B, C, T], normalised; zero beyond each clip.
     """
     # A loop over the clips: on CPU five times as fast as masked sums.
-    normed = torch.zeros_like(hidden)
+    normed = torch.empty_like(hidden)
     for i, n in enumerate(frames.tolist()):
         normed[i, :, :n] = norm(hidden[i : i + 1, :, :n])[0]
+        normed[i, :, n:] = 0.0
     return normed
 
 
@@ -60,10 +61,6 @@ class Wav2Vec2Lobe(SpeechLobe):
             # A folder without preprocessor_config.json: models with layer
             # norm in the extractor were pretrained on normalised waves.
             self.normalize_wav = self.config.feat_extract_norm == "layer"
-        # Hugging Face's flag makes autograd keep the whole CNN even when all
-        # its parameters are frozen; ours runs layer by layer and never
-        # sets it.
-        self.model.feature_extractor._requires_grad = False
         # Nothing is masked here, so nothing could ever reach this.
         if hasattr(self.model, "masked_spec_embed"):
             self.model.masked_spec_embed.requires_grad_(False)
@@ -87,6 +84,8 @@ class Wav2Vec2Lobe(SpeechLobe):
         if self.normalize_wav:
             wav = normalize(wav, lengths)
         hidden = wav[:, None].to(model.dtype)
+        # Layer by layer: Hugging Face's own loop asks for gradients of the
+        # waveform, so that autograd keeps the whole CNN even when frozen.
         for i, layer in enumerate(model.feature_extractor.conv_layers):
             norm = getattr(layer, "layer_norm", None)
             if isinstance(norm, torch.nn.GroupNorm):

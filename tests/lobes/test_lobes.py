@@ -3,12 +3,14 @@
 import json
 import shutil
 
+import peft
 import pytest
 import torch
 from transformers import AutoFeatureExtractor, AutoModel, BertConfig, BertModel
 
 from ser_peft.errors import InputError
 from ser_peft.lobes import lengths_in_samples, load_lobe
+from ser_peft.lobes.base import LeanDropout
 
 LAYERS, WIDTH = 2, 32
 
@@ -147,6 +149,31 @@ def test_layerdrop_and_masking_are_off_in_train_mode(folder, clip, tmp_path):
     evaluated, _ = encode(lobe.eval(), wav)
     assert len(trained) == LAYERS + 1
     assert_close(trained, evaluated, 1e-5)
+
+
+def test_dropout_keeps_a_mask_of_bytes(folder, clip):
+    lobe = load_lobe(folder)
+    config = peft.LoraConfig(target_modules=["q_proj"], lora_dropout=0.1)
+    lobe.model = peft.get_peft_model(lobe.model, config)
+    dropouts = [
+        m for m in lobe.train().modules() if isinstance(m, torch.nn.Dropout)
+    ]
+    assert len(dropouts) >= LAYERS
+    assert {type(module) for module in dropouts} == {LeanDropout}
+
+    dropout = dropouts[-1]
+    dropout.p = 0.25
+    ones = torch.ones(100, 100, requires_grad=True)
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda x: saved.append(x.dtype) or x, lambda x: x
+    ):
+        out = dropout(ones)
+    assert saved == [torch.bool]
+    assert out.unique().tolist() == pytest.approx([0, 4 / 3])
+    assert (out == 0).float().mean() == pytest.approx(0.25, abs=0.03)
+    out.sum().backward()
+    assert torch.equal(ones.grad, out.detach())
 
 
 def test_full_fine_tuning_reaches_every_parameter(lobe, clip, batch):

@@ -73,6 +73,26 @@ def test_128_mel_bins(tiny_backbones, tmp_path, clip):
     torch.testing.assert_close(mel, stock, atol=1e-4, rtol=0)
 
 
+def test_mel_is_not_rounded_under_autocast(lobe, clip, monkeypatch):
+    wav = clip(1)[None]
+    mel = lobe.log_mel(wav, torch.tensor([16000]))
+    made = []
+
+    def log_mel(*args):
+        made.append(type(lobe).log_mel(lobe, *args))
+        return made[-1]
+
+    monkeypatch.setattr(lobe, "log_mel", log_mel)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        lobe(wav)
+    assert torch.equal(made[0], mel)
+
+
+def test_frames_that_a_clip_has_begun_count(lobe):
+    samples = torch.tensor([1, 320, 321, 400, 16000, 16001, 480000])
+    assert lobe.frames(samples).tolist() == [1, 1, 2, 2, 50, 51, 1500]
+
+
 def test_stem_equals_that_of_the_clip_padded_to_30_s(lobe, clip):
     for seconds in (0.5, 1.2345):
         wav = clip(seconds)
