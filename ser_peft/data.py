@@ -28,6 +28,7 @@ from ser_peft.io import write_json
 
 __all__ = [
     "batch_sampler",
+    "check_samples",
     "datasets",
     "eval_batches",
     "prepare",
@@ -75,19 +76,39 @@ def read_audio(path):
         raise InputError(
             f"{path}: cannot be read as audio ({error}); repair or remove it"
         ) from error
-    if len(samples) < MIN_SECONDS * rate:
+    wav = torch.from_numpy(samples).mean(1)
+    check_samples(wav, rate, path)
+    return torchaudio.functional.resample(wav, rate, SAMPLE_RATE)
+
+
+def check_samples(wav, rate, name):
+    """Refuse what no encoder can judge.
+
+    Arguments
+    ---------
+    wav : torch.Tensor
+        Mono, [T].
+    rate : int
+        Hz.
+    name : str or Path
+        Whose samples, for the message.
+
+    Raises
+    ------
+    InputError
+        If they are too short, all zeros, NaN or infinite.
+    """
+    if len(wav) < MIN_SECONDS * rate:
         raise InputError(
-            f"{path}: {len(samples) / rate:.3f} s of audio, too short for the "
+            f"{name}: {len(wav) / rate:.3f} s of audio, too short for the "
             f"encoder; give at least {MIN_SECONDS} s or remove it"
         )
-    if not np.isfinite(samples).all():
+    if not wav.isfinite().all():
         raise InputError(
-            f"{path}: NaN or infinite samples; repair or remove it"
+            f"{name}: NaN or infinite samples; repair or remove it"
         )
-    wav = torch.from_numpy(samples).mean(1)
     if not wav.any():
-        raise InputError(f"{path}: silent (all zeros); repair or remove it")
-    return torchaudio.functional.resample(wav, rate, SAMPLE_RATE)
+        raise InputError(f"{name}: silent (all zeros); repair or remove it")
 
 
 def prepare(corpus, data_folder, save_folder, classes, fold=1, protocol=None):

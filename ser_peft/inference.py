@@ -8,13 +8,51 @@ import torch
 from torch import nn
 
 from ser_peft.adapters import load_adapter
-from ser_peft.data import read_audio
+from ser_peft.data import SAMPLE_RATE, check_samples, read_audio
 from ser_peft.errors import InputError
 from ser_peft.heads import HEADS, load_tensors
 from ser_peft.io import atomic_path, write_json
 from ser_peft.lobes import load_lobe
 
-__all__ = ["EmotionModel", "load_model"]
+__all__ = ["EmotionModel", "by_window", "load_model"]
+
+FORMAT = 1
+"""Of model.json; higher where an older ser_peft cannot read a model."""
+
+
+def by_window(encoder, wavs, lengths, score):
+    """Apply an encoder and what follows it to clips of any length.
+
+    A clip longer than the encoder takes is cut into equal windows, and what
+    they give is averaged.
+
+    Arguments
+    ---------
+    encoder : PeftLobe or SpeechLobe
+        Waveforms to hidden states.
+    wavs : torch.Tensor
+        16 kHz mono, [B, T].
+    lengths : torch.Tensor
+        Valid samples of each clip, [B].
+    score : callable
+        Takes hidden states [L + 1, B, T', C] and valid frames [B], gives
+        [B, ...].
+
+    Returns
+    -------
+    torch.Tensor
+        [B, ...].
+    """
+    limit = encoder.max_samples
+    if limit is None or int(lengths.max()) <= limit:
+        return score(*encoder(wavs, lengths / wavs.shape[1]))
+    means = []
+    for wav, length in zip(wavs, lengths.tolist(), strict=True):
+        windows = wav[:length].tensor_split(-(-length // limit))
+        sizes = torch.tensor([len(w) for w in windows], device=wavs.device)
+        batch = nn.utils.rnn.pad_sequence(windows, batch_first=True)
+        means.append(by_window(encoder, batch, sizes, score).mean(0))
+    return torch.stack(means)
 
 
 class EmotionModel(nn.Module):
@@ -58,24 +96,21 @@ class EmotionModel(nn.Module):
         torch.Tensor
             Logits, [B, classes]. A clip longer than the encoder takes is
             cut into equal windows whose logits are averaged.
+
+        Raises
+        ------
+        InputError
+            If the lengths are no samples of these clips.
         """
         if lengths is None:
             lengths = torch.full((len(wavs),), wavs.shape[1])
         lengths = torch.as_tensor(lengths, device=wavs.device)
-        limit = self.encoder.max_samples
-        if limit is None or int(lengths.max()) <= limit:
-            return self._score(wavs, lengths)
-        scores = []
-        for wav, length in zip(wavs, lengths.tolist(), strict=True):
-            windows = wav[:length].tensor_split(-(-length // limit))
-            sizes = torch.tensor([len(w) for w in windows])
-            batch = nn.utils.rnn.pad_sequence(windows, batch_first=True)
-            scores.append(self._score(batch, sizes.to(wav.device)).mean(0))
-        return torch.stack(scores)
-
-    def _score(self, wavs, lengths):
-        hidden, frames = self.encoder(wavs, lengths / wavs.shape[1])
-        return self.head(hidden, frames)
+        if lengths.is_floating_point() or int(lengths.max()) > wavs.shape[1]:
+            raise InputError(
+                f"lengths: {lengths.tolist()}: give whole numbers of samples, "
+                f"at most {wavs.shape[1]}"
+            )
+        return by_window(self.encoder, wavs, lengths, self.head)
 
     @torch.no_grad()
     def predict(self, recordings):
@@ -84,7 +119,7 @@ class EmotionModel(nn.Module):
         Arguments
         ---------
         recordings : list of str, Path, numpy.ndarray or torch.Tensor
-            Audio files of any rate, or 16 kHz mono samples, [T].
+            Audio files of any rate, or 16 kHz mono samples in [-1, 1], [T].
 
         Returns
         -------
@@ -94,18 +129,26 @@ class EmotionModel(nn.Module):
         Raises
         ------
         InputError
-            If a file cannot be used.
+            If a file or array cannot be used.
         """
         if isinstance(recordings, (str, Path)):
             recordings = [recordings]
         self.eval()
         device = next(self.head.parameters()).device
         answers = []
-        for recording in recordings:
+        for number, recording in enumerate(recordings):
             if isinstance(recording, (str, Path)):
                 wav = read_audio(recording)
             else:
-                wav = torch.as_tensor(np.asarray(recording)).float()
+                wav = torch.as_tensor(recording)
+                name = f"recordings[{number}]"
+                if wav.ndim != 1 or not wav.is_floating_point():
+                    raise InputError(
+                        f"{name}: {wav.dtype} {list(wav.shape)}; give 16 kHz "
+                        "mono samples [T], floats in [-1, 1]"
+                    )
+                wav = wav.float()
+                check_samples(wav, SAMPLE_RATE, name)
             scores = self(wav[None].to(device))[0].softmax(-1).tolist()
             best = int(np.argmax(scores))
             answers.append(
@@ -132,7 +175,7 @@ class EmotionModel(nn.Module):
             write_json(
                 tmp / "model.json",
                 {
-                    "format": 1,
+                    "format": FORMAT,
                     "backbone": self.encoder.lobe.source,
                     "classes": self.classes,
                     "head": type(self.head).__name__,
@@ -163,7 +206,7 @@ def load_model(folder, backbone=None, save_path="", device="cpu"):
     Raises
     ------
     InputError
-        If the folder is not a model or does not fit the backbone.
+        If the folder is not a model, or does not fit the backbone.
 
     Example
     -------
@@ -174,17 +217,27 @@ def load_model(folder, backbone=None, save_path="", device="cpu"):
     folder = Path(folder)
     if (folder / "model" / "model.json").exists():
         folder = folder / "model"
+    path = folder / "model.json"
     try:
-        about = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+        about = json.loads(path.read_text(encoding="utf-8"))
+        if about["format"] != FORMAT:
+            raise InputError(
+                f"{path}: format {about['format']}, this ser_peft reads "
+                f"{FORMAT}; install the one that wrote it"
+            )
+        source, classes = about["backbone"], about["classes"]
+        head, settings = HEADS[about["head"]], about["head_settings"]
+    except OSError as error:
         raise InputError(
-            f"{folder}: no model.json there; give the model/ folder of a "
-            "finished run"
+            f"{path}: cannot be read ({error.strerror}); give a finished run "
+            "or its model/ folder"
         ) from error
-    lobe = load_lobe(backbone or about["backbone"], save_path)
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise InputError(
+            f"{path}: describes no model ({error!r}); save it again"
+        ) from error
+    lobe = load_lobe(backbone or source, save_path)
     encoder = load_adapter(lobe, folder / "adapter")
-    head = HEADS[about["head"]](
-        encoder, len(about["classes"]), **about["head_settings"]
-    )
+    head = head(encoder, len(classes), **settings)
     load_tensors(head, folder / "head.safetensors")
-    return EmotionModel(encoder, head, about["classes"]).eval().to(device)
+    return EmotionModel(encoder, head, classes).eval().to(device)
