@@ -17,7 +17,7 @@ from ser_peft.evaluation.report import write_report
 from ser_peft.evaluation.results import run_results
 from ser_peft.heads import LinearHead, masked_mean
 from ser_peft.inference import EmotionModel
-from ser_peft.lobes import load_lobe
+from ser_peft.lobes import lengths_in_samples, load_lobe
 
 __all__ = ["Probe", "fit_probe", "pooled_states", "run_probe"]
 
@@ -75,6 +75,10 @@ def pooled_states(encoder, batches, device="cpu"):
     states, clips = [], []
     for batch in tqdm(batches, desc="hidden states", unit="batch"):
         wav, lengths = batch.sig
+        samples = lengths_in_samples(wav, lengths)
+        # Of a clip longer than the encoder takes, the beginning.
+        wav = wav[:, : encoder.max_samples]
+        lengths = samples.clamp(max=wav.shape[1]) / wav.shape[1]
         hidden, frames = encoder(wav.to(device), lengths.to(device))
         states.append(masked_mean(hidden, frames).transpose(0, 1).cpu().float())
         labels = batch.label.tolist()

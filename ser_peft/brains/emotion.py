@@ -23,7 +23,7 @@ from torch.nn.functional import cross_entropy
 
 from ser_peft.brains.schedules import SCHEDULES
 from ser_peft.checkpoints import load_mean, load_optimizer, save_optimizer
-from ser_peft.data import batch_sampler, eval_batches
+from ser_peft.data import batch_sampler, datasets, eval_batches
 from ser_peft.errors import InputError
 from ser_peft.evaluation.metrics import scores
 from ser_peft.evaluation.report import write_report
@@ -203,16 +203,17 @@ class EmotionBrain(sb.Brain):
         )
         return loader
 
-    def eval_loader(self, split):
+    def eval_loader(self, split, sets=None):
         """Every clip of a split once, over all processes together."""
+        dataset = (sets or self.sets)[split]
         rank = self.rank if self.distributed_launch else 0
         return self.make_dataloader(
-            self.sets[split],
+            dataset,
             sb.Stage.VALID,
             ckpt_prefix=None,
-            batch_sampler=eval_batches(
-                self.sets[split], self.hparams.batch_seconds
-            )[rank :: self.world],
+            batch_sampler=eval_batches(dataset, self.hparams.batch_seconds)[
+                rank :: self.world
+            ],
             num_workers=self.hparams.num_workers,
         )
 
@@ -249,15 +250,14 @@ class EmotionBrain(sb.Brain):
                 "probe; choose ProbeMixHead or LinearHead, or set "
                 "start_from_probe: False"
             )
+        # Whole clips: training cuts its own at random.
+        _, whole = datasets(self.hparams.manifests_folder)
         measured = {}
         for split in ("train", "valid"):
+            loader = self.eval_loader(split, whole)
             # One tensor a process: as rows, each would carry the whole.
             parts = self.gather(
-                [
-                    pooled_states(
-                        self.model.encoder, self.eval_loader(split), self.device
-                    )
-                ]
+                [pooled_states(self.model.encoder, loader, self.device)]
             )
             clips = [clip for _, part in parts for clip in part]
             order = sorted(range(len(clips)), key=clips.__getitem__)
@@ -376,7 +376,7 @@ class EmotionBrain(sb.Brain):
             super().check_loss_isfinite(loss)
         except ValueError as error:
             raise InputError(
-                f"epoch {self.epoch}: the training loss is {float(loss)}; "
+                f"epoch {self.epoch}: the training loss is {loss.item()}; "
                 "lower adapter_lr or head_lr"
             ) from error
 
@@ -465,7 +465,9 @@ class EmotionBrain(sb.Brain):
             train_stats={"loss": self.train_loss},
             valid_stats={"loss": loss, "UA": ua},
         )
-        self.hparams.epoch_counter.update_metric(ua)
+        counter = self.hparams.epoch_counter
+        # It takes an equal score for a better one, and would never stop.
+        counter.update_metric(ua if ua > counter.best_score else 0.0)
         self.checkpointer.save_and_keep_only(
             # Among equal UA the lower loss is better.
             meta={"epoch": epoch, "UA": ua, "rank": ua - 1e-6 * min(loss, 1e3)},

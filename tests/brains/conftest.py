@@ -1,0 +1,44 @@
+"""What the Brains' tests share."""
+
+import pytest
+import speechbrain as sb
+from ruamel.yaml import YAML
+
+from ser_peft.brains import EmotionBrain
+from ser_peft.data import datasets
+from ser_peft.recipe import build, read_settings
+
+
+@pytest.fixture(scope="session")
+def new_brain(arguments):
+    """Function: output folder, overrides -> an EmotionBrain, untrained."""
+
+    def make(output, **overrides):
+        file, options, given = sb.parse_arguments(
+            arguments(output, **overrides)
+        )
+        text = read_settings(file, given, EmotionBrain.reads, options)
+        settings = YAML().load(text)
+        about, sets = datasets(
+            settings["manifests_folder"],
+            settings["max_seconds"],
+            settings["crop"],
+        )
+        return EmotionBrain(build(file, text), options, about, sets)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def fit():
+    """Function: trains a Brain as the recipes do, and returns it."""
+
+    def run(brain):
+        brain.fit(
+            brain.hparams.epoch_counter,
+            brain.train_loader(),
+            brain.eval_loader("valid"),
+        )
+        return brain
+
+    return run
