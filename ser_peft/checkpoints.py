@@ -24,8 +24,8 @@ class SafeCheckpointer(Checkpointer):
 
     SpeechBrain writes the meta file of a checkpoint first, so that a process
     killed while saving leaves a folder that looks finished and cannot be
-    loaded. Here a checkpoint gets its name when everything is in it, and
-    loses it before it is deleted.
+    loaded. Here a checkpoint gets its name when everything is in it. (One
+    killed while being deleted is of no harm: better or later ones are there.)
 
     Arguments are those of `speechbrain.utils.checkpoints.Checkpointer`.
     """
@@ -33,8 +33,9 @@ class SafeCheckpointer(Checkpointer):
     def __init__(self, checkpoints_dir, *args, **kwargs):
         super().__init__(checkpoints_dir, *args, **kwargs)
         if if_main_process():
-            for leftover in self.checkpoints_dir.glob(f"{PARTIAL}*"):
-                shutil.rmtree(leftover)
+            for leftover in self.checkpoints_dir.glob("*CKPT+*"):
+                if not self._is_checkpoint_dir(leftover):
+                    shutil.rmtree(leftover)
 
     def _new_checkpoint_dirpath(self):
         path = super()._new_checkpoint_dirpath()
@@ -60,12 +61,6 @@ class SafeCheckpointer(Checkpointer):
             )
         ddp_barrier()
         return checkpoint
-
-    @staticmethod
-    def _delete_checkpoint(checkpoint, verbosity=None):
-        path = checkpoint.path.with_name(PARTIAL + checkpoint.path.name)
-        os.replace(checkpoint.path, path)
-        shutil.rmtree(path)
 
 
 @main_process_only
