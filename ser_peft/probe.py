@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import recall_score
+from sklearn.preprocessing import StandardScaler
 from speechbrain.dataio.dataloader import make_dataloader
 from tqdm import tqdm
 
@@ -16,7 +17,7 @@ from ser_peft.data import datasets, eval_batches
 from ser_peft.evaluation.report import write_report
 from ser_peft.evaluation.results import run_results
 from ser_peft.heads import LinearHead, masked_mean
-from ser_peft.inference import EmotionModel
+from ser_peft.inference import EmotionModel, by_window
 from ser_peft.lobes import lengths_in_samples, load_lobe
 
 __all__ = ["Probe", "fit_probe", "pooled_states", "run_probe"]
@@ -55,6 +56,8 @@ class Probe:
 def pooled_states(encoder, batches, device="cpu"):
     """Mean over time of every hidden state of every clip.
 
+    Clips longer than the encoder takes are windowed as in `EmotionModel`.
+
     Arguments
     ---------
     encoder : PeftLobe or SpeechLobe
@@ -74,17 +77,17 @@ def pooled_states(encoder, batches, device="cpu"):
     encoder.eval()
     states, clips = [], []
     for batch in tqdm(batches, desc="hidden states", unit="batch"):
-        wav, lengths = batch.sig
-        samples = lengths_in_samples(wav, lengths)
-        # Of a clip longer than the encoder takes, the beginning.
-        wav = wav[:, : encoder.max_samples]
-        lengths = samples.clamp(max=wav.shape[1]) / wav.shape[1]
-        hidden, frames = encoder(wav.to(device), lengths.to(device))
-        states.append(masked_mean(hidden, frames).transpose(0, 1).cpu().float())
+        wav, lengths = (tensor.to(device) for tensor in batch.sig)
+        lengths = lengths_in_samples(wav, lengths)
+        states.append(by_window(encoder, wav, lengths, _pool).cpu())
         labels = batch.label.tolist()
         clips.extend(zip(batch.id, batch.speaker, labels, strict=True))
     # With many processes, one may have got no batch at all.
     return torch.cat(states) if states else torch.empty(0), clips
+
+
+def _pool(hidden, frames):
+    return masked_mean(hidden, frames).transpose(0, 1)
 
 
 def fit_probe(train, valid, classes):
@@ -102,21 +105,23 @@ def fit_probe(train, valid, classes):
     Probe
         The best on valid; among equals the most regularised.
     """
-    states, labels = train
-    mean = states.mean(0)
-    deviation = states.std(0).clamp(min=1e-6)
-
-    def features(states):
-        return ((states - mean) / deviation).flatten(1).numpy()
-
+    scaler = StandardScaler().fit(train[0].flatten(1).numpy())
+    features, held_out = (
+        scaler.transform(states.flatten(1).numpy())
+        for states, _ in (train, valid)
+    )
+    mean, deviation = (
+        torch.from_numpy(array).float().reshape(train[0].shape[1:])
+        for array in (scaler.mean_, scaler.scale_)
+    )
     best = None
     for strength in STRENGTHS:
         model = LogisticRegression(
             C=strength, class_weight="balanced", max_iter=2000
-        ).fit(features(states), labels)
+        ).fit(features, train[1])
         ua = recall_score(
             valid[1],
-            model.predict(features(valid[0])),
+            model.predict(held_out),
             labels=np.unique(valid[1]),
             average="macro",
         )
@@ -198,6 +203,7 @@ def run_probe(
         "label": list(truth),
         "predicted": probabilities.argmax(1).tolist(),
         "probabilities": probabilities,
+        "gender": [sets["test"].data[key].get("gender") for key in ids],
     }
     results = run_results(
         about,

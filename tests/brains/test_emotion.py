@@ -449,21 +449,6 @@ def test_starts_from_the_probe(new_brain, manifests, tmp_path, head):
         assert np.allclose(found, by_id[key], atol=1e-4)
 
 
-def test_probe_hears_the_beginning_of_a_clip_too_long(new_brain, tmp_path):
-    encoder = new_brain(tmp_path).model.encoder
-    wav = 0.1 * torch.randn(
-        1, 31 * 16000, generator=torch.Generator().manual_seed(0)
-    )
-
-    def states(wav):
-        batch = batch_of([0])
-        batch.id, batch.speaker = ["a"], ["b"]
-        batch.sig = wav, torch.ones(1)
-        return pooled_states(encoder, [batch])[0]
-
-    assert torch.equal(states(wav), states(wav[:, : 30 * 16000]))
-
-
 def test_probe_needs_a_head_that_has_one(new_brain, tmp_path):
     hparams = write_yaml(tmp_path / "a.yaml", ("ProbeMixHead", "LayerMixHead"))
     brain = new_brain(tmp_path / "run", hparams=hparams)
