@@ -14,6 +14,8 @@ from speechbrain.utils.distributed import (
     main_process_only,
 )
 
+from ser_peft.io import atomic_path
+
 __all__ = ["SafeCheckpointer", "load_mean", "load_optimizer", "save_optimizer"]
 
 PARTIAL = "partial-"
@@ -51,7 +53,8 @@ class SafeCheckpointer(Checkpointer):
         if if_main_process():
             path = checkpoint.path
             whole = path.with_name(path.name.removeprefix(PARTIAL))
-            os.replace(path, whole)
+            with atomic_path(whole) as tmp:  # a name may be given again
+                os.replace(path, tmp)
             checkpoint = checkpoint._replace(
                 path=whole,
                 paramfiles={
