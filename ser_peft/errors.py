@@ -1,5 +1,6 @@
 """The one exception a user is meant to read."""
 
+import errno
 import re
 import sys
 from contextlib import contextmanager
@@ -54,12 +55,12 @@ def one_line_errors():
 
 
 _ACTIONABLE = {
-    28: "free some space and run the same command again: it goes on where "
-    "it was",  # ENOSPC
-    122: "your quota is full; free some space and run the same command "
-    "again",  # EDQUOT
-    30: "the folder is read-only; choose another one",  # EROFS
-    27: "raise the limit on file sizes (ulimit -f) and run the same command "
-    "again",  # EFBIG
-    13: "no permission; choose another folder or change its mode",  # EACCES
+    errno.ENOSPC: "free some space and run the same command again: it goes on "
+    "where it was",
+    errno.EDQUOT: "your quota is full; free some space and run the same "
+    "command again",
+    errno.EROFS: "the folder is read-only; choose another one",
+    errno.EFBIG: "raise the limit on file sizes (ulimit -f) and run the same "
+    "command again",
+    errno.EACCES: "no permission; choose another folder or change its mode",
 }

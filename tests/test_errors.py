@@ -1,0 +1,129 @@
+"""What the user reads when something is wrong."""
+
+import errno
+import os
+import resource
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from ser_peft.errors import InputError, one_line_errors
+
+
+def read(capsys, error):
+    """Exit code and stderr of an entry point that raises `error`."""
+    with pytest.raises(SystemExit) as stop, one_line_errors():
+        raise error
+    out, err = capsys.readouterr()
+    assert out == ""
+    return stop.value.code, err
+
+
+def test_input_errors_are_one_line(capsys):
+    error = InputError("a.wav: cannot be read\n  (Error\tin header)\n; repair")
+    assert read(capsys, error) == (
+        2,
+        "error: a.wav: cannot be read (Error in header) ; repair\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.ENOSPC, "free some space"),
+        (errno.EDQUOT, "quota"),
+        (errno.EROFS, "read-only"),
+        (errno.EFBIG, "ulimit"),
+        (errno.EACCES, "permission"),
+    ],
+)
+def test_what_the_user_can_act_on(capsys, number, advice):
+    reason = os.strerror(number)
+    code, line = read(capsys, OSError(number, reason, "runs/a.json"))
+    assert code == 2 and line.count("\n") == 1
+    assert line.startswith(f"error: runs/a.json: {reason}; ") and advice in line
+    # As safetensors, which writes by itself, tells of it.
+    text = f"Error while serializing: I/O error: {reason} (os error {number})"
+    code, line = read(capsys, SafetensorError(text))
+    assert code == 2 and line.count("\n") == 1
+    assert reason in line and advice in line
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        KeyError("a bug"),
+        ValueError("a bug"),
+        OSError(errno.ENOTDIR, "Not a directory", "a/b"),
+        SafetensorError("Error while deserializing header: HeaderTooLarge"),
+        SafetensorError("I/O error: Bad address (os error 14)"),
+    ],
+)
+def test_bugs_keep_their_traceback(error):
+    with pytest.raises(type(error)) as raised, one_line_errors():
+        raise error
+    assert raised.value is error
+
+
+def test_nothing_wrong(capsys):
+    with one_line_errors():
+        pass
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 256 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = "mount -t tmpfs -o size=256k tmpfs".split()
+    try:
+        subprocess.run([*command, folder], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no tmpfs can be mounted: {error}")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def json_file(path):
+    path.write_text("1" * 2**20)
+
+
+def tensor_file(path):
+    save_file({"a": torch.zeros(2**18)}, path)
+
+
+@pytest.mark.parametrize("write", [json_file, tensor_file])
+def test_a_full_disk_is_one_line(small_disk, write, capsys):
+    with pytest.raises(SystemExit) as stop, one_line_errors():
+        write(small_disk / "big")
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "No space left on device" in error and "free some space" in error
+
+
+@pytest.mark.parametrize("write", [json_file, tensor_file])
+def test_a_limit_on_file_sizes_is_one_line(tmp_path, write, capsys):
+    """Also where no disk can be mounted."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with pytest.raises(SystemExit) as stop:
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (2**17, hard))
+            with one_line_errors():
+                write(tmp_path / "big")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "File too large" in error
+
+
+def test_errors_are_light():
+    """The command line imports them before it knows the command."""
+    code = "import sys, ser_peft.errors; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
