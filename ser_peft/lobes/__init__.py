@@ -52,7 +52,9 @@ def load_lobe(source, save_path="", **kwargs):
     source = str(source)
     try:
         config = AutoConfig.from_pretrained(
-            source, cache_dir=str(save_path) or None
+            source,
+            cache_dir=str(save_path) or None,
+            trust_remote_code=False,
         )
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]

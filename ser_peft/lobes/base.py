@@ -5,12 +5,14 @@ import warnings
 from contextlib import contextmanager
 
 import torch
+from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.utils import enable_progress_bars
 from safetensors import SafetensorError
 from speechbrain.dataio.dataio import length_to_mask
 from speechbrain.integrations.huggingface.huggingface import (
     HFTransformersInterface,
 )
+from transformers import AutoModel
 from transformers.utils import logging
 
 from ser_peft.errors import InputError
@@ -74,6 +76,9 @@ class SpeechLobe(HFTransformersInterface):
     max_samples = None
     """Longest input in samples; None where the encoder has no limit."""
 
+    not_needed = ("masked_spec_embed",)
+    """Tensors that the checkpoint may lack."""
+
     # Where the encoder keeps things, relative to `backbone`.
     layers_path = "encoder.layers"
     attention = ("attention.q_proj", "attention.k_proj", "attention.v_proj",
@@ -90,32 +95,53 @@ class SpeechLobe(HFTransformersInterface):
         gradient_checkpointing=False,
     ):
         source = str(source)
-        try:
-            with _quiet():
-                super().__init__(
-                    source,
-                    save_path=str(save_path),
-                    dtype=getattr(torch, dtype),
-                    use_safetensors=True,
+        with _quiet():
+            super().__init__(
+                source,
+                save_path=str(save_path or HF_HUB_CACHE),
+                dtype=getattr(torch, dtype),
+            )
+            if gradient_checkpointing:
+                self.model.gradient_checkpointing_enable(
+                    gradient_checkpointing_kwargs={"use_reentrant": False}
                 )
-                if gradient_checkpointing:
-                    self.model.gradient_checkpointing_enable(
-                        gradient_checkpointing_kwargs={"use_reentrant": False}
-                    )
-        except (OSError, SafetensorError) as error:
+        # Absolute, so that a saved model finds its backbone from anywhere.
+        local = os.path.isdir(source)
+        self.source = os.path.abspath(source) if local else source
+
+    def _from_pretrained(self, source, save_path, cache_dir, device, dtype):
+        """Load safetensors, all of them, and unpickle nothing.
+
+        Replaces SpeechBrain's, which would unpickle its own checkpoints and
+        leave at random whatever the file lacks.
+        """
+        try:
+            self.model, report = AutoModel.from_pretrained(
+                source,
+                config=self.config,
+                cache_dir=save_path,
+                dtype=dtype,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
+        except (OSError, RuntimeError, SafetensorError) as error:
             raise InputError(
                 f"backbone {source}: model.safetensors is missing or damaged "
                 f"({error}); where there is a pytorch_model.bin only, convert "
                 "it once with transformers.AutoModel.from_pretrained(THIS)"
                 ".save_pretrained(FOLDER) and give that folder"
             ) from error
-        # Absolute, so that a saved model finds its backbone from anywhere.
-        local = os.path.isdir(source)
-        self.source = os.path.abspath(source) if local else source
-
-    def _check_model_source(self, path, save_path):
-        """Hugging Face layout only: SpeechBrain's own would be unpickled."""
-        return False, "", True
+        missing = [
+            name
+            for name in sorted(report["missing_keys"])
+            if not name.startswith(self.not_needed)
+        ]
+        if missing:
+            raise InputError(
+                f"backbone {source}: model.safetensors lacks {len(missing)} "
+                f"of the encoder's tensors ({missing[0]}, ...); give the "
+                "checkpoint of a whole encoder"
+            )
 
     def train(self, mode=True):
         """As always; also puts `LeanDropout` where PEFT brought its own."""
@@ -242,12 +268,16 @@ class LeanDropout(torch.nn.Dropout):
 
 @contextmanager
 def _quiet():
-    """Load without a progress bar; downloads from the hub keep theirs.
+    """Load without the noise of transformers; downloads keep their bar.
 
-    SpeechBrain calls a method that transformers will rename in version 6:
-    no news for the user.
+    What its report of the weights says that matters is an error of ours,
+    and SpeechBrain calls a method that will be renamed in version 6.
     """
-    shown = logging.is_progress_bar_enabled()
+    shown, verbosity = (
+        logging.is_progress_bar_enabled(),
+        logging.get_verbosity(),
+    )
+    logging.set_verbosity_error()
     logging.disable_progress_bar()
     if shown:
         enable_progress_bars()
@@ -256,5 +286,6 @@ def _quiet():
             warnings.filterwarnings("ignore", ".*deprecated", FutureWarning)
             yield
     finally:
+        logging.set_verbosity(verbosity)
         if shown:
             logging.enable_progress_bar()

@@ -25,7 +25,7 @@ class WhisperLobe(SpeechLobe):
     speech recognition via large-scale weak supervision".
     """
 
-    max_samples = 480000
+    not_needed = ("decoder.",)
     layers_path = "layers"
     attention = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj",
                  "self_attn.out_proj")  # fmt: skip
@@ -37,6 +37,7 @@ class WhisperLobe(SpeechLobe):
         super().__init__(source, save_path, **kwargs)
         # The decoder would triple the memory and catch adapters' targets.
         self.model = self.model.get_encoder()
+        self.max_samples = 2 * HOP * self.config.max_source_positions
         self.model.embed_positions.requires_grad_(False)
         filters = WhisperFeatureExtractor(self.config.num_mel_bins).mel_filters
         self.register_buffer(
@@ -70,7 +71,7 @@ class WhisperLobe(SpeechLobe):
         torch.Tensor
             [B, mel bins, 2 T' + 2] with T' frames in the longest clip: one
             more than the stem's receptive field needs, and all that a clip
-            reaches into. At most 3000, as for 30 s.
+            reaches into. Never more than the 3000 of 30 s.
         """
         samples = 2 * HOP * (int(self.frames(lengths).max()) + 1)
         samples = min(samples, self.max_samples)

@@ -3,10 +3,19 @@
 import json
 import shutil
 
+import huggingface_hub
 import peft
 import pytest
 import torch
-from transformers import AutoFeatureExtractor, AutoModel, BertConfig, BertModel
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModel,
+    BertConfig,
+    BertModel,
+    Wav2Vec2ForPreTraining,
+)
 
 from ser_peft.errors import InputError
 from ser_peft.lobes import lengths_in_samples, load_lobe
@@ -213,16 +222,23 @@ def test_no_graph_below_the_lowest_trainable_parameter(lobe, clip, batch):
     assert all(p.grad is not None for p in top.parameters())
 
 
-def test_gradient_checkpointing_changes_no_gradient(folder, clip, batch):
+@pytest.mark.parametrize("trained", ["layers", "all"])
+def test_gradient_checkpointing_changes_no_gradient(
+    folder, clip, batch, trained
+):
     gradients = []
     for checkpointing in (False, True):
         lobe = load_lobe(folder, gradient_checkpointing=checkpointing).train()
-        # As under an adapter: what enters the layers needs no gradient.
-        lobe.requires_grad_(False)
-        lobe.layers.requires_grad_(True)
+        if trained == "layers":
+            # As under an adapter: what enters them needs no gradient.
+            lobe.requires_grad_(False)
+            lobe.layers.requires_grad_(True)
         torch.manual_seed(0)
         lobe(*batch(clip(1.0), clip(0.5, seed=1)))[0].square().mean().backward()
-        gradients.append([p.grad for p in lobe.layers.parameters()])
+        gradients.append(
+            [p.grad for p in lobe.parameters() if p.grad is not None]
+        )
+        assert len(gradients[-1]) >= 15 * LAYERS
         recomputed = any(
             getattr(layer, "gradient_checkpointing", False)
             for layer in lobe.layers
@@ -308,3 +324,82 @@ def test_damaged_weights(folders, tmp_path):
     weights.write_bytes(weights.read_bytes()[:-1000])
     with pytest.raises(InputError, match="model.safetensors"):
         load_lobe(tmp_path)
+
+
+def rewrite_weights(folder, tmp_path, change):
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "model.safetensors"
+    weights = load_file(path)
+    change(weights)
+    save_file(weights, path, {"format": "pt"})
+    return tmp_path
+
+
+def test_weights_that_lack_a_tensor(folder, lobe, tmp_path):
+    for key in ("masked_spec_embed", "decoder.layer_norm.weight"):
+        rewrite_weights(folder, tmp_path, lambda w, key=key: w.pop(key, 0))
+    load_lobe(tmp_path)  # these do not matter
+    lost = next(
+        name for name in load_file(tmp_path / "model.safetensors")
+        if name.endswith("layers.1.final_layer_norm.bias")
+        and "decoder" not in name
+    )  # fmt: skip
+    rewrite_weights(folder, tmp_path, lambda weights: weights.pop(lost))
+    with pytest.raises(InputError, match=rf"lacks 1 .*{lost}"):
+        load_lobe(tmp_path)
+
+
+def test_weights_of_another_shape(folder, tmp_path):
+    def widen(weights):
+        for name, weight in weights.items():
+            if name.endswith("layers.1.final_layer_norm.bias"):
+                weights[name] = torch.cat([weight, weight])
+
+    rewrite_weights(folder, tmp_path, widen)
+    with pytest.raises(InputError, match="model.safetensors"):
+        load_lobe(tmp_path)
+
+
+def test_checkpoint_with_a_head_loads_silently(folders, tmp_path, capfd):
+    # As facebook/wav2vec2-base: a quantizer beside the encoder.
+    model = Wav2Vec2ForPreTraining(
+        AutoConfig.from_pretrained(folders["wav2vec2_base"])
+    )
+    model.save_pretrained(tmp_path)
+    capfd.readouterr()
+    lobe = load_lobe(tmp_path)
+    assert capfd.readouterr() == ("", "")
+    expected = model.wav2vec2.encoder.layers[0].attention.q_proj.weight
+    assert torch.equal(lobe.layers[0].attention.q_proj.weight, expected)
+
+
+def test_code_of_a_checkpoint_is_never_run(folders, tmp_path):
+    shutil.copytree(folders["wavlm_base"], tmp_path, dirs_exist_ok=True)
+    config = {
+        "model_type": "unheard_of",
+        "auto_map": {"AutoConfig": "evil.Config", "AutoModel": "evil.Model"},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "evil.py").write_text(
+        f"open({str(tmp_path / 'ran')!r}, 'w').close()"
+    )
+    with pytest.raises(InputError, match="cannot be read"):
+        load_lobe(tmp_path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_hub_id_comes_from_save_path(folders, tmp_path, monkeypatch):
+    # As a download leaves it; no network.
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    cache = tmp_path / "models--someone--wavlm"
+    shutil.copytree(folders["wavlm_base"], cache / "snapshots" / "123")
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text("123")
+    monkeypatch.chdir(folders["wavlm_base"].parent)
+    lobe = load_lobe("someone/wavlm", save_path=tmp_path)
+    assert lobe.source == "someone/wavlm" and not lobe.normalize_wav
+    # A saved model finds a folder from wherever it is loaded.
+    local = load_lobe("wavlm_base")
+    assert local.source == str(folders["wavlm_base"].resolve())
+    with pytest.raises(InputError, match="someone/else"):
+        load_lobe("someone/else", save_path=tmp_path)

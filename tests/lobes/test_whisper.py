@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import WhisperFeatureExtractor, WhisperModel
+from transformers import AutoConfig, WhisperFeatureExtractor, WhisperModel
 
 from ser_peft.errors import InputError
 from ser_peft.lobes import load_lobe
@@ -109,6 +109,17 @@ def test_too_long_a_clip(lobe, clip):
     wavs = torch.nn.functional.pad(clip(1)[None], (0, 31 * 16000))
     with torch.no_grad():
         assert lobe(wavs, torch.tensor([1 / 32]))[1].tolist() == [50]
+
+
+def test_context_shorter_than_30_s(tiny_backbones, tmp_path, clip):
+    config = AutoConfig.from_pretrained(tiny_backbones["whisper"])
+    config.max_source_positions = 50
+    WhisperModel(config).save_pretrained(tmp_path)
+    lobe = load_lobe(tmp_path).eval()
+    with torch.no_grad():
+        assert lobe(clip(1)[None])[0].shape[2] == 50
+    with pytest.raises(InputError, match="1.1 s.*1 s"):
+        lobe(clip(1.1)[None])
 
 
 def test_only_the_encoder_is_kept(lobe):
