@@ -7,7 +7,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from ser_peft.errors import one_line_errors
+from ser_peft.corpora import CORPORA
+from ser_peft.errors import InputError, one_line_errors
 
 # Heavy imports wait for the command that needs them: --help is quick.
 
@@ -26,7 +27,7 @@ def _prepare(args):
         args.protocol,
     )
     about, manifests = read_manifests(args.out)
-    width = max(map(len, about["classes"])) + 2
+    width = max(map(len, [*about["classes"], "speakers"])) + 2
     print(
         f"{about['corpus']}, {about['protocol']}, fold {about['fold']} of "
         f"{about['folds_total']} ({about['protocol_sha']})"
@@ -50,9 +51,21 @@ def _prepare(args):
     )
 
 
-def _probe(args):
+def _device(name):
+    """Check a device's name, or find a device."""
+    import torch
     from speechbrain.utils.distributed import infer_device
 
+    try:
+        return str(torch.empty(0, device=name or infer_device()).device)
+    except (AssertionError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"--device {name}: {reason}; give one that is here, as cpu"
+        ) from error
+
+
+def _probe(args):
     from ser_peft.probe import run_probe
 
     out = args.out or Path(args.manifests) / "probe" / Path(args.backbone).name
@@ -60,7 +73,7 @@ def _probe(args):
         args.backbone,
         args.manifests,
         out,
-        device=args.device or infer_device(),
+        device=_device(args.device),
         command=shlex.join(["ser-peft", *args.argv]),
     )
     print(
@@ -106,7 +119,7 @@ def _parser():
     sub = commands.add_parser(
         "prepare", help="corpus folder -> train, valid and test manifests"
     )
-    sub.add_argument("corpus", help="demo or ravdess")
+    sub.add_argument("corpus", help=", ".join(CORPORA))
     sub.add_argument("data_folder", help="the corpus as published")
     sub.add_argument("out", help="gets train.json, valid.json, test.json")
     sub.add_argument("--classes", type=int, default=4, help="class set")

@@ -1,0 +1,232 @@
+"""The commands, as a user types them."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from contextlib import redirect_stdout
+from io import StringIO
+
+import pytest
+import soundfile
+
+from ser_peft.cli import main
+from ser_peft.corpora import CORPORA, ravdess
+from ser_peft.data import read_manifests
+
+
+def fails(capsys, *argv):
+    """The one line of a command that exits with status 2."""
+    with pytest.raises(SystemExit) as stop:
+        main([str(arg) for arg in argv])
+    assert stop.value.code == 2
+    out, err = capsys.readouterr()
+    # Progress bars overwrite themselves; the message is the last line.
+    lines = [line.split("\r")[-1] for line in err.splitlines()]
+    (line,) = [line for line in lines if line.startswith("error: ")]
+    assert line == lines[-1]
+    return line
+
+
+def table(text):
+    """Rows of numbers by their first word."""
+    rows = re.findall(r"^(\w+) +(\d+) +(\d+) +(\d+)$", text, re.MULTILINE)
+    return {name: [int(n) for n in numbers] for name, *numbers in rows}
+
+
+@pytest.fixture(scope="module")
+def probe(tiny_backbones, manifests, tmp_path_factory):
+    """Folder of a probe that the command made, and what it printed."""
+    out = tmp_path_factory.mktemp("cli") / "probe"
+    command = ["probe", tiny_backbones["whisper"], manifests, "--out", out]
+    with redirect_stdout(StringIO()) as printed:
+        main([str(part) for part in command])
+    return out, printed.getvalue()
+
+
+def test_prepare_prints_counts(ravdess_tree, tmp_path, capsys):
+    main(["prepare", "ravdess", str(ravdess_tree), str(tmp_path / "out")])
+    out = capsys.readouterr().out
+    about, manifests = read_manifests(tmp_path / "out")
+    sha = about["protocol_sha"]
+    assert out.startswith(f"ravdess, peft-ser, fold 1 of 5 ({sha})\n")
+    assert re.search(r"train +valid +test\n", out)
+    assert table(out) == {
+        **dict.fromkeys(["neutral", "angry", "sad", "happy"], [15, 4, 5]),
+        "speakers": [15, 4, 5],
+    }
+    assert {len(e) for e in manifests.values()} == {60, 16, 20}
+
+
+def test_prepare_takes_classes_fold_and_protocol(
+    ravdess_tree, tmp_path, capsys
+):
+    flags = "--classes 8 --fold 5 --protocol peft-ser".split()
+    main(["prepare", "ravdess", str(ravdess_tree), str(tmp_path), *flags])
+    counts = table(capsys.readouterr().out)
+    assert len(counts) == 9 and counts["calm"] == [16, 4, 4]
+    assert read_manifests(tmp_path)[0]["fold"] == 5
+
+
+def test_columns_stand_under_their_heads(
+    ravdess_tree, tmp_path, capsys, monkeypatch
+):
+    """Also where all class names are shorter than "speakers"."""
+    short = {"sad": "sad", "happy": "happy"}
+    monkeypatch.setitem(ravdess.CLASS_SETS, 2, short)
+    flags = ["--classes", "2"]
+    main(["prepare", "ravdess", str(ravdess_tree), str(tmp_path), *flags])
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert len(lines) == 4 and len({len(line) for line in lines}) == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["nope", "{tree}", "{out}"], "corpus nope: unknown"),
+        (["ravdess", "{out}/none", "{out}"], "none: no such folder"),
+        (["ravdess", "{out}", "{out}"], "this is not RAVDESS"),
+        (["ravdess", "{tree}", "{out}", "--classes", "5"], "classes 5: "),
+        (["ravdess", "{tree}", "{out}", "--fold", "6"], "--fold=6: "),
+        (["ravdess", "{tree}", "{out}", "--protocol", "x"], "protocol x: "),
+    ],
+)
+def test_prepare_refuses(ravdess_tree, tmp_path, capsys, flags, message):
+    argv = [flag.format(tree=ravdess_tree, out=tmp_path) for flag in flags]
+    assert message in fails(capsys, "prepare", *argv)
+    assert not list(tmp_path.iterdir())
+
+
+def test_prepare_names_a_broken_file(ravdess_tree, tmp_path, capsys):
+    tree = shutil.copytree(ravdess_tree, tmp_path / "tree")
+    (tree / "Actor_07" / "03-01-03-01-01-01-07.wav").write_text("no audio")
+    line = fails(capsys, "prepare", "ravdess", tree, tmp_path / "out")
+    assert "03-01-03-01-01-01-07.wav: cannot be read as audio" in line
+
+
+def test_probe(probe, tiny_backbones, manifests):
+    out, printed = probe
+    results = json.loads((out / "results.json").read_text())
+    low, high = results["ua_ci95"]
+    assert printed == (
+        f"linear probe: test UA {results['ua']:.3f} (95 % CI {low:.3f} to "
+        f"{high:.3f}), WA {results['wa']:.3f}; report in {out}/report.html\n"
+    )
+    page = (out / "report.html").read_text()
+    assert f"ser-peft probe {tiny_backbones['whisper']} {manifests}" in page
+
+
+def test_probe_writes_beside_the_manifests(
+    tiny_backbones, manifests, tmp_path, capsys
+):
+    folder = shutil.copytree(manifests, tmp_path / "manifests")
+    main(["probe", str(tiny_backbones["hubert"]), str(folder)])
+    out = folder / "probe" / "hubert"
+    assert str(out) in capsys.readouterr().out
+    assert (out / "results.json").exists()
+    # The manifests are still manifests.
+    read_manifests(folder)
+
+
+def test_probe_refuses(tiny_backbones, manifests, tmp_path, capsys):
+    backbone = tiny_backbones["whisper"]
+    line = fails(capsys, "probe", backbone, tmp_path)
+    assert "protocol.json: no such file; make the manifests" in line
+    line = fails(capsys, "probe", tmp_path, manifests, "--out", tmp_path / "o")
+    assert f"backbone {tmp_path}: " in line
+    for device in ("cuda:77", "gpu"):
+        line = fails(
+            capsys, "probe", backbone, manifests, "--device", device,
+            "--out", tmp_path / "o",
+        )  # fmt: skip
+        assert f"--device {device}: " in line
+    assert not (tmp_path / "o").exists()
+
+
+def test_predict(probe, ravdess_tree, capsys):
+    clips = [str(path) for path in sorted(ravdess_tree.rglob("*.wav"))[:3]]
+    main(["predict", str(probe[0]), *clips])
+    out = capsys.readouterr().out
+    for line, clip in zip(out.splitlines(), clips, strict=True):
+        label, *scores = re.fullmatch(
+            re.escape(clip) + r": (\w+)  "
+            r"\(neutral (.+)  angry (.+)  sad (.+)  happy (.+)\)",
+            line,
+        ).groups()
+        scores = [float(score) for score in scores]
+        names = ["neutral", "angry", "sad", "happy"]
+        assert names[scores.index(max(scores))] == label
+        assert sum(scores) == pytest.approx(1, abs=0.021)
+
+
+def test_predict_as_json(probe, ravdess_tree, tmp_path, capsys):
+    clip = tmp_path / "a clip.flac"
+    samples, rate = soundfile.read(next(ravdess_tree.rglob("*.wav")))
+    soundfile.write(clip, samples, rate)
+    main(["predict", str(probe[0] / "model"), str(clip), "--json"])
+    (line,) = capsys.readouterr().out.splitlines()
+    answer = json.loads(line)
+    assert answer["file"] == str(clip)
+    assert answer["label"] == max(answer["scores"], key=answer["scores"].get)
+
+
+def test_predict_refuses(probe, ravdess_tree, tmp_path, capsys):
+    clip = next(ravdess_tree.rglob("*.wav"))
+    line = fails(capsys, "predict", tmp_path, clip)
+    assert "model.json: cannot be read" in line
+    broken = tmp_path / "broken.wav"
+    broken.touch()
+    line = fails(capsys, "predict", probe[0], clip, broken)
+    assert f"{broken}: cannot be read as audio" in line
+
+
+def test_summarize(probe, tmp_path, capsys):
+    main(["summarize", str(probe[0]), "--out", str(tmp_path / "s.json")])
+    out = capsys.readouterr().out
+    assert "## ravdess, peft-ser, 4 classes" in out and "| probe " in out
+    summary = json.loads((tmp_path / "s.json").read_text())
+    results = json.loads((probe[0] / "results.json").read_text())
+    (group,) = summary["groups"]
+    assert group["ua"]["mean"] == pytest.approx(results["ua"])
+    (tmp_path / "none").mkdir()
+    assert "no results.json" in fails(capsys, "summarize", tmp_path / "none")
+
+
+def test_exit_codes_of_the_program(probe, tmp_path):
+    def run(*argv):
+        command = [sys.executable, "-m", "ser_peft.cli", *map(str, argv)]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    done = run("summarize", probe[0])
+    assert done.returncode == 0 and done.stderr == ""
+    assert "| probe " in done.stdout
+    done = run("summarize", tmp_path / "none")
+    assert done.returncode == 2 and done.stdout == ""
+    assert re.fullmatch(r"error: .*none: no such file.*\n", done.stderr)
+    done = run("summarise")
+    assert done.returncode == 2 and "summarize" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "command", [[], ["prepare"], ["probe"], ["predict"], ["summarize"]]
+)
+def test_help_is_quick(command):
+    code = (
+        "import sys\n"
+        "from ser_peft.cli import main\n"
+        "try: main(sys.argv[1:] + ['--help'])\n"
+        "finally: sys.stderr.write(str('torch' in sys.modules))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command], capture_output=True, text=True
+    )
+    assert done.returncode == 0 and done.stderr == "False"
+    assert done.stdout.startswith("usage: ser-peft")
+
+
+def test_help_names_every_corpus(capsys):
+    with pytest.raises(SystemExit):
+        main(["prepare", "--help"])
+    out = capsys.readouterr().out
+    assert all(name in out for name in CORPORA)
