@@ -169,8 +169,7 @@ def train(tmp_path_factory):
 
     In a process of its own, forked from one that has imported everything.
     `code` is the exit status, negative where a signal ended it, `log` all
-    it printed, `seconds` the processor time it took, `writes` how often it
-    changed the file system.
+    it printed, `seconds` the processor time it took.
     """
     server = subprocess.Popen(
         [
@@ -189,7 +188,7 @@ def train(tmp_path_factory):
     def run(
         argv,
         processes=1,
-        kill_at_write=None,
+        kill_at=None,
         kill_after=None,
         largest_file=None,
     ):
@@ -198,17 +197,14 @@ def train(tmp_path_factory):
             "script": str(Path(argv[0]).parents[1] / "train.py"),
             "argv": list(map(str, argv)),
             "log": str(folder / "log"),
-            "writes": str(folder / "writes"),
             "processes": processes,
-            "kill_at_write": kill_at_write,
+            "kill_at": kill_at,
             "kill_after": kill_after,
             "largest_file": largest_file,
         }
         print(json.dumps(job), file=server.stdin, flush=True)
         end = SimpleNamespace(**json.loads(server.stdout.readline()))
         end.log = (folder / "log").read_text()
-        if (folder / "writes").exists():
-            end.writes = int((folder / "writes").read_text())
         return end
 
     yield run

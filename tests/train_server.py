@@ -21,27 +21,23 @@ import torch
 import ser_peft.recipe  # noqa: F401  what takes the time
 from ser_peft.evaluation import plots  # noqa: F401
 
-# Before each of these a kill can fall.
-WRITES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir"}
 
-
-def count_writes(job):
-    """Count changes of the file system; die at one of them if asked."""
-    done = 0
+def kill_at(path, count):
+    """Die just before a path is written, moved or removed for the nth time."""
+    seen = 0
 
     def hook(event, arguments):
-        nonlocal done
+        nonlocal seen
         opened = event == "open" and arguments[1] in ("w", "wb")
-        if not opened and event not in WRITES:
+        if not opened and event not in ("os.rename", "os.remove"):
             return
-        done += 1
-        if done == job["kill_at_write"]:
+        seen += path in str(arguments[0])
+        if seen == count:
             if opened:  # what a kill between opening and writing leaves
                 os.close(os.open(arguments[0], os.O_TRUNC | os.O_CREAT))
             os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(hook)
-    return lambda: done
 
 
 def run(job, rank):
@@ -72,7 +68,8 @@ def run(job, rank):
         # In seconds of this process, however busy the machine is.
         signal.signal(signal.SIGPROF, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_PROF, job["kill_after"])
-    writes = count_writes(job)
+    if job["kill_at"]:
+        kill_at(*job["kill_at"])
     code = 0
     try:
         runpy.run_path(job["script"], run_name="__main__")
@@ -81,9 +78,6 @@ def run(job, rank):
     except BaseException:
         traceback.print_exc()
         code = 1
-    if job["writes"]:
-        with open(job["writes"], "w") as file:
-            file.write(str(writes()))
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code or 0)
