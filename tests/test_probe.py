@@ -145,6 +145,12 @@ def test_run_leaves_all_files(run):
 def test_results_say_what_was_done(run, manifests, tiny_backbones):
     about, contents = read_manifests(manifests)
     _, results = run
+    assert set(results) >= set(
+        "corpus protocol protocol_sha fold seed backbone method classes ua "
+        "ua_ci95 wa macro_f1 per_class_recall confusion test_utterances "
+        "test_speakers trainable_parameters total_parameters valid_ua "
+        "best_epoch epochs train_seconds peak_memory_mb versions".split()
+    )
     for key in "corpus protocol protocol_sha fold classes".split():
         assert results[key] == about[key]
     assert results["backbone"] == str(tiny_backbones["whisper"])
