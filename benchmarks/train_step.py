@@ -65,22 +65,25 @@ def main():
         parser.error("--seconds, --batch, --steps, --threads: more than 0")
     if args.device != "cpu" and not torch.cuda.is_available():
         parser.error(f"--device={args.device}: there is no GPU; give cpu")
+    settings = {k: v for k, v in vars(args).items() if k != "out"}
+    settings |= {"lora": LORA, "torch": torch.__version__}
+    rows = []
     with one_line_errors():
-        rows = measure(args)
-        print_table(rows, args)
-        if args.out:
-            settings = {k: v for k, v in vars(args).items() if k != "out"}
-            settings |= {"lora": LORA, "torch": torch.__version__}
-            results = {"settings": settings, "rows": rows}
-            write_json(args.out, results)
+        print_head(args)
+        for row in measure(args):
+            print_row(row)
+            rows.append(row)
+            if args.out:
+                write_json(args.out, {"settings": settings, "rows": rows})
 
 
 def measure(args):
-    """One row for each model and clip length, both sides in it."""
-    rows = []
-    with tempfile.TemporaryDirectory() as temporary:
-        cases = [(m, s) for m in args.models for s in args.seconds]
-        progress = tqdm(total=3 * len(cases))
+    """Yield a row for each model and clip length, both sides in it."""
+    total = 3 * len(args.models) * len(args.seconds)
+    with (
+        tempfile.TemporaryDirectory() as temporary,
+        tqdm(total=total, leave=False) as progress,
+    ):
         for model in args.models:
             folder = Path(temporary) / model
             in_own_process(write_checkpoint, model, folder, args.whisper)
@@ -93,9 +96,7 @@ def measure(args):
                 for side in SIDES:
                     row[side] |= in_own_process(measure_memory, side, *case)
                     progress.update()
-                rows.append(row)
-        progress.close()
-    return rows
+                yield row
 
 
 def in_own_process(function, *args):
@@ -326,27 +327,33 @@ def measure_memory(side, model, folder, seconds, args):
     return {"peak_mib": peak / 2**20, "saved_mib": total / 2**20, "live": live}
 
 
-def print_table(rows, args):
-    """Both sides' medians and how many times ours is better."""
+COLUMNS = {
+    "step, s": ("step_s", ".2f"),
+    "forward, s": ("forward_s", ".2f"),
+    "saved, MiB": ("saved_mib", ".0f"),
+    "peak, MiB": ("peak_mib", ".0f"),
+}
+
+
+def print_head(args):
+    """What is measured, and the head of the table."""
     print(
         f"{args.batch} clips a batch, {args.device}, {args.threads} CPU "
         f"thread(s), {args.clock} time; SpeechBrain / ser_peft (ratio)\n"
     )
-    titles = ["step, s", "forward, s", "saved, MiB", "peak, MiB"]
-    keys = ["step_s", "forward_s", "saved_mib", "peak_mib"]
-    print("| model | clip, s |", " | ".join(titles), "| LoRA alive, % |")
-    print("|---|---|" + "---|" * (len(keys) + 1))
-    for row in rows:
-        host, ours = (row[side] for side in SIDES)
-        cells = [row["model"], f"{row['seconds']:g}"]
-        for key in keys:
-            form = ".2f" if key.endswith("_s") else ".0f"
-            cells.append(
-                f"{host[key]:{form}} / {ours[key]:{form}} "
-                f"({host[key] / ours[key]:.1f})"
-            )
-        cells.append(f"{100 * host['live']:.0f} / {100 * ours['live']:.0f}")
-        print("|", " | ".join(cells), "|")
+    print("| model | clip, s |", " | ".join(COLUMNS), "| LoRA alive, % |")
+    print("|---|---|" + "---|" * (len(COLUMNS) + 1), flush=True)
+
+
+def print_row(row):
+    """Both sides' medians and how many times ours is better."""
+    host, ours = (row[side] for side in SIDES)
+    cells = [row["model"], f"{row['seconds']:g}"]
+    for key, form in COLUMNS.values():
+        ratio = host[key] / ours[key]
+        cells.append(f"{host[key]:{form}} / {ours[key]:{form}} ({ratio:.1f})")
+    cells.append(f"{100 * host['live']:.0f} / {100 * ours['live']:.0f}")
+    print("|", " | ".join(cells), "|", flush=True)
 
 
 if __name__ == "__main__":

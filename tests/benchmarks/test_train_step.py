@@ -59,7 +59,7 @@ def test_measurements(benchmark, tiny_backbones, args, capsys):
     # WavLM's attention is deaf to LoRA in transformers.
     assert row["ser_peft"]["live"] == 1 > row["speechbrain"]["live"]
     assert row["ser_peft"]["saved_mib"] < row["speechbrain"]["saved_mib"]
-    benchmark.print_table([row], args)
+    benchmark.print_row(row)
     assert "| wavlm | 0.5 |" in capsys.readouterr().out
 
 
