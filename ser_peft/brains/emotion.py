@@ -196,10 +196,16 @@ class EmotionBrain(sb.Brain):
             batch_sampler=sampler,
             num_workers=self.hparams.num_workers,
         )
-        # A rest too small for a step is dropped by SpeechBrain.
-        steps = len(self.train_sampler) // self.grad_accumulation_factor
+        # Of the optimisers, in an epoch; what is left over makes none.
+        self.steps = len(self.train_sampler) // self.grad_accumulation_factor
+        if not self.steps:
+            raise InputError(
+                f"grad_accumulation_factor: {self.grad_accumulation_factor} is "
+                f"more than the {len(self.train_sampler)} batches of an epoch; "
+                "lower it, or batch_seconds"
+            )
         self.model.encoder.set_total_steps(
-            steps * self.hparams.epoch_counter.limit
+            self.steps * self.hparams.epoch_counter.limit
         )
         return loader
 
@@ -311,10 +317,11 @@ class EmotionBrain(sb.Brain):
 
     def on_fit_batch_start(self, batch, should_step):
         """Set the learning rates of this step."""
-        done = self.epoch - 1 + (self.step - 1) / len(self.train_sampler)
+        step = (self.step - 1) // self.grad_accumulation_factor
+        done = self.epoch - 1 + step / self.steps
         epochs = self.hparams.epoch_counter.limit
         warm = max(self.hparams.warmup_epochs, 1e-9)
-        factor = min(1.0, (done + 1 / len(self.train_sampler)) / warm)
+        factor = min(1.0, (done + 1 / self.steps) / warm)
         factor *= SCHEDULES[self.hparams.schedule](
             done / epochs, [past["valid_loss"] for past in self.history]
         )

@@ -22,7 +22,7 @@ def new_brain(arguments):
         about, sets = datasets(
             settings["manifests_folder"],
             settings["max_seconds"],
-            settings["crop"],
+            settings["crop"] if settings["augment"] else 1.0,
         )
         return EmotionBrain(build(file, text), options, about, sets)
 

@@ -382,6 +382,38 @@ def test_learning_rates(new_brain, tmp_path, schedule):
         assert head == pytest.approx(0.01 * warm * shape)
 
 
+def test_accumulation_counts_the_optimisers_steps(new_brain, tmp_path):
+    brain = new_brain(
+        tmp_path,
+        **PLAIN | {"warmup_epochs": 1},
+        schedule="constant",
+        grad_accumulation_factor=3,
+    )
+    brain.train_loader()
+    brain.init_optimizers()
+    assert brain.steps == len(brain.train_sampler) // 3 >= 2
+    rates = []
+    brain.epoch = 1
+    for step in range(1, 1 + 3 * brain.steps):
+        brain.step = step
+        brain.on_fit_batch_start(None, step % 3 == 0)
+        rates.append(brain.optimizers_dict["head_opt"].param_groups[0]["lr"])
+    ramp = [0.01 * (step + 1) / brain.steps for step in range(brain.steps)]
+    assert rates == pytest.approx(np.repeat(ramp, 3))
+
+
+def test_accumulation_of_more_than_an_epoch(new_brain, tmp_path):
+    brain = new_brain(tmp_path, **PLAIN, grad_accumulation_factor=99)
+    with pytest.raises(InputError, match="grad_accumulation_factor: 99"):
+        brain.train_loader()
+
+
+def test_optimiser_with_bad_arguments(new_brain, tmp_path):
+    brain = new_brain(tmp_path, **PLAIN, adapter_opt="{momentum: 3}")
+    with pytest.raises(InputError, match="adapter_opt: .*momentum"):
+        brain.init_optimizers()
+
+
 def test_keeps_best_last_or_average(new_brain, fit, tmp_path):
     brain = fit(new_brain(tmp_path, **PLAIN, number_of_epochs=4, keep_best=2))
     saved = checkpoints(tmp_path)
