@@ -1,0 +1,223 @@
+"""Two processes under DDP, with gloo."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+from safetensors.torch import load_file
+
+from ser_peft.data import datasets, eval_batches, prepare
+
+ROOT = Path(__file__).resolve().parents[2]
+HPARAMS = ROOT / "recipes" / "RAVDESS" / "hparams"
+# Nothing random, nothing that a batch's partition changes.
+EXACT = {
+    "augment": False,
+    "crop": 1,
+    "keep": "last",
+    "distributed_backend": "gloo",
+}
+
+
+def rows(folder):
+    """Rows of predictions.csv."""
+    with open(folder / "predictions.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """Function: name, changes -> a recipe of its own with a changed yaml."""
+
+    def copy(name, *changes):
+        shutil.copytree(HPARAMS.parent, tmp_path / "RAVDESS")
+        path = tmp_path / "RAVDESS" / "hparams" / f"{name}.yaml"
+        text = path.read_text()
+        for old, new in changes:
+            assert old in text
+            text = text.replace(old, new)
+        path.write_text(text)
+        return path
+
+    return copy
+
+
+@pytest.fixture(scope="module")
+def equal_lengths(ravdess_tree, tmp_path_factory):
+    """Manifests of clips that are all 0.3 s long, 48 of them to train on."""
+    root = tmp_path_factory.mktemp("equal")
+    for path in ravdess_tree.rglob("*.wav"):
+        actor = int(path.parent.name[-2:])
+        if actor in (6, 7, 8):  # 15 actors train in fold 1: 12 are left
+            continue
+        wav, rate = soundfile.read(path)
+        (root / "corpus" / path.parent.name).mkdir(parents=True, exist_ok=True)
+        soundfile.write(
+            root / "corpus" / path.parent.name / path.name, wav[:4800], rate
+        )
+    prepare("ravdess", root / "corpus", root / "manifests", classes=4, fold=1)
+    train_set = json.loads((root / "manifests" / "train.json").read_text())
+    assert len(train_set) == 48
+    return {
+        "data_folder": root / "corpus",
+        "manifests_folder": root / "manifests",
+        "batch_seconds": 1.8,  # 6 clips: 8 batches
+    }
+
+
+def test_two_processes_train_as_one(
+    equal_lengths, recipe, arguments, train, tmp_path
+):
+    """The same global batches, by torchrun and by accumulating gradients."""
+    hparams = recipe(
+        "whisper_lora",
+        ("dropout: 0.2", "dropout: 0.0"),
+        # AdamW turns the rounding of gradients near zero into whole steps.
+        ("torch.optim.AdamW", "torch.optim.SGD"),
+        (
+            "num_workers:",
+            "sorting: ascending  # no shuffling by DDP\nnum_workers:",
+        ),
+    )
+    settings = EXACT | equal_lengths | {"adapter_lr": 0.1, "head_lr": 0.1}
+    one = train(
+        arguments(
+            tmp_path / "one", hparams, grad_accumulation_factor=2, **settings
+        )
+    )
+    assert one.code == 0, one.log
+    argv = arguments(tmp_path / "two", hparams, **settings)
+    two = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone",
+         "--nproc_per_node=2", hparams.parents[1] / "train.py", *argv],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )  # fmt: skip
+    assert two.returncode == 0, two.stderr
+    assert two.stdout.count("test UA") == 1
+    results = {}
+    for name in ("one", "two"):
+        text = (tmp_path / name / "results.json").read_text()
+        results[name] = json.loads(text)
+    assert results["one"].pop("processes") == 1
+    assert results["two"].pop("processes") == 2
+    for key in ("train_seconds", "peak_memory_mb"):
+        assert results["one"].pop(key) and results["two"].pop(key)
+    assert results["one"] == results["two"]
+    for path in ("adapter/adapter_model.safetensors", "head.safetensors"):
+        ours = load_file(tmp_path / "two" / "model" / path)
+        theirs = load_file(tmp_path / "one" / "model" / path)
+        for key, tensor in ours.items():
+            assert torch.allclose(tensor, theirs[key], atol=1e-5), key
+            if "lora_B" in key:  # it was zero
+                assert tensor.abs().max() > 1e-3
+    for ours, theirs in zip(
+        rows(tmp_path / "two"), rows(tmp_path / "one"), strict=True
+    ):
+        assert ours["id"] == theirs["id"]
+        assert ours["predicted"] == theirs["predicted"]
+        for name in results["one"]["classes"]:
+            assert float(ours[name]) == pytest.approx(
+                float(theirs[name]), abs=1e-4
+            )
+
+
+def test_uneven_split_tests_every_clip_once(
+    ravdess_tree, arguments, train, tmp_path
+):
+    """Odd numbers of batches and clips; valid fits in one batch alone."""
+    odd = tmp_path / "corpus"
+    shutil.copytree(ravdess_tree, odd)
+    clips = sorted(odd.rglob("03-01-0[1345]*.wav"))
+    actors = {split: [] for split in ("train", "valid", "test")}
+    for clip in clips:
+        actor = int(clip.stem[-2:])
+        split = "test" if actor < 6 else "valid" if actor > 20 else "train"
+        actors[split].append(clip)
+    for split, count in (("train", 35), ("valid", 8), ("test", 19)):
+        for clip in actors[split][count:]:
+            clip.unlink()
+    for clip in actors["valid"][:8]:  # one length, one batch
+        wav, rate = soundfile.read(clip)
+        soundfile.write(clip, wav[:4800], rate)
+    folder = tmp_path / "run"
+    argv = arguments(
+        folder,
+        data_folder=odd,
+        manifests_folder=None,
+        distributed_backend="gloo",
+        batch_seconds=2.5,
+        keep="average",
+        keep_best=2,
+    )
+    end = train(argv, processes=2)
+    assert end.code == 0, end.log
+    _, sets = datasets(folder / "manifests")
+    batches = {name: len(eval_batches(sets[name], 2.5)) for name in sets}
+    assert batches["valid"] == 1
+    assert batches["train"] % 2 == batches["test"] % 2 == 1
+    assert [row["id"] for row in rows(folder)] == sorted(
+        clip.stem for clip in actors["test"][:19]
+    )
+    results = json.loads((folder / "results.json").read_text())
+    assert results["processes"] == 2
+    assert results["test_utterances"] == 19
+    assert (folder / "train_log.txt").read_text().count("epoch: 1,") == 1
+
+
+@pytest.mark.parametrize("backbone", ["wav2vec2", "hubert", "wavlm", "whisper"])
+def test_every_parameter_gets_its_gradient(
+    tiny_backbones, arguments, train, tmp_path, backbone
+):
+    """DDP complains in the second step where one was left out."""
+    end = train(
+        arguments(
+            tmp_path / "run",
+            backbone=tiny_backbones[backbone],
+            distributed_backend="gloo",
+            number_of_epochs=1,
+        ),
+        processes=2,
+    )
+    assert end.code == 0, end.log
+    assert (tmp_path / "run" / "results.json").exists()
+
+
+def test_one_process_fails_with_the_other(arguments, train, tmp_path):
+    """In one line, with the exit status of bad input."""
+    end = train(
+        arguments(
+            tmp_path / "run",
+            data_folder=tmp_path / "nowhere",
+            manifests_folder=None,
+            distributed_backend="gloo",
+        ),
+        processes=2,
+    )
+    assert end.code == 2
+    assert end.log.count("error: ") == 1
+    assert "nowhere" in end.log and "Traceback" not in end.log
+
+
+def test_resumes_under_ddp(arguments, train, tmp_path):
+    ends = {}
+    for name in ("whole", "killed"):
+        argv = arguments(
+            tmp_path / name, distributed_backend="gloo", adapter_lr=0.005
+        )
+        if name == "killed":
+            end = train(argv, processes=2, kill_at=("CKPT.yaml", 2))
+            assert end.code == -9
+        end = train(argv, processes=2)
+        assert end.code == 0, end.log
+        ends[name] = (tmp_path / name / "predictions.csv").read_bytes()
+    assert ends["whole"] == ends["killed"]
