@@ -183,11 +183,27 @@ def step(model, optimizer, number):
     optimizer.step()
 
 
+class Slowing(torch.optim.Optimizer):
+    """Gradient descent that counts its steps in a plain number."""
+
+    def __init__(self, params):
+        super().__init__(params, {"lr": 1e-2})
+
+    @torch.no_grad()
+    def step(self):
+        for parameter in self.param_groups[0]["params"]:
+            state = self.state[parameter]
+            state["steps"] = state.get("steps", 0) + 1
+            scale = self.param_groups[0]["lr"] / state["steps"]
+            parameter.sub_(scale * parameter.grad)
+
+
 OPTIMIZERS = {
     "AdamW": lambda p: torch.optim.AdamW(p, lr=1e-2, weight_decay=0.1),
     "amsgrad": lambda p: torch.optim.AdamW(p, lr=1e-2, amsgrad=True),
     "SGD": lambda p: torch.optim.SGD(p, lr=1e-2, momentum=0.9),
     "plain SGD": lambda p: torch.optim.SGD(p, lr=1e-2),
+    "a number": Slowing,
     "Adagrad": lambda p: torch.optim.Adagrad(p, lr=1e-2),
 }
 
