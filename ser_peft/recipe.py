@@ -5,6 +5,7 @@ from io import StringIO
 from pathlib import Path
 
 import speechbrain as sb
+import torch
 from hyperpyyaml import load_hyperpyyaml, resolve_references
 from ruamel.yaml import YAML, YAMLError
 from speechbrain.utils.distributed import (
@@ -100,6 +101,11 @@ def train_emotion(argv, prepare):
                 f"{high:.3f}), WA {results['wa']:.3f}; report in "
                 f"{folder}/report.html"
             )
+        if torch.distributed.is_initialized():
+            # Left to the interpreter's exit, gloo's threads now and then
+            # abort a finished process, and torchrun calls the run failed.
+            torch.distributed.barrier()
+            torch.distributed.destroy_process_group()
 
 
 def read_settings(hparams_file, overrides, reads, run_opts=None):
