@@ -147,6 +147,15 @@ class EmotionBrain(sb.Brain):
 
     def __init__(self, hparams, run_opts, about, sets):
         self.check(hparams)
+        methods = hparams["modules"]["encoder"].methods
+        if hparams["keep"] == "average" and any(
+            getattr(method, "peft_type", None) == "ADALORA"
+            for method in methods
+        ):
+            raise InputError(
+                "keep: average does not go with AdaLoRA, whose checkpoints "
+                "have different ranks; use best or last"
+            )
         super().__init__(
             modules=hparams["modules"],
             hparams=hparams,

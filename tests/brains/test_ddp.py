@@ -86,7 +86,7 @@ def test_two_processes_train_as_one(
             "sorting: ascending  # no shuffling by DDP\nnum_workers:",
         ),
     )
-    settings = EXACT | equal_lengths | {"adapter_lr": 0.1, "head_lr": 0.1}
+    settings = EXACT | equal_lengths | {"adapter_lr": 1, "head_lr": 0.1}
     one = train(
         arguments(
             tmp_path / "one", hparams, grad_accumulation_factor=2, **settings
@@ -117,9 +117,9 @@ def test_two_processes_train_as_one(
         ours = load_file(tmp_path / "two" / "model" / path)
         theirs = load_file(tmp_path / "one" / "model" / path)
         for key, tensor in ours.items():
-            assert torch.allclose(tensor, theirs[key], atol=1e-5), key
+            assert torch.allclose(tensor, theirs[key], atol=1e-6), key
             if "lora_B" in key:  # it was zero
-                assert tensor.abs().max() > 1e-3
+                assert tensor.abs().max() > 1e-4
     for ours, theirs in zip(
         rows(tmp_path / "two"), rows(tmp_path / "one"), strict=True
     ):

@@ -316,6 +316,23 @@ def test_labels_are_smoothed_in_training_only(new_brain, tmp_path):
     assert float(loss) == pytest.approx(float(soft.mean()))
 
 
+def test_loss_is_the_mean_over_all_processes(new_brain, tmp_path, monkeypatch):
+    """DDP averages over processes, whose batches may differ in size."""
+    brain = new_brain(tmp_path, **PLAIN)
+    brain.on_stage_start(sb.Stage.VALID)
+    logits = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
+    mean = brain.compute_objectives(logits, batch_of([0, 1, 2, 3]), None)
+    brain.world = 2
+    monkeypatch.setattr(  # the other process has 6 clips
+        torch.distributed, "all_reduce", lambda count: count.add_(6)
+    )
+    ours = brain.compute_objectives(
+        logits, batch_of([0, 1, 2, 3]), sb.Stage.TRAIN
+    )
+    # Averaged with the other's, 6 m' x 2 / 10: (4 m + 6 m') / 10.
+    assert float(ours) == pytest.approx(float(mean) * 4 * 2 / 10)
+
+
 def test_clips_one_norm_over_both_optimisers(new_brain, tmp_path):
     brain = new_brain(tmp_path, **PLAIN, max_grad_norm=1.0)
     brain.init_optimizers()
@@ -556,6 +573,12 @@ def test_every_method_trains(
     for row, answer in zip(rows, answers, strict=True):
         for name, score in answer["scores"].items():
             assert float(row[name]) == pytest.approx(score, abs=1e-4)
+
+
+def test_checkpoints_of_different_ranks_have_no_mean(new_brain, tmp_path):
+    hparams = write_yaml(tmp_path / "a.yaml", ADALORA)
+    with pytest.raises(InputError, match="average does not go with AdaLoRA"):
+        new_brain(tmp_path / "run", hparams=hparams, keep="average")
 
 
 def test_diverged_training_stops_in_one_line(new_brain, fit, tmp_path):
