@@ -1,0 +1,143 @@
+"""Every yaml of every recipe, on tiny models and miniature corpora."""
+
+import csv
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import speechbrain as sb
+
+from ser_peft.brains import EmotionBrain
+from ser_peft.errors import InputError
+from ser_peft.inference import load_model
+from ser_peft.recipe import read_settings
+
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
+YAMLS = sorted(
+    str(path.relative_to(RECIPES)) for path in RECIPES.glob("*/hparams/*.yaml")
+)
+
+
+@pytest.fixture(scope="session")
+def demo_tree(tmp_path_factory):
+    """A miniature Demo corpus: 16 voices, two clips an emotion."""
+    root = tmp_path_factory.mktemp("Demo")
+    rng = np.random.default_rng(0)
+    for voice in (f"{sex}{number}" for sex in "mf" for number in range(1, 9)):
+        (root / voice).mkdir()
+        for index, emotion in enumerate(("neutral", "angry", "sad", "happy")):
+            for sentence in (1, 2):
+                time = np.arange(rng.integers(4800, 9600)) / 16000
+                wave = np.sin(2 * np.pi * (150 + 100 * index) * time)
+                wave = 0.1 * (index + 1) * wave
+                wave += rng.normal(0, 0.01, len(time))
+                name = f"{voice}_{emotion}_{sentence}_1.wav"
+                soundfile.write(root / voice / name, wave, 16000)
+    return root
+
+
+@pytest.fixture(scope="session")
+def corpus(ravdess_tree, demo_tree):
+    """Name of a recipe -> its miniature corpus."""
+    return {"RAVDESS": ravdess_tree, "Demo": demo_tree}
+
+
+def check(folder, corpus, method):
+    """What every finished run leaves, and that it can be used."""
+    results = json.loads((folder / "results.json").read_text())
+    assert results["corpus"] == corpus
+    assert results["method"] == method
+    assert 0 <= results["ua"] <= 1
+    assert "<html" in (folder / "report.html").read_text()
+    with open(folder / "predictions.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == results["test_utterances"]
+    model = load_model(folder)
+    noise = 0.1 * np.random.default_rng(0).normal(size=8000)
+    (answer,) = model.predict([noise])
+    assert list(answer["scores"]) == results["classes"]
+
+
+def test_there_are_some():
+    assert {name.split("/")[0] for name in YAMLS} >= {"RAVDESS", "Demo"}
+
+
+@pytest.mark.parametrize("name", YAMLS)
+def test_yaml_runs(name, corpus, tiny_backbones, arguments, train, tmp_path):
+    recipe = name.split("/")[0]
+    family, method = Path(name).stem.split("_")[:2]
+    end = train(
+        arguments(
+            tmp_path / "run",
+            name,
+            data_folder=corpus[recipe],
+            manifests_folder=None,
+            backbone=tiny_backbones[family],
+            number_of_epochs=1,
+            precision=None,  # the yaml's
+        )
+    )
+    assert end.code == 0, end.log
+    check(tmp_path / "run", recipe.lower(), method)
+
+
+@pytest.mark.parametrize("family", ["wav2vec2", "hubert", "wavlm_large"])
+def test_any_backbone_fits(family, tiny_backbones, arguments, train, tmp_path):
+    """The same yaml: targets and widths follow the checkpoint."""
+    end = train(
+        arguments(
+            tmp_path / "run",
+            backbone=tiny_backbones[family],
+            number_of_epochs=1,
+            fold=5,
+            manifests_folder=None,
+        )
+    )
+    assert end.code == 0, end.log
+    check(tmp_path / "run", "ravdess", "lora")
+
+
+def settings(path, *overrides):
+    """A recipe's settings, as train.py reads them."""
+    _, options, given = sb.parse_arguments([str(path), *overrides])
+    return read_settings(str(path), given, EmotionBrain.reads, options)
+
+
+@pytest.mark.parametrize("name", YAMLS)
+def test_every_key_is_read(name, tmp_path):
+    text = (RECIPES / name).read_text()
+    settings(RECIPES / name, "--data_folder=corpus")
+    for key in ("adapter_rl", "patient"):
+        path = tmp_path / "a.yaml"
+        path.write_text(f"{text}\n{key}: 3\n")
+        with pytest.raises(InputError, match=f"nothing reads the key '{key}'"):
+            settings(path, "--data_folder=corpus")
+
+
+def test_what_is_said_to_be_read_is_read():
+    """The keys that the Brain claims stand in the code."""
+    package = Path(sys.modules["ser_peft.brains"].__file__).parents[1]
+    code = (
+        "".join(
+            (package / name).read_text()
+            for name in ("brains/emotion.py", "recipe.py")
+        )
+        + Path(sb.core.__file__).read_text()
+    )
+    for key in EmotionBrain.reads:
+        used = rf'(hparams\.|["(]hparams", "|(hparams|settings)\["){key}\b'
+        optimiser = rf'\("{key}", self\.model'
+        assert re.search(f"{used}|{optimiser}", code), key
+
+
+@pytest.mark.parametrize("name", YAMLS)
+def test_says_what_it_is_for(name):
+    """A banner first; what differs from another yaml is said there."""
+    lines = (RECIPES / name).read_text().splitlines()
+    assert set(lines[0]) == {"#", " "}
+    assert lines[1].startswith("# ") and len(lines[1]) > 20
+    assert all(len(line) <= 80 for line in lines)
