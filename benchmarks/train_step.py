@@ -12,6 +12,7 @@ medians are compared. Peak memory is measured in a fresh process each.
 import argparse
 import gc
 import logging
+import os
 import resource
 import statistics
 import tempfile
@@ -40,6 +41,8 @@ LORA = {"r": 8, "lora_alpha": 16, "lora_dropout": 0.1}
 ATTENTION = ["q_proj", "k_proj", "v_proj", "out_proj"]
 SSL_FFN = ["intermediate_dense", "output_dense"]
 WHISPER_FFN = ["fc1", "fc2"]
+# Without it glibc holds on to freed tensors, by rules of its own.
+MALLOC = "MALLOC_MMAP_THRESHOLD_"
 
 
 def main():
@@ -94,7 +97,9 @@ def measure(args):
                 row |= in_own_process(measure_time, *case)
                 progress.update()
                 for side in SIDES:
+                    os.environ[MALLOC] = "65536"
                     row[side] |= in_own_process(measure_memory, side, *case)
+                    del os.environ[MALLOC]
                     progress.update()
                 yield row
 

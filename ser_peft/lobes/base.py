@@ -263,7 +263,7 @@ class LeanDropout(torch.nn.Dropout):
         if not self.training or not self.p or hidden.device.type != "cpu":
             return super().forward(hidden)
         kept = torch.rand(hidden.shape) >= self.p
-        return hidden * kept * (1 / (1 - self.p))
+        return (hidden * kept).mul_(1 / (1 - self.p))
 
 
 @contextmanager
