@@ -87,11 +87,10 @@ class Wav2Vec2Lobe(SpeechLobe):
         # Layer by layer: Hugging Face's own loop asks for gradients of the
         # waveform, so that autograd keeps the whole CNN even when frozen.
         for i, layer in enumerate(model.feature_extractor.conv_layers):
-            norm = getattr(layer, "layer_norm", None)
-            if isinstance(norm, torch.nn.GroupNorm):
+            if i == 0 and self.config.feat_extract_norm == "group":
                 hidden = layer.conv(hidden)
                 hidden = masked_group_norm(
-                    norm, hidden, self._conv_frames(lengths, i + 1)
+                    layer.layer_norm, hidden, self._conv_frames(lengths, 1)
                 )
                 hidden = layer.activation(hidden)
             else:
