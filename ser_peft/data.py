@@ -22,6 +22,7 @@ from ser_peft.corpora.protocols import (
     classes_of,
     fingerprint,
     relabel,
+    shared_speakers,
 )
 from ser_peft.errors import InputError
 from ser_peft.io import write_json
@@ -40,7 +41,11 @@ __all__ = [
 # It announces every epoch's draw.
 logging.getLogger("speechbrain.dataio.sampler").setLevel(logging.WARNING)
 
+logger = logging.getLogger(__name__)
+
 SAMPLE_RATE = 16000
+DIMENSIONS = ("arousal", "valence", "dominance")
+"""Labels that go into the manifests as numbers, on the corpus's own scale."""
 MIN_SECONDS = 0.1
 """Below this there is nothing an encoder of 20 ms frames could judge."""
 
@@ -152,21 +157,23 @@ def prepare(corpus, data_folder, save_folder, classes, fold=1, protocol=None):
     class_set = (
         classes if isinstance(classes, dict) else module.CLASS_SETS[classes]
     )
+    deal = protocols[protocol]
     request = {
         "corpus": corpus,
         "data_folder": os.path.abspath(data_folder),
         "protocol": protocol,
         "fold": fold,
-        "folds_total": protocols[protocol].folds,
+        "folds_total": deal.folds,
+        "shares_speakers": deal.shares_speakers,
         "class_set": class_set,
         "classes": classes_of(class_set),
     }
     if _holds(save_folder, request):
         return
     utterances = module.read(data_folder)
-    chosen = relabel(utterances, class_set)
+    chosen = relabel(utterances, class_set, deal.label)
     labels = {utterance.id: label for utterance, label in chosen}
-    splits = protocols[protocol].deal([u for u, _ in chosen], fold)
+    splits = deal.deal([u for u, _ in chosen], fold)
     write_manifests(splits, labels, save_folder, request)
 
 
@@ -210,11 +217,20 @@ def write_manifests(splits, labels, save_folder, about):
                 "emotion": labels[u.id],
                 "gender": u.gender,
                 "text": u.text,
+                **{name: u.labels.get(name) for name in DIMENSIONS},
             }
             manifests[split][u.id] = {
                 k: v for k, v in entry.items() if v is not None
             }
-    check_splits(manifests, about["classes"])
+    shares = about.get("shares_speakers", False)
+    check_splits(manifests, about["classes"], shares)
+    if shares:
+        shared = shared_speakers(manifests)
+        logger.warning(
+            "%s, %s: %d of %d test speakers are also in train: the scores "
+            "are not those of unheard speakers", about["corpus"],
+            about["protocol"], *shared,
+        )  # fmt: skip
     # Everything is decoded once: a broken file found after hours of
     # training, in the test set, would be worse. libsndfile frees the GIL.
     everything = {u.id: u.wav for us in splits.values() for u in us}
@@ -276,7 +292,9 @@ def read_manifests(folder):
     for split, entries in contents.items():
         for key, entry in entries.items():
             _need(entry, ENTRY, f"{Path(folder) / split}.json: {key}")
-    check_splits(contents, about["classes"])
+    check_splits(
+        contents, about["classes"], about.get("shares_speakers", False)
+    )
     return about, contents
 
 

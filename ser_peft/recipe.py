@@ -49,8 +49,8 @@ def train_emotion(argv, prepare):
     argv : list of str
         A yaml and its overrides, as of ``python train.py``.
     prepare : callable
-        Takes ``data_folder``, ``save_folder``, ``fold`` and ``classes`` and
-        writes the manifests.
+        Takes ``data_folder``, ``save_folder``, ``fold``, ``classes`` and
+        ``protocol`` and writes the manifests.
     """
     with one_line_errors():
         hparams_file, run_opts, overrides = sb.parse_arguments(argv)
@@ -73,6 +73,7 @@ def train_emotion(argv, prepare):
                 "save_folder": settings["manifests_folder"],
                 "fold": settings["fold"],
                 "classes": settings["classes"],
+                "protocol": settings["protocol"],
             },
         )
         about, sets = datasets(

@@ -3,7 +3,7 @@
 from ser_peft.data import prepare
 
 
-def prepare_demo(data_folder, save_folder, fold=1, classes=4):
+def prepare_demo(data_folder, save_folder, fold=1, classes=4, protocol=None):
     """Write the manifests of one speaker-independent fold.
 
     Arguments
@@ -23,4 +23,4 @@ def prepare_demo(data_folder, save_folder, fold=1, classes=4):
     ser_peft.errors.InputError
         If the folder is not the Demo corpus or a file in it is broken.
     """
-    prepare("demo", data_folder, save_folder, classes, fold)
+    prepare("demo", data_folder, save_folder, classes, fold, protocol)

@@ -3,7 +3,7 @@
 from ser_peft.data import prepare
 
 
-def prepare_ravdess(data_folder, save_folder, fold=1, classes=4):
+def prepare_ravdess(data_folder, save_folder, fold=1, classes=4, protocol=None):
     """Write the manifests of one speaker-independent fold.
 
     Arguments
@@ -19,6 +19,8 @@ def prepare_ravdess(data_folder, save_folder, fold=1, classes=4):
     classes : int or dict
         4 (neutral, angry, sad, happy), 7 (PEFT-SER's: calm is neutral), 8,
         or a map from the corpus's labels.
+    protocol : str, optional
+        One of `ser_peft.corpora.ravdess.PROTOCOLS`.
 
     Raises
     ------
@@ -29,4 +31,4 @@ def prepare_ravdess(data_folder, save_folder, fold=1, classes=4):
     -------
     >>> prepare_ravdess("/data/RAVDESS", "results/manifests")  # doctest: +SKIP
     """
-    prepare("ravdess", data_folder, save_folder, classes, fold)
+    prepare("ravdess", data_folder, save_folder, classes, fold, protocol)

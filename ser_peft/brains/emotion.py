@@ -94,8 +94,8 @@ class EmotionBrain(sb.Brain):
         ``schedule``, ``warmup_epochs``, ``label_smoothing``,
         ``batch_seconds``, ``max_seconds``, ``num_workers``, ``augment``,
         ``wav_augment``, ``start_from_probe``, ``keep``, ``keep_best``; by the
-        recipe: ``data_folder``, ``manifests_folder``, ``fold``, ``classes``,
-        ``crop``.
+        recipe: ``data_folder``, ``manifests_folder``, ``protocol``, ``fold``,
+        ``classes``, ``crop``.
     run_opts : dict
         SpeechBrain's run options.
     about : dict
@@ -105,8 +105,8 @@ class EmotionBrain(sb.Brain):
     """
 
     reads = frozenset(
-        "seed data_folder output_folder manifests_folder fold classes "
-        "modules checkpointer epoch_counter train_logger adapter_opt head_opt "
+        "seed data_folder output_folder manifests_folder protocol fold "
+        "classes modules checkpointer epoch_counter train_logger adapter_opt head_opt "
         "schedule warmup_epochs label_smoothing batch_seconds max_seconds "
         "num_workers augment crop wav_augment start_from_probe keep keep_best "
         "sorting".split()

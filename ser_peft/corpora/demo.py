@@ -7,7 +7,7 @@ without a licensed corpus. See ``recipes/Demo/make_corpus.py``.
 import re
 
 from ser_peft.corpora import Utterance, corpus_folder
-from ser_peft.corpora.protocols import SpeakerFolds
+from ser_peft.corpora.protocols import Folds
 
 __all__ = ["CLASS_SETS", "PROTOCOLS", "SENTENCES", "read"]
 
@@ -33,7 +33,7 @@ def _voices(*numbers):
 
 # Each voice is tested once; every set has as many female as male voices.
 PROTOCOLS = {
-    "four-fold": SpeakerFolds(
+    "four-fold": Folds(
         name="four-fold",
         test=[_voices(1, 2), _voices(3, 4), _voices(5, 6), _voices(7, 8)],
         valid=[_voices(3, 4), _voices(5, 6), _voices(7, 8), _voices(1, 2)],

@@ -1,38 +1,50 @@
 """Who trains, who validates, who is tested: deals of speakers, not clips."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ser_peft.errors import InputError
 
 __all__ = [
-    "SpeakerFolds",
+    "Folds",
     "check_splits",
     "classes_of",
     "fingerprint",
     "relabel",
+    "shared_speakers",
 ]
 
 SPLITS = ("train", "valid", "test")
 
 
 @dataclass(frozen=True)
-class SpeakerFolds:
-    """Fixed folds: the speakers of valid and test, the rest trains.
+class Folds:
+    """Fixed folds: who is valid and who is test, the rest trains.
 
     Arguments
     ---------
     name : str
         Goes into every result.
     test : list of list of str
-        Test speakers of each fold.
+        Test speakers (or groups) of each fold.
     valid : list of list of str
-        Valid speakers of each fold.
+        Valid speakers (or groups) of each fold.
+    train : list of list of str, optional
+        Who trains in each fold, where that is not all the rest.
+    by : str
+        What is dealt: ``speaker`` or ``group`` (session, official split).
+    label : str
+        Which of the corpus's labels is the emotion, where it has several.
+    where : dict
+        Only utterances with these labels take part.
+    shares_speakers : bool
+        For official splits with speakers in several sets: it is said, not
+        refused.
 
     Example
     -------
     >>> from ser_peft.corpora import Utterance
-    >>> folds = SpeakerFolds("demo", test=[["a"]], valid=[["b"]])
+    >>> folds = Folds("demo", test=[["a"]], valid=[["b"]])
     >>> clips = [Utterance(s, s + ".wav", s) for s in "abc"]
     >>> {k: [u.id for u in v] for k, v in folds.deal(clips, 1).items()}
     {'train': ['c'], 'valid': ['b'], 'test': ['a']}
@@ -41,6 +53,11 @@ class SpeakerFolds:
     name: str
     test: list
     valid: list
+    train: list | None = None
+    by: str = "speaker"
+    label: str = "emotion"
+    where: dict = field(default_factory=dict)
+    shares_speakers: bool = False
 
     @property
     def folds(self):
@@ -48,7 +65,7 @@ class SpeakerFolds:
         return len(self.test)
 
     def deal(self, utterances, fold):
-        """Split utterances by speaker.
+        """Split utterances.
 
         Arguments
         ---------
@@ -74,12 +91,19 @@ class SpeakerFolds:
         valid, test = self.valid[fold - 1], self.test[fold - 1]
         splits = {split: [] for split in SPLITS}
         for utterance in utterances:
-            # Not `elif`: a speaker listed twice must show in check_splits.
-            if utterance.speaker in test:
+            if any(utterance.labels.get(k) != v for k, v in self.where.items()):
+                continue
+            dealt = getattr(utterance, self.by)
+            # Not `elif`: who is listed twice must show in check_splits.
+            if dealt in test:
                 splits["test"].append(utterance)
-            if utterance.speaker in valid:
+            if dealt in valid:
                 splits["valid"].append(utterance)
-            if utterance.speaker not in test + valid:
+            if (
+                dealt not in test + valid
+                if self.train is None
+                else dealt in self.train[fold - 1]
+            ):
                 splits["train"].append(utterance)
         return splits
 
@@ -117,7 +141,7 @@ def relabel(utterances, class_set, kind="emotion"):
     InputError
         If the class set names a label that the corpus does not have.
     """
-    known = {u.labels[kind] for u in utterances}
+    known = {u.labels[kind] for u in utterances if u.labels.get(kind)}
     unknown = [label for label in class_set if label not in known]
     if unknown:
         raise InputError(
@@ -127,11 +151,11 @@ def relabel(utterances, class_set, kind="emotion"):
     return [
         (u, class_set[u.labels[kind]])
         for u in utterances
-        if u.labels[kind] in class_set
+        if u.labels.get(kind) in class_set
     ]
 
 
-def check_splits(manifests, classes):
+def check_splits(manifests, classes, shares_speakers=False):
     """Refuse splits that cannot be trained or judged honestly.
 
     Arguments
@@ -140,6 +164,8 @@ def check_splits(manifests, classes):
         Split -> {id: entry}; entries have ``speaker`` and ``emotion``.
     classes : list of str
         Class names.
+    shares_speakers : bool
+        A speaker may be in two splits, as a protocol's `shares_speakers`.
 
     Raises
     ------
@@ -162,7 +188,7 @@ def check_splits(manifests, classes):
                     f"not one of {', '.join(classes)}"
                 )
             other = speakers.setdefault(entry["speaker"], split)
-            if other != split:
+            if other != split and not shares_speakers:
                 raise InputError(
                     f"speaker {entry['speaker']} is in {other} and in "
                     f"{split}; every speaker may be in one split only"
@@ -174,6 +200,26 @@ def check_splits(manifests, classes):
             f"train: no utterance of class '{missing[0]}'; add some, or "
             "leave the class out (classes in the yaml)"
         )
+
+
+def shared_speakers(manifests):
+    """How many test speakers training also hears, of how many.
+
+    Arguments
+    ---------
+    manifests : dict
+        Split -> {id: entry}.
+
+    Returns
+    -------
+    tuple of int
+        Shared speakers and all test speakers.
+    """
+    heard, test = (
+        {entry["speaker"] for entry in manifests[split].values()}
+        for split in ("train", "test")
+    )
+    return len(heard & test), len(test)
 
 
 def fingerprint(manifests):

@@ -7,7 +7,7 @@ Speech and Song", PLoS ONE 13(5), doi 10.5281/zenodo.1188976.
 import re
 
 from ser_peft.corpora import Utterance, corpus_folder
-from ser_peft.corpora.protocols import SpeakerFolds
+from ser_peft.corpora.protocols import Folds
 
 __all__ = ["CLASS_SETS", "PROTOCOLS", "read"]
 
@@ -49,7 +49,7 @@ def _actors(first, last):
 
 # The folds of PEFT-SER.
 PROTOCOLS = {
-    "peft-ser": SpeakerFolds(
+    "peft-ser": Folds(
         name="peft-ser",
         test=[_actors(1, 5), _actors(6, 10), _actors(11, 15),
               _actors(16, 20), _actors(21, 24)],

@@ -6,7 +6,7 @@ import pytest
 
 from ser_peft.corpora import Utterance, load_corpus
 from ser_peft.corpora.protocols import (
-    SpeakerFolds,
+    Folds,
     check_splits,
     classes_of,
     fingerprint,
@@ -47,12 +47,12 @@ def manifests(splits):
 @pytest.fixture
 def honest():
     """Splits that pass."""
-    folds = SpeakerFolds("toy", test=[["a"], ["b"]], valid=[["b"], ["c"]])
+    folds = Folds("toy", test=[["a"], ["b"]], valid=[["b"], ["c"]])
     return manifests(folds.deal(CLIPS, 1))
 
 
 def test_deal_by_speaker():
-    folds = SpeakerFolds("toy", test=[["a"], ["b"]], valid=[["b"], ["c"]])
+    folds = Folds("toy", test=[["a"], ["b"]], valid=[["b"], ["c"]])
     assert folds.folds == 2
     dealt = [
         {k: [u.id for u in v] for k, v in folds.deal(CLIPS, fold).items()}
@@ -72,7 +72,7 @@ def test_deal_by_speaker():
 
 @pytest.mark.parametrize("fold", [0, 3, -1, "1", None])
 def test_no_such_fold(fold):
-    folds = SpeakerFolds("toy", test=[["a"], ["b"]], valid=[["b"], ["c"]])
+    folds = Folds("toy", test=[["a"], ["b"]], valid=[["b"], ["c"]])
     with pytest.raises(
         InputError, match=f"--fold={fold}: toy has folds 1 to 2"
     ):
@@ -80,7 +80,7 @@ def test_no_such_fold(fold):
 
 
 def test_a_speaker_listed_twice_is_seen():
-    folds = SpeakerFolds("toy", test=[["a", "b"]], valid=[["b"]])
+    folds = Folds("toy", test=[["a", "b"]], valid=[["b"]])
     with pytest.raises(InputError, match="speaker b is in valid and in test"):
         check_splits(manifests(folds.deal(CLIPS, 1)), CLASSES)
 
