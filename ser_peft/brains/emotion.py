@@ -106,10 +106,10 @@ class EmotionBrain(sb.Brain):
 
     reads = frozenset(
         "seed data_folder output_folder manifests_folder protocol fold "
-        "classes modules checkpointer epoch_counter train_logger adapter_opt head_opt "
-        "schedule warmup_epochs label_smoothing batch_seconds max_seconds "
-        "num_workers augment crop wav_augment start_from_probe keep keep_best "
-        "sorting".split()
+        "classes modules checkpointer epoch_counter train_logger "
+        "adapter_opt head_opt schedule warmup_epochs label_smoothing "
+        "batch_seconds max_seconds num_workers augment crop wav_augment "
+        "start_from_probe keep keep_best sorting".split()
     )
 
     @staticmethod
