@@ -1,6 +1,7 @@
 """Tiny backbones with random weights, and real data where it is there."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -59,6 +60,17 @@ def _whisper():
         init_std=0.2,
     )
     return transformers.WhisperModel(config)
+
+
+@pytest.fixture(autouse=True)
+def own_log():
+    """Take away the log handlers that a training leaves behind.
+
+    They write to the stream that pytest closes after the test.
+    """
+    before = logging.root.handlers[:]
+    yield
+    logging.root.handlers[:] = before
 
 
 @pytest.fixture(scope="session")
