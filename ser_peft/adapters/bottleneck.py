@@ -22,6 +22,14 @@ class BottleneckConfig:
     the block's input. Both are the identity before training. At width H,
     bottleneck D and L layers they have L * (2 * D * H + D + H) parameters.
 
+    With `residual` and a scale of 0.1 they are those of the code of Feng and
+    Narayanan 2023, "PEFT-SER": what the adapter A gives holds its own input
+    too, A(z) = z + scale * Up(ReLU(Down(z))), so that it is not the identity
+    before training. Parallel ("adapter" there): A(x) is added to h, x being
+    the residual stream in front of the block's layer norm. Sequential
+    ("adapter_l" there): h becomes h + A(h), where h is the block's output,
+    in post-norm encoders (the base models) with its residual connection.
+
     Arguments
     ---------
     bottleneck : int
@@ -34,6 +42,8 @@ class BottleneckConfig:
         Beside the feed-forward block instead of behind it.
     layers : list of int, optional
         Transformer layers that get one, all where absent.
+    residual : bool
+        As in PEFT-SER's code, see above.
 
     Example
     -------
@@ -46,6 +56,7 @@ class BottleneckConfig:
     dropout: float = 0.1
     parallel: bool = False
     layers: list | None = None
+    residual: bool = False
 
     peft_type = "BOTTLENECK"
     attribute = "bottleneck_adapter"
@@ -78,12 +89,19 @@ class BottleneckConfig:
         # Bound methods: a deep copy of the lobe gets hooks that run the
         # copied adapter.
         if self.parallel:
-            layer.get_submodule(lobe.ffn_input).register_forward_pre_hook(
+            source = lobe.ffn_norm if self.residual else lobe.ffn_input
+            layer.get_submodule(source).register_forward_pre_hook(
                 adapter.keep_input
             )
-        layer.get_submodule(lobe.ffn_output).register_forward_hook(
-            adapter.add_to_output
-        )
+        if self.residual and not self.parallel and lobe.post_norm:
+            # Block and residual connection are summed in front of the norm.
+            layer.final_layer_norm.register_forward_pre_hook(
+                adapter.add_to_input
+            )
+        else:
+            layer.get_submodule(lobe.ffn_output).register_forward_hook(
+                adapter.add_to_output
+            )
 
 
 class Bottleneck(torch.nn.Module):
@@ -103,6 +121,7 @@ class Bottleneck(torch.nn.Module):
         super().__init__()
         self.scale = config.scale
         self.parallel = config.parallel
+        self.residual = config.residual
         self.down = torch.nn.Linear(width, config.bottleneck)
         self.dropout = torch.nn.Dropout(config.dropout)
         self.up = torch.nn.Linear(config.bottleneck, width)
@@ -114,10 +133,11 @@ class Bottleneck(torch.nn.Module):
     def forward(self, hidden):
         """What is added to the feed-forward block's output, [..., H]."""
         inner = self.down(hidden.to(self.down.weight.dtype)).relu()
-        return (self.scale * self.up(self.dropout(inner))).to(hidden.dtype)
+        added = (self.scale * self.up(self.dropout(inner))).to(hidden.dtype)
+        return hidden + added if self.residual else added
 
     def keep_input(self, module, args):
-        """Hook in front of the feed-forward block (parallel only)."""
+        """Hook in front of the feed-forward block or its norm (parallel)."""
         self._input = args[0]
 
     def add_to_output(self, module, args, output):
@@ -125,6 +145,10 @@ class Bottleneck(torch.nn.Module):
         hidden = self._input if self.parallel else output
         self._input = None
         return output + self(hidden)
+
+    def add_to_input(self, module, args):
+        """Hook in front of the norm that closes a post-norm layer."""
+        return (args[0] + self(args[0]),)
 
     def __getstate__(self):
         """Copies and pickles go without the activation in flight."""

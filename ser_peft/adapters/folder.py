@@ -93,6 +93,7 @@ def read(folder):
         if kind in ("FROZEN", "FULL"):
             return kind.lower(), config["layers"], backbone
         if kind in OURS:
+            config.setdefault("residual", False)  # older than this field
             fields = OURS[kind].__dataclass_fields__
             method = OURS[kind](**{name: config[name] for name in fields})
             return method, None, backbone

@@ -68,6 +68,9 @@ class SpeechLobe(HFTransformersInterface):
     gradient_checkpointing : bool
         Recompute each layer in the backward pass: less memory, about a
         third more time. Non-reentrant, so that adapters get gradients.
+    weights : bool
+        False: the encoder's shapes only, on torch's meta device, which takes
+        neither a checkpoint's weights nor memory.
     """
 
     sample_rate = SAMPLE_RATE
@@ -86,6 +89,10 @@ class SpeechLobe(HFTransformersInterface):
     ffn = ("feed_forward.intermediate_dense", "feed_forward.output_dense")
     ffn_input = "feed_forward"
     ffn_output = "feed_forward"
+    ffn_norm = "final_layer_norm"
+    """The layer norm in front of the feed-forward block."""
+    post_norm = False
+    """Whether a layer ends in a norm instead of beginning with one."""
 
     def __init__(
         self,
@@ -93,6 +100,7 @@ class SpeechLobe(HFTransformersInterface):
         save_path="",
         dtype="float32",
         gradient_checkpointing=False,
+        weights=True,
     ):
         source = str(source)
         with _quiet():
@@ -100,6 +108,7 @@ class SpeechLobe(HFTransformersInterface):
                 source,
                 save_path=str(save_path or HF_HUB_CACHE),
                 dtype=getattr(torch, dtype),
+                weights=weights,
             )
             if gradient_checkpointing:
                 self.model.gradient_checkpointing_enable(
@@ -109,12 +118,18 @@ class SpeechLobe(HFTransformersInterface):
         local = os.path.isdir(source)
         self.source = os.path.abspath(source) if local else source
 
-    def _from_pretrained(self, source, save_path, cache_dir, device, dtype):
+    def _from_pretrained(
+        self, source, save_path, cache_dir, device, dtype, weights
+    ):
         """Load safetensors, all of them, and unpickle nothing.
 
         Replaces SpeechBrain's, which would unpickle its own checkpoints and
         leave at random whatever the file lacks.
         """
+        if not weights:
+            with torch.device("meta"):
+                self.model = AutoModel.from_config(self.config, dtype=dtype)
+            return
         try:
             self.model, report = AutoModel.from_pretrained(
                 source,

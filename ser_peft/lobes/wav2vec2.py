@@ -65,6 +65,16 @@ class Wav2Vec2Lobe(SpeechLobe):
         if hasattr(self.model, "masked_spec_embed"):
             self.model.masked_spec_embed.requires_grad_(False)
 
+    @property
+    def post_norm(self):
+        """True of the base models, False of the large ones."""
+        return not self.config.do_stable_layer_norm
+
+    @property
+    def ffn_norm(self):
+        """The layer norm in front of the feed-forward block."""
+        return "layer_norm" if self.post_norm else "final_layer_norm"
+
     def frames(self, samples):
         """Frames of 20 ms whose receptive field (25 ms) lies in the clip."""
         return self._conv_frames(samples, len(self.config.conv_kernel))
