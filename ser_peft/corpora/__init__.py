@@ -1,18 +1,25 @@
 """Where the labels, speakers and official folds of each corpus are.
 
 One module a corpus. Each gives ``read(folder)``, ``CLASS_SETS`` and
-``PROTOCOLS``; nothing here needs torch.
+``PROTOCOLS``, or, where these depend on what is read, the functions
+``class_sets(utterances)`` and ``protocols(utterances)``; nothing here needs
+torch.
 """
 
+import csv
 import importlib
 from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path
 
 from ser_peft.errors import InputError
 
-__all__ = ["CORPORA", "Utterance", "corpus_folder", "load_corpus"]
+__all__ = ["CORPORA", "DIMENSIONS", "Utterance", "corpus_folder", "load_corpus", "read_table"]
 
-CORPORA = ("demo", "ravdess")
+CORPORA = ("demo", "iemocap", "msp-improv", "msp-podcast", "ravdess")
+
+DIMENSIONS = ("arousal", "valence", "dominance")
+"""Labels that are numbers, on the corpus's own scale."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +80,8 @@ def load_corpus(name):
         raise InputError(
             f"corpus {name}: unknown; choose one of {', '.join(CORPORA)}"
         )
-    return importlib.import_module(f"ser_peft.corpora.{name}")
+    module = name.replace("-", "_")
+    return importlib.import_module(f"ser_peft.corpora.{module}")
 
 
 def corpus_folder(folder, name, expected, found):
@@ -112,3 +120,50 @@ def corpus_folder(folder, name, expected, found):
             f"data_folder {folder}: this is not {name}; expected {expected}"
         )
     return recordings
+
+
+def read_table(path, columns):
+    """Read a csv whose first row names the columns.
+
+    Arguments
+    ---------
+    path : str or Path
+        In utf-8 or, as older Windows programs write, cp1252.
+    columns : iterable of str
+        Those it must have.
+
+    Returns
+    -------
+    list of (str, dict)
+        For each row where it is, as ``data.csv, row 2``, and its cells.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, lacks a column, or a row ends early.
+    """
+    try:
+        raw = Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror})"
+        ) from error
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = raw.decode("cp1252", errors="replace")
+    table = csv.DictReader(StringIO(text, newline=""), skipinitialspace=True)
+    try:
+        names = table.fieldnames or []
+        rows = [(f"{path}, row {i}", row) for i, row in enumerate(table, 2)]
+    except csv.Error as error:
+        raise InputError(f"{path}: is no csv ({error})") from error
+    for name in columns:
+        if name not in names:
+            raise InputError(
+                f"{path}: no column '{name}'; it has {', '.join(names)[:200]}"
+            )
+        for where, row in rows:
+            if row[name] is None:
+                raise InputError(f"{where}, column {name}: the row ends early")
+    return rows

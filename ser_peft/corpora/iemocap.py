@@ -1,0 +1,140 @@
+"""IEMOCAP: five dyadic sessions, ten actors, 10,039 turns.
+
+Busso et al. 2008, "IEMOCAP: interactive emotional dyadic motion capture
+database", Language Resources and Evaluation 42, doi
+10.1007/s10579-008-9076-6.
+"""
+
+import re
+from pathlib import Path
+
+from ser_peft.corpora import Utterance, corpus_folder
+from ser_peft.corpora.protocols import Folds
+from ser_peft.errors import InputError
+
+__all__ = ["CLASS_SETS", "PROTOCOLS", "read"]
+
+# [6.2901 - 8.2357]  Ses01F_impro01_M000  neu  [2.5000, 2.5000, 2.5000]
+# The dialogue names who wears the markers, the end of the turn who speaks;
+# the numbers are valence, activation and dominance.
+TURN = re.compile(
+    r"\[[^]]*\]\s+((Ses0[1-5])[FM]_(impro|script)\w*_([FM])\w{3})\s+(\w+)\s+"
+    r"\[\s*([\d.]+),\s*([\d.]+),\s*([\d.]+)\s*\]\s*$"
+)
+# Ses01F_impro01_F000 [006.2901-008.2357]: Excuse me.
+TRANSCRIPT = re.compile(r"\s*(Ses\w+)\s*\[[^]]*\]\s*:\s*(.*?)\s*$")
+
+CLASS_SETS = {
+    # The 5,531 utterances that most papers mean: excited counts as happy.
+    4: {"neu": "neutral", "ang": "angry", "sad": "sad", "hap": "happy",
+        "exc": "happy"},
+    5: {"neu": "neutral", "ang": "angry", "sad": "sad", "hap": "happy",
+        "exc": "happy", "fru": "frustrated"},
+    6: {"neu": "neutral", "ang": "angry", "sad": "sad", "hap": "happy",
+        "exc": "excited", "fru": "frustrated"},
+}  # fmt: skip
+
+SESSIONS = [[f"Session{number}"] for number in range(1, 6)]
+NEXT = SESSIONS[1:] + SESSIONS[:1]
+
+PROTOCOLS = {
+    "peft-ser": Folds(
+        name="peft-ser",
+        by="group",
+        test=SESSIONS,
+        valid=[SESSIONS[4]] * 4 + [SESSIONS[3]],
+    ),
+    "leave-one-session-out": Folds(
+        name="leave-one-session-out", by="group", test=SESSIONS, valid=NEXT
+    ),
+    # The usual ten folds: the other speaker of the session validates.
+    "leave-one-speaker-out": Folds(
+        name="leave-one-speaker-out",
+        test=[[f"Ses0{n}{sex}"] for n in range(1, 6) for sex in "FM"],
+        valid=[[f"Ses0{n}{sex}"] for n in range(1, 6) for sex in "MF"],
+    ),
+    # Scripted sentences come back in every session, so that a model may know
+    # a test sentence by heart; improvised ones do not.
+    "improvised": Folds(
+        name="improvised",
+        by="group",
+        test=SESSIONS,
+        valid=NEXT,
+        where={"style": "improvised"},
+    ),
+}
+
+
+def read(folder):
+    """List the turns of the published release.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Holds ``Session1`` to ``Session5``.
+
+    Returns
+    -------
+    list of Utterance
+        Sorted by id; labels ``emotion`` (the corpus's code, ``xxx`` where
+        the annotators did not agree), ``style`` (``improvised`` or
+        ``scripted``) and ``arousal``, ``valence``, ``dominance`` (1 to 5).
+        Whether the wav files are there is not looked at.
+
+    Raises
+    ------
+    InputError
+        If the folder is absent or holds no annotated turns, or the line of a
+        turn is broken.
+    """
+    turns = corpus_folder(
+        folder,
+        "IEMOCAP",
+        "Session1 ... Session5 with dialog/EmoEvaluation/"
+        "Ses01F_impro01.txt and sentences/wav",
+        _turns,
+    )
+    return sorted(turns, key=lambda turn: turn.id)
+
+
+def _turns(root):
+    # `Ses*` passes over the ._* files that macOS leaves; the annotators' own
+    # judgements are in folders below.
+    texts, turns = {}, {}
+    for path in root.glob("Session[1-5]/dialog/transcriptions/Ses*.txt"):
+        for line in _lines(path):
+            if match := TRANSCRIPT.match(line):
+                texts[match[1]] = match[2]
+    for path in root.glob("Session[1-5]/dialog/EmoEvaluation/Ses*.txt"):
+        session = path.parents[2]
+        for line in _lines(path):
+            if not line.startswith("["):
+                continue
+            match = TURN.match(line)
+            if not match:
+                raise InputError(
+                    f"{path}: cannot read the turn '{line}'; unpack the "
+                    "corpus again"
+                )
+            name, number, style, sex, emotion, *numbers = match.groups()
+            valence, arousal, dominance = map(float, numbers)
+            turns[name] = Utterance(
+                id=name,
+                wav=session / "sentences" / "wav" / name[:-5] / f"{name}.wav",
+                speaker=number + sex,
+                gender="female" if sex == "F" else "male",
+                text=texts.get(name),
+                labels={
+                    "emotion": emotion,
+                    "style": "improvised" if style == "impro" else "scripted",
+                    "arousal": arousal,
+                    "valence": valence,
+                    "dominance": dominance,
+                },
+                group=session.name,
+            )
+    return list(turns.values())
+
+
+def _lines(path):
+    return Path(path).read_text("utf-8", errors="replace").splitlines()

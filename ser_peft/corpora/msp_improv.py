@@ -1,0 +1,125 @@
+"""MSP-IMPROV: six dyadic sessions, twelve actors, 8,438 turns.
+
+Busso et al. 2017, "MSP-IMPROV: An acted corpus of dyadic interactions to
+study emotion perception", IEEE Transactions on Affective Computing 8(1), doi
+10.1109/TAFFC.2016.2515617.
+"""
+
+import re
+
+from ser_peft.corpora import Utterance, corpus_folder
+from ser_peft.corpora.protocols import Folds
+from ser_peft.errors import InputError
+
+__all__ = ["CLASS_SETS", "PROTOCOLS", "read"]
+
+# UTD-IMPROV-S01A-F01-P-FM01.avi; N; A:3.2; V:3.4; D:3.0 ; N:3.8;
+# sentence and target emotion, speaker, recording, turn; consensus; ratings.
+# The lines of the single annotators below it begin otherwise.
+CLIP = re.compile(
+    r"UTD-(IMPROV-(S\d\d[AHNS])-([FM])0([1-6])-([PRST])-\w+)\.avi\s*;"
+    r"\s*([A-Z])\s*;(.*)$"
+)
+# A rating that nobody gave is NaN, and left out.
+RATING = re.compile(r"\b([AVD]):\s*([\d.]+)")
+
+RECORDINGS = {
+    "P": "natural",  # between the takes
+    "R": "target-read",
+    "S": "other-improvised",  # the turns around the target sentence
+    "T": "target-improvised",
+}
+
+CLASS_SETS = {
+    4: {"N": "neutral", "A": "angry", "S": "sad", "H": "happy"},
+}
+
+SESSIONS = [[f"session{number}"] for number in range(1, 7)]
+# PEFT-SER: the sixth session validates, and the fifth where it is tested.
+DEALT = {
+    "by": "group",
+    "test": SESSIONS,
+    "valid": [SESSIONS[5]] * 5 + [SESSIONS[4]],
+}
+
+PROTOCOLS = {
+    "peft-ser": Folds(name="peft-ser", **DEALT),
+    "improvised": Folds(
+        name="improvised", where={"style": "improvised"}, **DEALT
+    ),
+}
+
+
+def read(folder):
+    """List the turns of the published release.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Holds ``Evalution.txt`` (spelt so in the release; ``Evaluation.txt``
+        will do) and ``Audio/session1`` to ``session6``, or these without
+        ``Audio``.
+
+    Returns
+    -------
+    list of Utterance
+        Sorted by id; labels ``emotion`` (``N A S H``, ``O`` other, ``X`` no
+        agreement), ``recording`` (one of `RECORDINGS`), ``style``
+        (``natural``, ``read`` or ``improvised``) and, where rated,
+        ``arousal``, ``valence``, ``dominance``, 1 to 5. The release counts
+        activation downwards, 1 being the most active; here ``arousal`` is
+        6 minus it, so that more is more as in other corpora. Whether the wav
+        files are there is not looked at.
+
+    Raises
+    ------
+    InputError
+        If the folder is absent or holds no such file, or the line of a turn
+        is broken.
+    """
+    turns = corpus_folder(
+        folder,
+        "MSP-IMPROV",
+        "Evalution.txt and Audio/session1 ... session6",
+        _turns,
+    )
+    return sorted(turns, key=lambda turn: turn.id)
+
+
+def _turns(root):
+    audio = root / "Audio" if (root / "Audio").is_dir() else root
+    turns = []
+    # One of them, should both spellings be there.
+    for path in sorted(root.glob("Eval*tion.txt"))[:1]:
+        for line in path.read_text("utf-8", errors="replace").splitlines():
+            if not line.startswith("UTD-"):
+                continue
+            match = CLIP.match(line)
+            if not match:
+                raise InputError(
+                    f"{path}: cannot read the turn '{line}'; unpack the "
+                    "corpus again"
+                )
+            name, sentence, sex, number, letter, emotion, rest = match.groups()
+            ratings = {key: float(value) for key, value in RATING.findall(rest)}
+            labels = {
+                "emotion": emotion,
+                "recording": RECORDINGS[letter],
+                "style": RECORDINGS[letter].split("-")[-1],
+                "valence": ratings.get("V"),
+                "dominance": ratings.get("D"),
+            }
+            if "A" in ratings:
+                labels["arousal"] = round(6 - ratings["A"], 6)
+            session = f"session{number}"
+            turns.append(
+                Utterance(
+                    id=f"MSP-{name}",
+                    wav=audio / session / sentence / letter / f"MSP-{name}.wav",
+                    speaker=f"{sex}0{number}",
+                    gender="female" if sex == "F" else "male",
+                    labels={k: v for k, v in labels.items() if v is not None},
+                    group=session,
+                )
+            )
+    return turns

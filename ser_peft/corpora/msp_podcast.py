@@ -1,0 +1,129 @@
+"""MSP-Podcast, releases 1.6 to 1.12: turns of podcasts, official splits.
+
+Lotfian and Busso 2019, "Building naturalistic emotionally balanced speech
+corpus by retrieving emotional speech from existing podcast recordings", IEEE
+Transactions on Affective Computing 10(4), doi 10.1109/TAFFC.2017.2736999.
+"""
+
+import logging
+import math
+import os
+
+from ser_peft.corpora import Utterance, corpus_folder, read_table
+from ser_peft.corpora.protocols import Folds
+from ser_peft.errors import InputError
+
+__all__ = ["CLASS_SETS", "PROTOCOLS", "read"]
+
+logger = logging.getLogger(__name__)
+
+# Older releases spell it wrongly.
+TABLES = ("labels_consensus.csv", "labels_concensus.csv")
+NEEDED = ("FileName", "EmoClass", "SpkrID", "Split_Set")
+DIMENSIONS = {"arousal": "EmoAct", "valence": "EmoVal", "dominance": "EmoDom"}
+
+CLASS_SETS = {
+    4: {"N": "neutral", "A": "angry", "S": "sad", "H": "happy"},
+    8: {"N": "neutral", "A": "angry", "S": "sad", "H": "happy",
+        "U": "surprised", "F": "fearful", "D": "disgust", "C": "contempt"},
+}  # fmt: skip
+
+TRAINED = {"by": "group", "train": [["Train"]], "valid": [["Validation"]]}
+
+PROTOCOLS = {
+    # Whose speaker or gender is unknown is left out, as in PEFT-SER: that
+    # nobody is in two sets could not be checked.
+    "peft-ser": Folds(
+        name="peft-ser", test=[["Test1"]], where={"identified": True}, **TRAINED
+    ),
+    "test2": Folds(
+        name="test2", test=[["Test2"]], where={"identified": True}, **TRAINED
+    ),
+    # As released, for comparison with others: `Unknown` counts as a speaker,
+    # who is in several sets.
+    "official": Folds(
+        name="official", test=[["Test1"]], shares_speakers=True, **TRAINED
+    ),
+}
+
+
+def read(folder):
+    """List the turns of a release.
+
+    Takes seconds: the labels are one table, the audio folder is listed once.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Holds ``Labels/labels_consensus.csv`` (``labels_concensus.csv``) and
+        ``Audios`` (or ``Audio``).
+
+    Returns
+    -------
+    list of Utterance
+        In the table's order; ``group`` is the official split, where
+        ``Validation`` stands for ``Development`` too. Labels: ``emotion``
+        (``N A S H U F D C``, ``O`` other, ``X`` no agreement),
+        ``identified`` (speaker and gender are known) and, where given,
+        ``arousal``, ``valence``, ``dominance``, 1 to 7. Turns without
+        recording are left out, with a warning that counts them.
+
+    Raises
+    ------
+    InputError
+        If the folder is absent or holds no such files, or the table cannot
+        be read or lacks a column.
+    """
+    return corpus_folder(
+        folder,
+        "MSP-Podcast",
+        "Labels/labels_consensus.csv (or labels_concensus.csv) and its wav "
+        "files in Audios",
+        _turns,
+    )
+
+
+def _turns(root):
+    tables = [p for name in TABLES if (p := root / "Labels" / name).is_file()]
+    audios = [p for name in ("Audios", "Audio") if (p := root / name).is_dir()]
+    if not (tables and audios):
+        return []
+    rows = read_table(tables[0], NEEDED)
+    present = set(os.listdir(audios[0]))
+    turns = [
+        _turn(where, row, audios[0])
+        for where, row in rows
+        if row["FileName"] in present
+    ]
+    if len(turns) < len(rows):
+        logger.warning(
+            "%s: %d of %d recordings are not in %s and are left out",
+            tables[0], len(rows) - len(turns), len(rows), audios[0],
+        )  # fmt: skip
+    return turns
+
+
+def _turn(where, row, audio):
+    speaker = row["SpkrID"] or "Unknown"
+    gender = row.get("Gender", "").lower()
+    labels = {"identified": "unknown" not in (speaker.lower(), gender)}
+    if row["EmoClass"]:
+        labels["emotion"] = row["EmoClass"]
+    for name, column in DIMENSIONS.items():
+        try:
+            value = float(row.get(column) or "nan")
+        except ValueError as error:
+            raise InputError(
+                f"{where}, column {column}: '{row[column]}' is no number"
+            ) from error
+        if not math.isnan(value):
+            labels[name] = value
+    split = row["Split_Set"]
+    return Utterance(
+        id=row["FileName"].removesuffix(".wav"),
+        wav=audio / row["FileName"],
+        speaker=speaker,
+        gender=gender if gender in ("female", "male") else None,
+        labels=labels,
+        group="Validation" if split == "Development" else split,
+    )
