@@ -1,5 +1,6 @@
 """Manifests, audio and batches: from a corpus folder to tensors."""
 
+import hashlib
 import json
 import logging
 import os
@@ -15,7 +16,7 @@ from speechbrain.dataio.sampler import DynamicBatchSampler
 from speechbrain.utils.data_pipeline import provides, takes
 from tqdm import tqdm
 
-from ser_peft.corpora import load_corpus
+from ser_peft.corpora import DIMENSIONS, load_corpus
 from ser_peft.corpora.protocols import (
     SPLITS,
     check_splits,
@@ -44,8 +45,6 @@ logging.getLogger("speechbrain.dataio.sampler").setLevel(logging.WARNING)
 logger = logging.getLogger(__name__)
 
 SAMPLE_RATE = 16000
-DIMENSIONS = ("arousal", "valence", "dominance")
-"""Labels that go into the manifests as numbers, on the corpus's own scale."""
 MIN_SECONDS = 0.1
 """Below this there is nothing an encoder of 20 ms frames could judge."""
 
@@ -62,7 +61,8 @@ def read_audio(path):
     Arguments
     ---------
     path : str or Path
-        Any format that libsndfile reads, any rate, any number of channels.
+        Any format that libsndfile reads, any rate, any number of channels;
+        ``long.wav#t=1.5,4`` is the stretch between two times in seconds.
 
     Returns
     -------
@@ -75,9 +75,16 @@ def read_audio(path):
         If the file cannot be read, is empty, too short, silent, or holds
         NaN or infinite samples.
     """
+    name, _, times = str(path).partition("#t=")
     try:
-        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    except (soundfile.SoundFileError, OSError) as error:
+        with soundfile.SoundFile(name) as file:
+            rate = file.samplerate
+            start, stop = 0, file.frames
+            if times:
+                start, stop = (round(float(t) * rate) for t in times.split(","))
+                file.seek(start)
+            samples = file.read(max(0, stop - start), "float32", always_2d=True)
+    except (soundfile.SoundFileError, OSError, ValueError) as error:
         raise InputError(
             f"{path}: cannot be read as audio ({error}); repair or remove it"
         ) from error
@@ -116,7 +123,9 @@ def check_samples(wav, rate, name):
         raise InputError(f"{name}: silent (all zeros); repair or remove it")
 
 
-def prepare(corpus, data_folder, save_folder, classes, fold=1, protocol=None):
+def prepare(
+    corpus, data_folder, save_folder, classes=None, fold=1, protocol=None
+):
     """Write the manifests of one fold of a corpus.
 
     What is there already, whole and for the same request, is kept.
@@ -124,14 +133,14 @@ def prepare(corpus, data_folder, save_folder, classes, fold=1, protocol=None):
     Arguments
     ---------
     corpus : str
-        As in `ser_peft.corpora.CORPORA`.
+        As in `ser_peft.corpora.CORPORA`, or ``emobox:NAME``.
     data_folder : str or Path
-        The corpus as published.
+        The corpus as published; of a custom one, its csv.
     save_folder : str or Path
         Gets ``train.json``, ``valid.json``, ``test.json``, ``protocol.json``.
-    classes : int or dict
-        A number names one of the corpus's class sets; a dict maps its labels
-        to classes.
+    classes : int, str or dict, optional
+        One of the corpus's class sets, its first one where absent; a dict
+        maps its labels to classes.
     fold : int
         From 1.
     protocol : str, optional
@@ -143,24 +152,33 @@ def prepare(corpus, data_folder, save_folder, classes, fold=1, protocol=None):
         If the folder, the classes, the fold or a recording is unfit.
     """
     module = load_corpus(corpus)
-    protocols = module.PROTOCOLS
+    if hasattr(module, "class_sets"):  # they depend on what is read
+        utterances = module.read(data_folder)
+        class_sets = module.class_sets(utterances)
+        protocols = module.protocols(utterances)
+        content = hashlib.sha256(repr(utterances).encode()).hexdigest()
+    else:
+        utterances, content = None, None
+        class_sets, protocols = module.CLASS_SETS, module.PROTOCOLS
     protocol = protocol or next(iter(protocols))
     if protocol not in protocols:
         raise InputError(
             f"protocol {protocol}: {corpus} has {', '.join(protocols)}"
         )
-    if not isinstance(classes, dict) and classes not in [*module.CLASS_SETS]:
+    if classes is None:
+        classes = next(iter(class_sets))
+    if not isinstance(classes, dict) and classes not in [*class_sets]:
         raise InputError(
             f"classes {classes}: {corpus} has sets of "
-            f"{', '.join(map(str, module.CLASS_SETS))}; or give a mapping"
+            f"{', '.join(map(str, class_sets))}; or give a mapping"
         )
-    class_set = (
-        classes if isinstance(classes, dict) else module.CLASS_SETS[classes]
-    )
+    class_set = classes if isinstance(classes, dict) else class_sets[classes]
     deal = protocols[protocol]
+    root = os.path.abspath(data_folder)
     request = {
         "corpus": corpus,
-        "data_folder": os.path.abspath(data_folder),
+        "data_folder": os.path.dirname(root) if os.path.isfile(root) else root,
+        "content": content,
         "protocol": protocol,
         "fold": fold,
         "folds_total": deal.folds,
@@ -170,7 +188,7 @@ def prepare(corpus, data_folder, save_folder, classes, fold=1, protocol=None):
     }
     if _holds(save_folder, request):
         return
-    utterances = module.read(data_folder)
+    utterances = utterances or module.read(data_folder)
     chosen = relabel(utterances, class_set, deal.label)
     labels = {utterance.id: label for utterance, label in chosen}
     splits = deal.deal([u for u, _ in chosen], fold)

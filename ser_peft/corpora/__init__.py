@@ -14,9 +14,27 @@ from pathlib import Path
 
 from ser_peft.errors import InputError
 
-__all__ = ["CORPORA", "DIMENSIONS", "Utterance", "corpus_folder", "load_corpus", "read_table"]
+__all__ = [
+    "CORPORA",
+    "DIMENSIONS",
+    "Utterance",
+    "corpus_folder",
+    "load_corpus",
+    "read_table",
+]
 
-CORPORA = ("demo", "iemocap", "msp-improv", "msp-podcast", "ravdess")
+CORPORA = (
+    "crema-d",
+    "custom",
+    "demo",
+    "emodb",
+    "emov-db",
+    "iemocap",
+    "meld",
+    "msp-improv",
+    "msp-podcast",
+    "ravdess",
+)
 
 DIMENSIONS = ("arousal", "valence", "dominance")
 """Labels that are numbers, on the corpus's own scale."""
@@ -59,12 +77,13 @@ def load_corpus(name):
     Arguments
     ---------
     name : str
-        As in `CORPORA`.
+        As in `CORPORA`, or ``emobox:NAME``.
 
     Returns
     -------
-    module
-        With ``read``, ``CLASS_SETS`` and ``PROTOCOLS``.
+    module or ser_peft.corpora.emobox.EmoBox
+        With ``read``, and ``CLASS_SETS`` and ``PROTOCOLS`` or the functions
+        ``class_sets`` and ``protocols``.
 
     Raises
     ------
@@ -76,9 +95,13 @@ def load_corpus(name):
     >>> sorted(load_corpus("ravdess").CLASS_SETS)
     [4, 7, 8]
     """
+    if name.startswith("emobox:"):
+        emobox = importlib.import_module("ser_peft.corpora.emobox")
+        return emobox.EmoBox(name.removeprefix("emobox:"))
     if name not in CORPORA:
         raise InputError(
-            f"corpus {name}: unknown; choose one of {', '.join(CORPORA)}"
+            f"corpus {name}: unknown; choose one of {', '.join(CORPORA)}, or "
+            "emobox:NAME for one of EmoBox's"
         )
     module = name.replace("-", "_")
     return importlib.import_module(f"ser_peft.corpora.{module}")

@@ -8,6 +8,7 @@ from ser_peft.errors import InputError
 __all__ = [
     "Folds",
     "check_splits",
+    "class_sets",
     "classes_of",
     "fingerprint",
     "relabel",
@@ -15,6 +16,8 @@ __all__ = [
 ]
 
 SPLITS = ("train", "valid", "test")
+FOUR = ("neutral", "angry", "sad", "happy")
+"""The order that all 4-class models share."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,37 @@ def classes_of(class_set):
     ['happy', 'sad']
     """
     return list(dict.fromkeys(class_set.values()))
+
+
+def class_sets(utterances):
+    """The class sets of a corpus that has none but its labels.
+
+    Arguments
+    ---------
+    utterances : list of Utterance
+        The whole corpus.
+
+    Returns
+    -------
+    dict
+        ``all``: every label, the four common ones first, then by alphabet;
+        ``4`` where these four occur.
+
+    Example
+    -------
+    >>> from ser_peft.corpora import Utterance
+    >>> names = ("bored", "sad", "neutral")
+    >>> clips = [Utterance(n, n, "a", labels={"emotion": n}) for n in names]
+    >>> {k: [*v] for k, v in class_sets(clips).items()}
+    {'all': ['neutral', 'sad', 'bored']}
+    """
+    names = {u.labels["emotion"] for u in utterances}
+    common = [name for name in FOUR if name in names]
+    order = [*common, *sorted(names - set(common))]
+    sets = {"all": {name: name for name in order}}
+    if len(common) == len(FOUR):
+        sets[4] = {name: name for name in FOUR}
+    return sets
 
 
 def relabel(utterances, class_set, kind="emotion"):

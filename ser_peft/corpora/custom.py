@@ -1,0 +1,154 @@
+"""A corpus of one's own, described by a csv.
+
+Columns ``path``, ``label``, ``speaker`` and, where known, ``gender``,
+``text``, ``split``; any further ones are kept as labels. See recipes/Custom.
+"""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from sklearn.model_selection import StratifiedGroupKFold
+
+from ser_peft.corpora import (
+    DIMENSIONS,
+    Utterance,
+    corpus_folder,
+    read_table,
+)
+from ser_peft.corpora.protocols import Folds, class_sets
+from ser_peft.errors import InputError
+
+__all__ = ["class_sets", "protocols", "read"]
+
+NEEDED = ("path", "label", "speaker")
+GENDERS = {"f": "female", "m": "male"}
+SPLITS = {
+    "train": "train",
+    "valid": "valid",
+    "validation": "valid",
+    "dev": "valid",
+    "test": "test",
+}
+FOLDS = 5
+
+
+def protocols(utterances):
+    """The csv's split where it has one, else folds of speakers.
+
+    Arguments
+    ---------
+    utterances : list of Utterance
+        From `read`.
+
+    Returns
+    -------
+    dict
+        ``split``, or ``speaker-folds``: 5 folds, or as many as there are
+        speakers, that are as alike in their classes as can be. Each is
+        tested once, while the next one is valid.
+
+    Raises
+    ------
+    InputError
+        If there are fewer than 3 speakers to deal.
+    """
+    if utterances[0].group:
+        name = "split"
+        return {name: Folds(name, [["test"]], [["valid"]], by="group")}
+    labels = [u.labels["emotion"] for u in utterances]
+    speakers = np.array([u.speaker for u in utterances])
+    # No more than the largest class has clips: more could not be alike.
+    folds = min(FOLDS, len(set(speakers)), max(Counter(labels).values()))
+    if folds < 3:
+        raise InputError(
+            f"speaker: {len(set(speakers))} of them, {len(labels)} clips: too "
+            "few to train, validate and test on different ones; give at least "
+            "3 speakers, or a column split"
+        )
+    deal = StratifiedGroupKFold(folds).split(labels, labels, speakers)
+    test = [sorted(set(speakers[index])) for _, index in deal]
+    name = "speaker-folds"
+    return {name: Folds(name, test, test[1:] + test[:1])}
+
+
+def read(folder):
+    """List the utterances of a csv.
+
+    Arguments
+    ---------
+    folder : str or Path
+        The csv, or a folder that holds just one. Its paths are relative to
+        where it is; ``long.wav#t=1.5,4`` is a stretch, in seconds.
+
+    Returns
+    -------
+    list of Utterance
+        In the csv's order. The id is the path as written, ``group`` the
+        split; labels are ``emotion`` and the further columns, of which
+        ``arousal``, ``valence`` and ``dominance`` are numbers.
+
+    Raises
+    ------
+    InputError
+        If there is no such csv, or a cell in it cannot be used.
+    """
+    table = Path(folder)
+    if not table.is_file():
+        tables = corpus_folder(
+            folder, "Custom", "just one csv", lambda root: [*root.glob("*.csv")]
+        )
+        if len(tables) > 1:
+            raise InputError(
+                f"data_folder {folder}: {len(tables)} csv files; give one"
+            )
+        table = tables[0]
+    rows = read_table(table, NEEDED)
+    if not rows:
+        raise InputError(f"{table}: no rows")
+    utterances = [_utterance(table.parent, *row) for row in rows]
+    first = {}
+    for (where, _), u in zip(rows, utterances, strict=True):
+        if first.setdefault(u.id, where) != where:
+            raise InputError(
+                f"{where}, column path: '{u.id}' is also in {first[u.id]}"
+            )
+    missing = {"train", "valid", "test"} - {u.group for u in utterances}
+    if utterances[0].group and missing:
+        raise InputError(f"{table}, column split: no row is {min(missing)}")
+    return utterances
+
+
+def _utterance(root, where, row):
+    cells = {name: (row[name] or "").strip() for name in row if name}
+    for name in NEEDED:
+        if not cells[name]:
+            raise InputError(f"{where}, column {name}: is empty")
+    path, label, speaker = (cells.pop(name) for name in NEEDED)
+    if not (root / path.partition("#t=")[0]).is_file():
+        raise InputError(f"{where}, column path: no such file: {root / path}")
+    split = cells.pop("split", None)
+    if split is not None and split.lower() not in SPLITS:
+        raise InputError(
+            f"{where}, column split: '{split}' is not one of "
+            f"{', '.join(SPLITS)}"
+        )
+    gender = cells.pop("gender", "").lower()
+    text = cells.pop("text", None)
+    labels = {name: cell for name, cell in cells.items() if cell}
+    for name in labels.keys() & set(DIMENSIONS):
+        try:
+            labels[name] = float(labels[name])
+        except ValueError as error:
+            raise InputError(
+                f"{where}, column {name}: '{labels[name]}' is no number"
+            ) from error
+    return Utterance(
+        id=path,
+        wav=root / path,
+        speaker=speaker,
+        gender=GENDERS.get(gender, gender) or None,
+        text=text or None,
+        labels={**labels, "emotion": label},
+        group=split and SPLITS[split.lower()],
+    )

@@ -1,0 +1,218 @@
+"""Any corpus that EmoBox describes, split and labelled as EmoBox does.
+
+Ma et al. 2024, "EmoBox: Multilingual Multi-corpus Speech Emotion Recognition
+Toolkit and Benchmark", Interspeech. Its manifests have no licence file: they
+are read from the user's copy.
+"""
+
+import json
+import logging
+import re
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+from ser_peft.corpora import Utterance
+from ser_peft.corpora.protocols import SPLITS, Folds, class_sets
+from ser_peft.errors import InputError
+
+__all__ = ["EmoBox"]
+
+logger = logging.getLogger(__name__)
+
+SPEAKER = re.compile(r"<id=(.*?),lang=.*?,spk=(.*?),emotion=")
+SOUND = {f".{kind.lower()}" for kind in soundfile.available_formats()}
+FOLDS = 5  # where EmoBox has no valid set, one of so many parts of train is
+
+
+class EmoBox:
+    """One of EmoBox's corpora.
+
+    Arguments
+    ---------
+    name : str
+        As its folder: ``emodb``.
+    """
+
+    class_sets = staticmethod(class_sets)
+
+    def __init__(self, name):
+        self.name = name
+
+    def read(self, folder):
+        """List the utterances.
+
+        Arguments
+        ---------
+        folder : str or Path
+            EmoBox's ``data``; the recordings are beside it, in
+            ``downloads``, at the paths that the manifests give. Of videos
+            the sound is expected beside them, as wav or flac.
+
+        Returns
+        -------
+        list of Utterance
+            Sorted by id. The label ``emotion`` is that of the label map in
+            small letters; ``group`` says where the utterance is in each fold:
+            ``"train test"``. Utterances without recording or without class
+            are left out, with a warning that counts them.
+
+        Raises
+        ------
+        InputError
+            If a manifest is missing or broken, or no recording is there.
+        """
+        root = Path(folder) / self.name
+        if not self.name or not (root / "label_map.json").is_file():
+            known = sorted(p.parent.name for p in root.parent.glob("*/fold_1"))
+            raise InputError(
+                f"data_folder {folder}: no corpus '{self.name}' of EmoBox; "
+                f"it has {', '.join(known) or 'none: give its folder data'}"
+            )
+        classes = {
+            label.lower(): name.lower()
+            for label, name in json.loads(
+                _text(root / "label_map.json")
+            ).items()
+        }
+        # Only here it says who speaks.
+        stm = root / "data.seg.wrd.stm"
+        speakers = dict(SPEAKER.findall(_text(stm)))
+        entries, folds = {}, []
+        for number in range(1, len([*root.glob("fold_*")]) + 1):
+            folds.append(_fold(root, number, entries))
+        paths = {key: _find(root.parents[1], e) for key, e in entries.items()}
+        if not any(paths.values()):
+            raise InputError(
+                f"{root.parents[1] / next(iter(entries.values()))['wav']}: no "
+                f"such file, nor any other of {self.name}; put downloads/"
+                f"{self.name} beside the folder data, laid out as in its "
+                "manifests"
+            )
+        labels = {k: classes.get(e["emo"].lower()) for k, e in entries.items()}
+        kept = sorted(k for k in entries if paths[k] and labels[k])
+        if len(kept) < len(entries):
+            logger.warning(
+                "emobox:%s: %d of %d utterances are left out: %d have no "
+                "recording, %d no class in label_map.json",
+                self.name, len(entries) - len(kept), len(entries),
+                sum(p is None for p in paths.values()),
+                sum(label is None for label in labels.values()),
+            )  # fmt: skip
+        for key in kept:
+            if key not in speakers:
+                raise InputError(f"{stm}: does not say who speaks {key}")
+        for fold in folds:
+            if "valid" not in fold.values():
+                _hold_out(fold, kept, labels, speakers)
+        return [
+            Utterance(
+                id=key,
+                wav=paths[key],
+                speaker=speakers[key],
+                labels={"emotion": labels[key]},
+                group=" ".join(fold.get(key, "-") for fold in folds),
+            )
+            for key in kept
+        ]
+
+    @staticmethod
+    def protocols(utterances):
+        """EmoBox's folds.
+
+        Arguments
+        ---------
+        utterances : list of Utterance
+            From `read`.
+
+        Returns
+        -------
+        dict
+            ``emobox``. Where EmoBox has no valid set, about a fifth of train
+            is: of its speakers if there are at least four, so that three
+            train, or of each class's utterances.
+        """
+        groups = sorted({u.group for u in utterances})
+        sets = {
+            split: [
+                [group for group in groups if group.split()[k] == split]
+                for k in range(len(groups[0].split()))
+            ]
+            for split in SPLITS
+        }
+        seen = {
+            (k, u.speaker, split)
+            for u in utterances
+            for k, split in enumerate(u.group.split())
+            if split in SPLITS
+        }
+        shares = len({(k, speaker) for k, speaker, _ in seen}) < len(seen)
+        return {
+            "emobox": Folds(
+                "emobox", **sets, by="group", shares_speakers=shares
+            )
+        }
+
+
+def _text(path):
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{path}: cannot be read ({error}); take EmoBox's data folder whole"
+        ) from error
+
+
+def _fold(root, number, entries):
+    """Key -> split of a fold; the manifests' entries go into `entries`."""
+    fold = {}
+    for split in SPLITS:
+        name = f"{root.name}_{split}_fold_{number}.jsonl"
+        path = root / f"fold_{number}" / name
+        if split == "valid" and not path.exists():
+            continue
+        for row, line in enumerate(_text(path).splitlines(), start=1):
+            try:
+                entry = json.loads(line)
+                fold[entry["key"]] = split
+                entries[entry["key"]] = entry
+                entry["wav"], entry["emo"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise InputError(
+                    f"{path}, row {row}: no JSON with key, wav and emo"
+                ) from error
+    return fold
+
+
+def _find(root, entry):
+    """The recording, or of a video the sound beside it, or None."""
+    path = root / entry["wav"]
+    found = [path] if path.suffix.lower() in SOUND else []
+    found += [path.with_suffix(".wav"), path.with_suffix(".flac")]
+    for path in found:
+        if path.is_file():
+            if "end_time" in entry:  # a stretch of a long recording
+                times = f"#t={entry['start_time']},{entry['end_time']}"
+                return path.with_name(path.name + times)
+            return path
+    return None
+
+
+def _hold_out(fold, kept, labels, speakers):
+    """Make a fifth of train valid, by speakers where there are enough."""
+    train = np.array([key for key in kept if fold.get(key) == "train"])
+    names = np.array([labels[key] for key in train])
+    voices = np.array([speakers[key] for key in train])
+    if len(set(voices)) < 4:
+        deal = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
+    else:
+        deal = StratifiedGroupKFold(min(FOLDS, len(set(voices))))
+    parts = [*deal.split(train, names, voices)]
+    # A class may have but one speaker, who then has to train.
+    held = next(
+        (held for rest, held in parts if set(names[rest]) == set(names)),
+        parts[0][1],
+    )
+    fold.update(dict.fromkeys(train[held].tolist(), "valid"))

@@ -1,0 +1,93 @@
+"""EmoV-DB: 4 English speakers act 5 styles of reading, 6,893 clips.
+
+Adigwe et al. 2018, "The Emotional Voices Database: Towards Controlling the
+Emotion Dimension in Voice Generation Systems", arXiv 1806.09514.
+"""
+
+import re
+
+from ser_peft.corpora import Utterance, corpus_folder
+from ser_peft.corpora.protocols import Folds
+
+__all__ = ["CLASS_SETS", "PROTOCOLS", "read"]
+
+GENDERS = {"bea": "female", "jenie": "female", "josh": "male", "sam": "male"}
+# Folders and files use different words.
+EMOTIONS = {
+    "neutral": "neutral",
+    "angry": "angry",
+    "anger": "angry",
+    "amused": "amused",
+    "disgusted": "disgust",
+    "disgust": "disgust",
+    "sleepy": "sleepy",
+    "sleepiness": "sleepy",
+}
+
+# Nobody is sad: the common 4 classes cannot be had.
+CLASS_SETS = {
+    5: {name: name for name in dict.fromkeys(EMOTIONS.values())},
+    # What all four speakers act; Josh is never angry nor disgusted.
+    3: {name: name for name in ("neutral", "amused", "sleepy")},
+}
+
+# Each speaker is tested once. Two others train, Josh never alone, and he
+# never validates: train and valid have all five classes.
+PROTOCOLS = {
+    "leave-one-speaker-out": Folds(
+        name="leave-one-speaker-out",
+        test=[["bea"], ["jenie"], ["josh"], ["sam"]],
+        valid=[["sam"], ["sam"], ["bea"], ["jenie"]],
+    )
+}
+
+
+def read(folder):
+    """List the utterances of an EmoV-DB folder.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Holds ``bea_Amused/amused_1-15_0001.wav``, or the same as
+        ``bea/Amused/...``, or ``bea/amused_1-15_0001.wav``.
+
+    Returns
+    -------
+    list of Utterance
+        Sorted by id, which is the speaker and the file's name; the label is
+        ``emotion``.
+
+    Raises
+    ------
+    InputError
+        If the folder is absent or holds no such files.
+    """
+    clips = corpus_folder(
+        folder,
+        "EmoV-DB",
+        "folders like bea_Amused or bea/Amused of the speakers "
+        f"{', '.join(GENDERS)}",
+        _clips,
+    )
+    return [
+        Utterance(
+            id=name,
+            wav=path,
+            speaker=speaker,
+            gender=GENDERS[speaker],
+            labels={"emotion": emotion},
+        )
+        for name, path, speaker, emotion in sorted(clips)
+    ]
+
+
+def _clips(root):
+    clips = {}
+    for path in sorted(root.rglob("*.wav")):
+        words = re.findall("[a-z]+", str(path.relative_to(root)).lower())
+        speaker = next(filter(GENDERS.__contains__, words), None)
+        emotion = next(filter(EMOTIONS.__contains__, words), None)
+        if speaker and emotion and not path.name.startswith("."):
+            name = f"{speaker}_{path.stem}"
+            clips[name] = name, path, speaker, EMOTIONS[emotion]
+    return list(clips.values())
