@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ser_peft.errors import InputError
 
-__all__ = ["format_table", "summarize"]
+__all__ = ["format_table", "markdown", "summarize"]
 
 _METRICS = ("ua", "wa", "macro_f1")
 _GROUP = ("corpus", "protocol", "n_classes", "backbone", "method")
@@ -106,7 +106,7 @@ def format_table(summary):
             ]
             for group in groups
         ]
-        lines += [*_markdown(head, rows), ""]
+        lines += [*markdown(head, rows), ""]
     if any(group["ua"]["std_folds"] is not None for group in summary["groups"]):
         lines.append(
             "± is over runs; in brackets over folds, seeds averaged first."
@@ -247,7 +247,28 @@ def _folds(group):
     return str(count)
 
 
-def _markdown(head, rows):
+def markdown(head, rows):
+    """Lay rows out as a markdown table whose columns align.
+
+    Arguments
+    ---------
+    head : list of str
+        Names of the columns; the first two are aligned left.
+    rows : list of list of str
+        Their cells.
+
+    Returns
+    -------
+    list of str
+        Lines.
+
+    Example
+    -------
+    >>> print("\\n".join(markdown(["a", "b", "c"], [["x", "y", "10"]])))
+    | a | b |  c |
+    | - | - | -- |
+    | x | y | 10 |
+    """
     rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     rule = ["-" * width for width in widths]
