@@ -6,7 +6,6 @@ database", Language Resources and Evaluation 42, doi
 """
 
 import re
-from pathlib import Path
 
 from ser_peft.corpora import Utterance, corpus_folder
 from ser_peft.corpora.protocols import Folds
@@ -137,4 +136,5 @@ def _turns(root):
 
 
 def _lines(path):
-    return Path(path).read_text("utf-8", errors="replace").splitlines()
+    # Some annotators' comments are not utf-8; nothing is read from them.
+    return path.read_text("utf-8", errors="replace").split("\n")

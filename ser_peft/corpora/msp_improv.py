@@ -91,7 +91,7 @@ def _turns(root):
     turns = []
     # One of them, should both spellings be there.
     for path in sorted(root.glob("Eval*tion.txt"))[:1]:
-        for line in path.read_text("utf-8", errors="replace").splitlines():
+        for line in path.read_text("utf-8", errors="replace").split("\n"):
             if not line.startswith("UTD-"):
                 continue
             match = CLIP.match(line)
