@@ -228,6 +228,18 @@ class PeftLobe(torch.nn.Module):
         """Longest input in samples, None where there is no limit."""
         return self.lobe.max_samples
 
+    @property
+    def num_saved_bytes(self):
+        """Size of the tensors that `export` writes."""
+        model, saved = self.lobe.model, set(self._saved)
+        return sum(
+            tensor.nbytes
+            for name, tensor in chain(
+                model.named_parameters(), model.named_buffers()
+            )
+            if name in saved
+        )
+
     def train(self, mode=True):
         """Train mode, unless nothing trains."""
         return super().train(mode and self.trainable)
@@ -412,6 +424,34 @@ class PeftLobe(torch.nn.Module):
                     tmp / method_name([method]) if self.methods[1:] else tmp,
                 )
 
+    def start_from(self, folder):
+        """Take over the tensors of an exported adapter, to train on.
+
+        Arguments
+        ---------
+        folder : str or Path
+            From `export`, of the same method with the same settings. One of
+            "frozen" holds none and changes nothing.
+
+        Raises
+        ------
+        InputError
+            If the adapter is another method's or does not fit.
+        """
+        found = [(one, *adapter_folder.read(one)) for one in _folders(folder)]
+        if [method for _, method, *_ in found] == ["frozen"]:
+            return
+        name = method_name([method for _, method, *_ in found])
+        if name != self.method_name:
+            raise InputError(
+                f"{folder}: is an adapter of {name}, here is "
+                f"{self.method_name}; start from one of the same method"
+            )
+        mine = {method_name([method]): method for method in self.methods}
+        for one, method, *_ in found:
+            own = self._tensors(mine[method_name([method])])
+            adapter_folder.load(self.lobe, method, own, one)
+
     def merge(self):
         """Fold the adapter into the encoder's weights, for inference.
 
@@ -468,10 +508,7 @@ def load_adapter(lobe, folder):
     InputError
         If the folder cannot be read, or does not fit this backbone.
     """
-    folder = Path(folder)
-    folders = sorted(p.parent for p in folder.glob("*/adapter_config.json"))
-    if (folder / "adapter_config.json").exists() or not folders:
-        folders = [folder]
+    folders = _folders(folder)
     methods = []
     for one in folders:
         method, layers, backbone = adapter_folder.read(one)
@@ -491,3 +528,11 @@ def load_adapter(lobe, folder):
         adapter_folder.load(lobe, method, encoder._tensors(method), one)
     # AdaLoRA makes new, smaller parameters for the ranks that were kept.
     return encoder.requires_grad_(False)
+
+
+def _folders(folder):
+    """The folders of one method each that `PeftLobe.export` wrote."""
+    folder = Path(folder)
+    several = sorted(p.parent for p in folder.glob("*/adapter_config.json"))
+    single = (folder / "adapter_config.json").exists()
+    return [folder] if single or not several else several

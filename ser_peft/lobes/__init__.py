@@ -15,6 +15,7 @@ __all__ = [
     "WhisperLobe",
     "lengths_in_samples",
     "load_lobe",
+    "read_config",
 ]
 
 LOBES = {
@@ -49,6 +50,28 @@ def load_lobe(source, save_path="", **kwargs):
     InputError
         If there is no such checkpoint or it is no speech encoder.
     """
+    config = read_config(source, save_path)
+    return LOBES[config.model_type](str(source), save_path, **kwargs)
+
+
+def read_config(source, save_path=""):
+    """Read the configuration of a speech encoder.
+
+    Arguments
+    ---------
+    source, save_path
+        See `load_lobe`.
+
+    Returns
+    -------
+    transformers.PretrainedConfig
+        Its `model_type` is one of `LOBES`.
+
+    Raises
+    ------
+    InputError
+        If there is no such checkpoint or it is no speech encoder.
+    """
     source = str(source)
     try:
         config = AutoConfig.from_pretrained(
@@ -67,4 +90,4 @@ def load_lobe(source, save_path="", **kwargs):
             f"backbone {source}: '{config.model_type}' is not a speech "
             f"encoder; give one of {', '.join(sorted(LOBES))}"
         )
-    return LOBES[config.model_type](source, save_path, **kwargs)
+    return config

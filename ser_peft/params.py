@@ -1,0 +1,249 @@
+"""How many parameters a method trains, from configurations alone."""
+
+import copy
+import re
+from io import StringIO
+from pathlib import Path
+
+import peft
+import torch
+from hyperpyyaml import load_hyperpyyaml, resolve_references
+from ruamel.yaml import YAML, YAMLError
+
+from ser_peft.adapters import BottleneckConfig, PeftLobe, PromptConfig
+from ser_peft.backbones import config_folder, shapes
+from ser_peft.errors import InputError
+from ser_peft.evaluation.summary import markdown
+from ser_peft.heads import HEADS, LayerMixHead
+
+__all__ = [
+    "count",
+    "count_methods",
+    "count_recipe",
+    "format_table",
+    "methods",
+]
+
+
+def methods(rank=None, bottleneck=128, length=None, targets=None):
+    """The methods that PEFT-SER compares and more, with their settings.
+
+    Arguments
+    ---------
+    rank : int, optional
+        Of LoRA and its kin: 16, in "combined" 32 where absent. VeRA, whose
+        rank means something else, has its 256.
+    bottleneck : int
+        Width of the adapters' hidden layer.
+    length : int, optional
+        Prompt frames a layer: 5, in "combined" 1 where absent.
+    targets : str, optional
+        See `PeftLobe`: "attention+ffn", in "combined" "ffn" where absent.
+
+    Returns
+    -------
+    dict of str to tuple
+        Name -> method and targets for `PeftLobe`, settings in words. The
+        defaults of "combined" are those of Feng and Narayanan 2023.
+
+    Example
+    -------
+    >>> methods(rank=8)["lora_ffn"][1:]
+    ('ffn', 'r=8, ffn')
+    """
+    r, p = rank or 16, length or 5
+    goal = targets or "attention+ffn"
+    both, one, few = targets or "ffn", length or 1, rank or 32
+    adapter = BottleneckConfig(bottleneck)
+    lora = peft.LoraConfig
+    adalora = peft.AdaLoraConfig(init_r=3 * r // 2, target_r=r, total_step=1)
+    return {
+        "lora": (lora(r=r), goal, f"r={r}, {goal}"),
+        "lora_ffn": (lora(r=r), "ffn", f"r={r}, ffn"),
+        "dora": (lora(r=r, use_dora=True), goal, f"r={r}, {goal}"),
+        "adalora": (adalora, goal, f"r={3 * r // 2} to {r}, {goal}"),
+        "ia3": (peft.IA3Config(), goal, goal),
+        "vera": (peft.VeraConfig(), goal, f"r=256, {goal}"),
+        "adapter": (adapter, goal, f"width {bottleneck}"),
+        "parallel_adapter": (
+            BottleneckConfig(bottleneck, parallel=True),
+            goal,
+            f"width {bottleneck}",
+        ),
+        "prompt": (PromptConfig(p), goal, f"length {p}"),
+        "combined": (
+            [lora(r=few), adapter, PromptConfig(one)],
+            both,
+            f"r={few}, {both}, width {bottleneck}, length {one}",
+        ),
+        "frozen": ("frozen", goal, ""),
+        "full": ("full", goal, ""),
+    }
+
+
+def count(encoder, head):
+    """Count the parameters of a model, which need not have weights.
+
+    Arguments
+    ---------
+    encoder : PeftLobe
+        With its method.
+    head : ser_peft.heads.Head
+        What trains beside it.
+
+    Returns
+    -------
+    dict
+        ``method``, ``adapter`` and ``head`` (what trains), ``total``, and
+        ``adapter_bytes``, the size of the tensors that are exported.
+        AdaLoRA is counted as it starts.
+    """
+    in_head = sum(p.numel() for p in head.parameters())
+    return {
+        "method": encoder.method_name,
+        "adapter": encoder.num_adapter_parameters,
+        "head": in_head,
+        "total": sum(p.numel() for p in encoder.parameters()) + in_head,
+        "adapter_bytes": encoder.num_saved_bytes,
+    }
+
+
+def count_methods(
+    backbone,
+    method=None,
+    head="LayerMixHead",
+    classes=4,
+    conv=True,
+    **settings,
+):
+    """Count what one or all methods train in a backbone.
+
+    Arguments
+    ---------
+    backbone : str or Path
+        Hugging Face id or local folder; see `ser_peft.backbones.shapes`.
+    method : str, optional
+        One of `methods`, all where absent.
+    head : str
+        One of `ser_peft.heads.HEADS`.
+    classes : int
+        How many.
+    conv : bool
+        Whether the head mixes in hidden state 0.
+    **settings
+        See `methods`.
+
+    Returns
+    -------
+    list of dict
+        One a method: ``backbone``, ``settings`` (in words), ``encoder`` (its
+        own parameters) and what `count` gives.
+
+    Raises
+    ------
+    InputError
+        If there is no such backbone, method or head.
+    """
+    chosen = methods(**settings)
+    if method is not None:
+        chosen = {method: _pick(chosen, method, "--method")}
+    head = _pick(HEADS, head, "--head")
+    mix = {} if conv else {"conv": False}
+    if mix and not issubclass(head, LayerMixHead):
+        raise InputError(f"--no-conv: {head.__name__} has no such setting")
+    bare, rows = shapes(backbone), []
+    for name, (config, targets, words) in chosen.items():
+        with torch.device("meta"):
+            encoder = PeftLobe(
+                copy.deepcopy(bare), config, targets, trainable=False
+            )
+            row = count(encoder, head(encoder, classes, **mix))
+        row |= {"backbone": str(backbone), "method": name, "settings": words}
+        rows.append(
+            row | {"encoder": sum(p.numel() for p in bare.parameters())}
+        )
+    return rows
+
+
+def count_recipe(hparams_file, backbone=None):
+    """Count what a recipe's yaml trains.
+
+    Arguments
+    ---------
+    hparams_file : str or Path
+        With the keys ``backbone``, ``lobe``, ``encoder`` and ``head``.
+    backbone : str, optional
+        In place of the yaml's own.
+
+    Returns
+    -------
+    dict
+        As one of `count_methods`; ``settings`` is the yaml's name.
+
+    Raises
+    ------
+    InputError
+        If it is no such yaml.
+    """
+    try:
+        text = Path(hparams_file).read_text(encoding="utf-8")
+        given = re.findall(r"^(\w+): *!PLACEHOLDER", text, re.MULTILINE)
+        given = dict.fromkeys(given, ".")
+        if backbone is not None:
+            given["backbone"] = str(backbone)
+        tree = YAML().load(resolve_references(StringIO(text), given))
+        backbone = tree["backbone"]
+        with config_folder(backbone) as folder:
+            tree["lobe"] |= {"source": folder, "weights": False}
+            tree["encoder"]["trainable"] = False
+            model = StringIO()
+            YAML().dump({key: tree[key] for key in ("encoder", "head")}, model)
+            with torch.device("meta"):
+                model = load_hyperpyyaml(StringIO(model.getvalue()))
+    except (OSError, UnicodeDecodeError, KeyError, TypeError, YAMLError) as e:
+        raise InputError(
+            f"--yaml {hparams_file}: cannot be counted ({e!r}); give one of a "
+            "recipe's hparams/*.yaml"
+        ) from e
+    encoder = sum(p.numel() for p in shapes(backbone).parameters())
+    return {
+        "backbone": str(backbone),
+        "settings": Path(hparams_file).name,
+        "encoder": encoder,
+        **count(model["encoder"], model["head"]),
+    }
+
+
+def _pick(known, name, flag):
+    if name not in known:
+        raise InputError(f"{flag} {name}: unknown; give {', '.join(known)}")
+    return known[name]
+
+
+def format_table(rows):
+    """Lay counts out as a markdown table.
+
+    Arguments
+    ---------
+    rows : list of dict
+        From `count_methods` and `count_recipe`.
+
+    Returns
+    -------
+    str
+        Ending in a newline.
+    """
+    head = "method|settings|adapter|head|trained %|encoder|total|adapter MB"
+    cells = [
+        [
+            row["backbone"],
+            row["method"],
+            row["settings"],
+            *(f"{row[key]:,}" for key in ("adapter", "head")),
+            f"{100 * (row['adapter'] + row['head']) / row['total']:.2f}",
+            *(f"{row[key]:,}" for key in ("encoder", "total")),
+            f"{row['adapter_bytes'] / 1e6:.2f}",
+        ]
+        for row in rows
+    ]
+    return "\n".join(markdown(["backbone", *head.split("|")], cells)) + "\n"
