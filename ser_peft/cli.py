@@ -3,8 +3,10 @@
 import argparse
 import json
 import shlex
+import signal
 import sys
 from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path
 
 from ser_peft.corpora import CORPORA
@@ -110,6 +112,63 @@ def _summarize(args):
         write_json(args.out, summary)
 
 
+@contextmanager
+def _stoppable():
+    """Let any polite signal end this process by an exception, once."""
+
+    def stop(number, frame):
+        for other in before:
+            signal.signal(other, signal.SIG_IGN)  # while it cleans up
+        raise SystemExit(128 + number)
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {n: signal.getsignal(n) for n in numbers}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:  # nohup
+            signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _crossval(args):
+    from ser_peft.crossval import crossval, numbers, trainings
+    from ser_peft.evaluation.summary import format_table, summarize
+    from ser_peft.io import write_json
+
+    if args.jobs < 1:
+        raise InputError(f"--jobs {args.jobs}: give 1 or more")
+    slurm = {} if args.cluster == "slurm" else None
+    for text in args.slurm:
+        key, equals, value = text.partition("=")
+        if slurm is None or not equals:
+            raise InputError(
+                f"--slurm {text}: write key=value, and --cluster slurm"
+            )
+        slurm[key] = int(value) if value.isdigit() else value
+    runs = trainings(
+        args.script,
+        args.hparams,
+        numbers(args.folds),
+        numbers(args.seeds),
+        args.output_folder,
+        args.overrides,
+    )
+    with _stoppable():
+        failed = crossval(runs, args.jobs, slurm)
+    finished = [run for run in runs if run.results.exists()]
+    if finished:
+        summary = summarize([run.results for run in finished])
+        print("", format_table(summary), sep="\n", end="")
+        write_json(runs[0].folder.parents[2] / "summary.json", summary)
+    for name, reason in failed.items():
+        print(f"failed: {name}: {reason}", file=sys.stderr)
+    if failed:
+        raise SystemExit(1)
+
+
 def _parser():
     parser = argparse.ArgumentParser(
         prog="ser-peft", description="Parameter-efficient emotion recognition."
@@ -119,10 +178,14 @@ def _parser():
     sub = commands.add_parser(
         "prepare", help="corpus folder -> train, valid and test manifests"
     )
-    sub.add_argument("corpus", help=", ".join(CORPORA))
-    sub.add_argument("data_folder", help="the corpus as published")
+    sub.add_argument("corpus", help=f"{', '.join(CORPORA)}, emobox:NAME")
+    sub.add_argument("data_folder", help="the corpus as published; a csv")
     sub.add_argument("out", help="gets train.json, valid.json, test.json")
-    sub.add_argument("--classes", type=int, default=4, help="class set")
+    sub.add_argument(
+        "--classes",
+        type=lambda name: int(name) if name.isdigit() else name,
+        help="class set; default: the corpus's first",
+    )
     sub.add_argument("--fold", type=int, default=1, help="from 1")
     sub.add_argument("--protocol", help="default: the corpus's first")
     sub.set_defaults(run=_prepare)
@@ -149,6 +212,32 @@ def _parser():
     sub.add_argument("results", nargs="+", help="results.json or folders")
     sub.add_argument("--out", help="also write this JSON file")
     sub.set_defaults(run=_summarize)
+
+    sub = commands.add_parser(
+        "crossval",
+        help="train on every fold with every seed, then summarize",
+        usage="%(prog)s SCRIPT HPARAMS [HPARAMS ...] --folds 1-5 "
+        "[--seeds 8,16] --data_folder=... [--KEY=VALUE ...] [options]",
+        epilog="Any --KEY=VALUE of the yaml goes to every run. Started again, "
+        "it goes on: finished runs are skipped.",
+        allow_abbrev=False,
+    )
+    sub.add_argument("script", help="a recipe's train.py")
+    sub.add_argument(
+        "hparams", nargs="+", help="its yamls; each gets the same folds, seeds"
+    )
+    sub.add_argument("--folds", required=True, help="as 1-5 or 1,3")
+    sub.add_argument("--seeds", default="8", help="as 8,16,24; default: 8")
+    sub.add_argument(
+        "--output_folder", help="default: results, in the recipe's folder"
+    )
+    sub.add_argument("--jobs", type=int, default=1, help="at once, here")
+    sub.add_argument("--cluster", choices=["local", "slurm"], default="local")
+    sub.add_argument(
+        "--slurm", nargs="+", default=[], metavar="KEY=VALUE",
+        help="as time=240 (minutes) partition=gpu gpus_per_node=1",
+    )  # fmt: skip
+    sub.set_defaults(run=_crossval)
     return parser
 
 
@@ -161,7 +250,10 @@ def main(argv=None):
         Command line without the program; ``sys.argv[1:]`` where absent.
     """
     argv = sys.argv[1:] if argv is None else argv
-    args = _parser().parse_args(argv)
+    parser = _parser()
+    args, args.overrides = parser.parse_known_args(argv)
+    if args.overrides and args.run is not _crossval:
+        parser.error(f"unrecognized arguments: {' '.join(args.overrides)}")
     args.argv = argv
     with one_line_errors():
         args.run(args)

@@ -1,0 +1,472 @@
+"""Many runs of a recipe, mostly of a stand-in that trains nothing."""
+
+import json
+import os
+import pickle
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ser_peft import crossval as module
+from ser_peft.cli import main
+from ser_peft.crossval import Training, crossval, numbers, trainings
+from ser_peft.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Leaves how it was called; fails, dies or waits where it is told to.
+STAND_IN = r"""
+import json, os, signal, sys, time
+from pathlib import Path
+yaml, *flags = sys.argv[1:]
+given = dict(flag.lstrip("-").split("=", 1) for flag in flags if "=" in flag)
+fold, seed = int(given["fold"]), int(given["seed"])
+out = Path(given["output_folder"])
+keep = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
+called = {"argv": sys.argv[1:], "cwd": os.getcwd(), "start": time.time()}
+called |= {key: os.environ.get(key) for key in keep}
+with open(out / "called", "a") as file:
+    print(json.dumps(called), file=file)
+print("epoch 1 of 3\repoch 2 of 3", flush=True)
+how = given.get(f"fold{fold}", given.get("all", "good"))
+if how == "bad":
+    print("some noise\nerror: data_folder /x: no such folder", flush=True)
+    sys.exit(2)
+if how == "killed":
+    os.kill(os.getpid(), signal.SIGKILL)
+if how == "silent":
+    sys.exit()
+if how == "long":
+    child = os.fork()
+    (out / f"pid{os.getpid()}").touch()
+    time.sleep(60)
+if how == "slow":
+    time.sleep(0.4)
+time.sleep(0.05)
+results = {
+    "corpus": "demo", "protocol": "5-fold", "protocol_sha": f"sha{fold}",
+    "fold": fold, "folds_total": 5, "seed": seed, "backbone": "wavlm",
+    "method": Path(yaml).stem, "classes": ["a", "b"], "ua": 0.5 + fold / 100,
+    "wa": 0.5, "macro_f1": 0.5, "train_seconds": 1.0,
+    "confusion": [[1, 0], [0, 1]],
+    "trainable_parameters": {"adapter": 1, "head": 1},
+}
+called["end"] = time.time()
+(out / "called.json").write_text(json.dumps(called))
+(out / "results.json").write_text(json.dumps(results))
+"""
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Look often; no limits on threads from outside."""
+    monkeypatch.setattr(module, "POLL_SECONDS", 0.02)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """Folder of a recipe whose train.py is the stand-in."""
+    folder = tmp_path / "recipes" / "Demo"
+    (folder / "hparams").mkdir(parents=True)
+    (folder / "train.py").write_text(STAND_IN)
+    for name in ("lora", "full"):
+        (folder / "hparams" / f"{name}.yaml").touch()
+    return folder
+
+
+def called(folder):
+    """How often and how the stand-in was called for a run."""
+    return [*map(json.loads, (folder / "called").read_text().splitlines())]
+
+
+def command(recipe, *more, hparams="hparams/lora.yaml"):
+    """Arguments of ``ser-peft crossval``."""
+    parts = [recipe / "train.py", *hparams.split(), *more]
+    return ["crossval", *map(str, parts)]
+
+
+def test_every_yaml_fold_and_seed_is_trained_and_summarized(
+    recipe, tmp_path, capsys
+):
+    out = tmp_path / "out"
+    yamls = "hparams/lora.yaml hparams/full.yaml"
+    flags = "--folds 1-2 --seeds 8,16 --patience=3".split()
+    main(command(recipe, *flags, "--output_folder", out, hparams=yamls))
+    found = {str(p.parent.relative_to(out)) for p in out.rglob("results.json")}
+    assert found == {
+        f"{method}/fold{fold}/{seed}"
+        for method in ("lora", "full")
+        for fold in (1, 2)
+        for seed in (8, 16)
+    }
+    (call,) = called(out / "full" / "fold2" / "16")
+    folder = out / "full" / "fold2" / "16"
+    assert call["cwd"] == str(recipe)
+    assert call["argv"] == [
+        str(recipe / "hparams" / "full.yaml"),
+        "--fold=2",
+        "--seed=16",
+        f"--output_folder={folder}",
+        "--patience=3",
+    ]
+    printed = capsys.readouterr().out
+    assert "lora/fold1/8: UA 51.0%, 1 s" in printed
+    summary = json.loads((out / "summary.json").read_text())
+    assert [(g["method"], g["runs"]) for g in summary["groups"]] == [
+        ("lora", 4),
+        ("full", 4),
+    ]
+    assert "| lora " in printed and "51.5 ± 0.6" in printed
+
+
+def test_failures_are_reported_and_the_others_done(recipe, capsys):
+    flags = "--folds 1-5 --fold2=bad --fold3=killed --fold4=silent".split()
+    with pytest.raises(SystemExit) as stop:
+        main(command(recipe, *flags))
+    assert stop.value.code == 1
+    out, err = capsys.readouterr()
+    runs = recipe / "results" / "lora"
+    log = runs / "fold2" / "8" / "console.log"
+    assert err.splitlines() == [
+        "failed: lora/fold2/8: exit code 2: error: data_folder /x: no such "
+        f"folder; see {log}",
+        "failed: lora/fold3/8: signal 9: epoch 2 of 3; see "
+        f"{runs}/fold3/8/console.log",
+        "failed: lora/fold4/8: no results.json: epoch 2 of 3; see "
+        f"{runs}/fold4/8/console.log",
+    ]
+    assert "some noise" in log.read_text()
+    summary = json.loads((recipe / "results" / "summary.json").read_text())
+    assert summary["groups"][0]["folds"] == [1, 5]
+
+    # Again, the failing ones only.
+    main(command(recipe, "--folds", "1-5"))
+    assert "2 of 5 are finished" in capsys.readouterr().out
+    calls = [len(called(runs / f"fold{fold}" / "8")) for fold in range(1, 6)]
+    assert calls == [1, 2, 2, 2, 1]
+    main(command(recipe, "--folds", "1-5"))
+    assert "5 of 5 are finished" in capsys.readouterr().out
+    assert calls == [
+        len(called(runs / f"fold{fold}" / "8")) for fold in range(1, 6)
+    ]
+
+
+def test_nothing_finished_is_no_summary(recipe, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(command(recipe, "--folds", "1-2", "--all=bad"))
+    assert stop.value.code == 1
+    assert not (recipe / "results" / "summary.json").exists()
+
+
+def overlap(runs):
+    """The most runs that were there at once."""
+    times = [json.loads((r.folder / "called.json").read_text()) for r in runs]
+    return max(
+        sum(other["start"] <= one["start"] < other["end"] for other in times)
+        for one in times
+    )
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_so_many_at_once_share_the_cores(recipe, monkeypatch, jobs):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    runs = trainings(
+        recipe / "train.py", ["hparams/lora.yaml"], [1, 2, 3, 4], [8],
+        overrides=["--all=slow"],
+    )  # fmt: skip
+    assert crossval(runs, jobs) == {}
+    assert overlap(runs) == jobs
+    calls = [called(run.folder)[0] for run in runs]
+    assert {c["OMP_NUM_THREADS"] for c in calls} == {str(8 // jobs)}
+    assert {c["CUDA_VISIBLE_DEVICES"] for c in calls} == {None}
+
+
+def test_threads_that_are_set_stay(recipe, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    runs = trainings(recipe / "train.py", ["hparams/lora.yaml"], [1], [8])
+    assert crossval(runs) == {}
+    assert called(runs[0].folder)[0]["OMP_NUM_THREADS"] == "3"
+
+
+@pytest.mark.parametrize(
+    ("visible", "flags", "expected"),
+    [
+        (None, [], {"0", "1"}),
+        ("4,6", [], {"4", "6"}),
+        (None, ["--device=cuda:1"], {None}),
+    ],
+)
+def test_gpus_are_dealt(recipe, monkeypatch, visible, flags, expected):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    runs = trainings(
+        recipe / "train.py", ["hparams/lora.yaml"], [1, 2, 3], [8],
+        overrides=["--all=slow", *flags],
+    )  # fmt: skip
+    assert crossval(runs, jobs=2) == {}
+    calls = [called(run.folder)[0] for run in runs]
+    assert {c["CUDA_VISIBLE_DEVICES"] for c in calls} == expected
+
+
+def test_paths_mean_what_they_mean_here(recipe, tmp_path, monkeypatch):
+    """Also though the runs start in the recipe's folder."""
+    here = tmp_path / "here"
+    for name in ("corpus", "wavlm", "adapter", "cosine"):
+        (here / name).mkdir(parents=True)
+    (here / "mine.yaml").touch()
+    monkeypatch.chdir(here)
+    script = os.path.relpath(recipe / "train.py", here)
+    (run,) = trainings(
+        script, ["mine.yaml"], [1], [8], "out",
+        ["--data_folder=corpus", "--backbone=wavlm", "--init_from=./adapter",
+         "--schedule=cosine", "--manifest=../here/corpus", "--debug",
+         "--other_folder=nowhere", "--name=a/b=c"],
+    )  # fmt: skip
+    assert run.command[1:3] == ["train.py", str(here / "mine.yaml")]
+    assert Path(run.command[0]) == Path(sys.executable)
+    assert run.folder == here / "out" / "mine" / "fold1" / "8"
+    assert [os.path.normpath(p) for p in run.command[6:]] == [
+        f"--data_folder={here}/corpus",
+        f"--backbone={here}/wavlm",
+        f"--init_from={here}/adapter",
+        "--schedule=cosine",
+        os.path.normpath(f"--manifest={here}/corpus"),
+        "--debug",
+        "--other_folder=nowhere",
+        "--name=a/b=c",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["none.yaml", "--folds", "1"], "none.yaml: no such yaml"),
+        (["train.py", "--folds", "0-"], "0-: no numbers"),
+        (["train.py", "--folds", "3-1"], "3-1: no numbers"),
+        (["train.py", "--folds", "1", "--seeds", "x"], "x: no numbers"),
+        (["train.py", "--folds", "1", "--jobs", "0"], "--jobs 0"),
+        (["train.py", "--folds", "1", "--seed=3"], "--seed: .* --seeds"),
+        (["train.py", "--folds", "1", "--fold=3"], "--fold: .* --folds"),
+        (["train.py", "--folds", "1", "--save_folder=x"], "--output_folder"),
+        (["train.py", "--folds", "1", "--data_folder", "x"], "x: not underst"),
+        (["train.py", "./train.py", "--folds", "1"], "two yamls called train"),
+        (["train.py", "--folds", "1", "--slurm", "time=3"], "--cluster slurm"),
+        (["train.py", "--folds", "1", "--cluster", "slurm"], "no sbatch"),
+    ],
+)
+def test_refuses(recipe, tmp_path, capsys, monkeypatch, flags, message):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SystemExit) as stop:
+        main(["crossval", str(recipe / "train.py"), *flags])
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(f"^error: .*{message}", line)
+    assert not (recipe / "results").exists()
+
+
+def test_refuses_a_missing_script(recipe):
+    with pytest.raises(InputError, match="nope.py: no such file"):
+        trainings(recipe / "nope.py", ["hparams/lora.yaml"], [1], [8])
+
+
+def test_numbers():
+    assert numbers("1-5") == [1, 2, 3, 4, 5]
+    assert numbers("8,16,24") == [8, 16, 24]
+    assert numbers("3, 1-2,2") == [3, 1, 2]
+    for text in ("", "a", "1-", "2-1", "1.5", "1,,2"):
+        with pytest.raises(InputError, match="no numbers"):
+            numbers(text)
+
+
+def wait_for(condition, seconds=20):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def started(recipe):
+    """A crossval in a process of its own, with two runs going on."""
+    flags = "--folds 1-3 --jobs 2 --all=long".split()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ser_peft.cli", *command(recipe, *flags)],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    # Both the stand-in and its worker.
+    wait_for(lambda: len([*recipe.rglob("pid*")]) == 4, 60)
+    yield process
+    process.kill()
+    process.wait()
+    for path in recipe.rglob("pid*"):
+        if alive(path):
+            os.kill(int(path.name[3:]), signal.SIGKILL)
+
+
+def alive(path):
+    """Whether the process of a file `pid...` still runs."""
+    try:
+        state = Path(f"/proc/{path.name[3:]}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return state.rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_the_children(started, recipe, number):
+    started.send_signal(number)
+    assert started.wait(20) == 128 + number
+    pids = [*recipe.rglob("pid*")]
+    wait_for(lambda: not any(map(alive, pids)))
+    assert len(pids) == 4  # the third run was not started
+    assert "Traceback" not in started.stdout.read()
+
+
+def test_what_a_killed_one_left_running_is_not_started_twice(
+    started, recipe, capsys
+):
+    started.kill()
+    started.wait()
+    assert all(map(alive, recipe.rglob("pid*")))
+    with pytest.raises(SystemExit) as stop:
+        main(command(recipe, "--folds", "1-3"))
+    assert stop.value.code == 1
+    err = capsys.readouterr().err.splitlines()
+    assert err == [
+        f"failed: lora/fold{fold}/8: another process is training it; wait "
+        "for it or stop it"
+        for fold in (1, 2)
+    ]
+    assert (recipe / "results/lora/fold3/8/results.json").exists()
+
+
+# ------------------------------------------------------------------- cluster
+
+# A SLURM of one node that starts every job at once.
+SLURM = {
+    "sbatch": """#!/bin/sh
+id=$$
+cp "$1" "$SLURM_HOME/$id.sh"
+SLURM_JOB_ID=$id SLURM_JOBID=$id SLURM_NTASKS=1 SLURM_NODEID=0 \
+SLURM_JOB_NUM_NODES=1 SLURM_PROCID=0 SLURM_LOCALID=0 \
+SLURM_JOB_NODELIST=localhost setsid sh "$1" > "$SLURM_HOME/$id.out" 2>&1 &
+echo "Submitted batch job $id"
+""",
+    "srun": """#!/bin/sh
+while [ "${1#-}" != "$1" ]; do
+    case "$1" in --output|--error) shift;; esac
+    shift
+done
+exec "$@"
+""",
+    "sacct": "#!/bin/sh\necho 'JobID|State|NodeList'\n",
+    "scancel": '#!/bin/sh\necho "$@" >> "$SLURM_HOME/cancelled"\n',
+}
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    """Put a tiny SLURM on the path; give its folder."""
+    home = tmp_path / "slurm"
+    home.mkdir()
+    for name, script in SLURM.items():
+        (home / name).write_text(script)
+        (home / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{home}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_HOME", str(home))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    return home
+
+
+def test_slurm(recipe, slurm, capsys):
+    flags = "--folds 1-2 --fold2=bad --cluster slurm --slurm"
+    flags += " time=30 partition=gpu gpus_per_node=1"
+    with pytest.raises(SystemExit) as stop:
+        main(command(recipe, *flags.split()))
+    assert stop.value.code == 1
+    out, err = capsys.readouterr()
+    assert "lora/fold1/8: UA 51.0%, 1 s" in out
+    assert "failed: lora/fold2/8: exit code 2: error: data_folder /x" in err
+    scripts = [path.read_text() for path in slurm.glob("*.sh")]
+    assert len(scripts) == 2
+    for script in scripts:
+        for line in ("partition=gpu", "time=30", "gpus-per-node=1"):
+            assert f"#SBATCH --{line}\n" in script
+    names = {f"lora/fold{fold}/8" for fold in (1, 2)}
+    assert names == {
+        shlex.split(line)[1].partition("=")[2]
+        for script in scripts
+        for line in script.splitlines()
+        if "--job-name" in line
+    }
+    assert not (slurm / "cancelled").exists()
+
+
+def test_slurm_jobs_are_cancelled(recipe, slurm):
+    flags = "--folds 1-2 --all=long --cluster slurm --slurm time=30".split()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ser_peft.cli", *command(recipe, *flags)]
+    )
+    wait_for(lambda: len([*recipe.rglob("pid*")]) == 4, 90)
+    process.terminate()
+    assert process.wait(20) == 128 + signal.SIGTERM
+    ids = sorted((slurm / "cancelled").read_text().split())
+    assert ids == sorted(path.stem for path in slurm.glob("*.sh"))
+    for path in recipe.rglob("pid*"):
+        os.kill(int(path.name[3:]), signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("slurm_flags", "message"),
+    [
+        ("partition=gpu", "--slurm time=MINUTES is needed"),
+        ("time=3 partitoin=gpu", "--slurm: .*partitoin"),
+        ("time=3 gpu", "--slurm gpu: write key=value"),
+    ],
+)
+def test_slurm_refuses(recipe, slurm, capsys, slurm_flags, message):
+    flags = f"--folds 1 --cluster slurm --slurm {slurm_flags}".split()
+    with pytest.raises(SystemExit) as stop:
+        main(command(recipe, *flags))
+    assert stop.value.code == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert not [*slurm.glob("*.sh")]
+
+
+def test_what_goes_back_to_the_queue_has_no_process(recipe):
+    (run,) = trainings(recipe / "train.py", ["hparams/lora.yaml"], [1], [8])
+    assert run() is None and run.process is not None
+    again = pickle.loads(pickle.dumps(run.checkpoint().function))
+    assert isinstance(again, Training) and again == run
+    assert again.process is None
+
+
+# -------------------------------------------------------------- a real recipe
+
+
+def test_real_recipe(arguments, tiny_backbones, tmp_path, capsys, monkeypatch):
+    """A fold of RAVDESS, tiny; started from the repository's root."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    _, *flags = arguments(None, output_folder=None, manifests_folder=None)
+    flags = [flag for flag in flags if "number_of_epochs" not in flag]
+    argv = ["crossval", "recipes/RAVDESS/train.py", "hparams/whisper_lora.yaml"]
+    argv += "--folds 2 --number_of_epochs=1 --output_folder".split()
+    main([*argv, str(tmp_path), *flags])
+    (group,) = json.loads((tmp_path / "summary.json").read_text())["groups"]
+    assert group["corpus"] == "ravdess" and group["folds"] == [2]
+    assert group["method"] == "lora"
+    assert "whisper_lora/fold2/8: UA" in capsys.readouterr().out
