@@ -112,6 +112,38 @@ def _summarize(args):
         write_json(args.out, summary)
 
 
+def _params(args):
+    from ser_peft.params import count_methods, count_recipe, format_table
+
+    if args.yaml:
+        rows = [
+            count_recipe(args.yaml, backbone)
+            for backbone in args.backbone or [None]
+        ]
+    elif args.backbone:
+        rows = [
+            row
+            for backbone in args.backbone
+            for row in count_methods(
+                backbone,
+                args.method,
+                head=args.head,
+                classes=args.classes,
+                conv=args.conv,
+                rank=args.rank,
+                bottleneck=args.bottleneck,
+                length=args.length,
+                targets=args.targets,
+            )
+        ]
+    else:
+        raise InputError("params: give a BACKBONE, or --yaml of a recipe")
+    if args.json:
+        print("\n".join(map(json.dumps, rows)))
+    else:
+        print(format_table(rows), end="")
+
+
 @contextmanager
 def _stoppable():
     """Let any polite signal end this process by an exception, once."""
@@ -198,6 +230,25 @@ def _parser():
     sub.add_argument("--out", help="default: MANIFESTS/probe/BACKBONE")
     sub.add_argument("--device", help="default: a GPU if there is one")
     sub.set_defaults(run=_probe)
+
+    sub = commands.add_parser(
+        "params", help="what methods train in a backbone; needs no weights"
+    )
+    sub.add_argument("backbone", nargs="*", help="Hugging Face ids or folders")
+    sub.add_argument("--method", help="as lora; default: all in a table")
+    sub.add_argument("--rank", type=int, help="of LoRA and its kin")
+    sub.add_argument("--bottleneck", type=int, default=128, help="of adapters")
+    sub.add_argument("--length", type=int, help="of prompts")
+    sub.add_argument("--targets", help="attention, ffn, attention+ffn, a regex")
+    sub.add_argument("--head", default="LayerMixHead", help="its class")
+    sub.add_argument("--classes", type=int, default=4, help="how many")
+    sub.add_argument(
+        "--no-conv", action="store_false", dest="conv",
+        help="the head leaves hidden state 0 out",
+    )  # fmt: skip
+    sub.add_argument("--yaml", help="count a recipe's own settings instead")
+    sub.add_argument("--json", action="store_true", help="one object a line")
+    sub.set_defaults(run=_params)
 
     sub = commands.add_parser("predict", help="the emotion of recordings")
     sub.add_argument("model", help="a finished run or its model/ folder")

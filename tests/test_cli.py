@@ -209,7 +209,8 @@ def test_exit_codes_of_the_program(probe, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["prepare"], ["probe"], ["predict"], ["summarize"]]
+    "command",
+    [[], ["prepare"], ["probe"], ["predict"], ["summarize"], ["params"]],
 )
 def test_help_is_quick(command):
     code = (
