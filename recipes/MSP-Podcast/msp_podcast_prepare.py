@@ -1,0 +1,34 @@
+"""Data preparation of MSP-Podcast: its release -> SpeechBrain manifests."""
+
+from ser_peft.data import prepare
+
+
+def prepare_msp_podcast(
+    data_folder, save_folder, fold=1, classes=4, protocol=None
+):
+    """Write the manifests of one fold.
+
+    Arguments
+    ---------
+    data_folder : str
+        A release, 1.6 to 1.12: ``Labels`` and ``Audios``.
+    save_folder : str
+        Gets ``train.json``, ``valid.json``, ``test.json`` and
+        ``protocol.json``.
+    fold : int
+        1: the splits are official.
+    classes : int or dict
+        4 (neutral, angry, sad, happy), 8, or a map from the corpus's letters.
+    protocol : str, optional
+        One of `ser_peft.corpora.msp_podcast.PROTOCOLS`.
+
+    Raises
+    ------
+    ser_peft.errors.InputError
+        If the folder is not MSP-Podcast or a file in it is broken.
+
+    Example
+    -------
+    >>> prepare_msp_podcast("/data/MSP-Podcast", "manifests")  # doctest: +SKIP
+    """
+    prepare("msp-podcast", data_folder, save_folder, classes, fold, protocol)
