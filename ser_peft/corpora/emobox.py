@@ -64,7 +64,7 @@ class EmoBox:
         InputError
             If a manifest is missing or broken, or no recording is there.
         """
-        root = Path(folder) / self.name
+        root = Path(folder).absolute() / self.name
         if not self.name or not (root / "label_map.json").is_file():
             known = sorted(p.parent.name for p in root.parent.glob("*/fold_1"))
             raise InputError(
@@ -73,8 +73,8 @@ class EmoBox:
             )
         classes = {
             label.lower(): name.lower()
-            for label, name in json.loads(
-                _text(root / "label_map.json")
+            for label, name in _json(
+                _text(root / "label_map.json"), root / "label_map.json"
             ).items()
         }
         # Only here it says who speaks.
@@ -165,6 +165,13 @@ def _text(path):
         ) from error
 
 
+def _json(text, where):
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise InputError(f"{where}: not valid JSON ({error})") from error
+
+
 def _fold(root, number, entries):
     """Key -> split of a fold; the manifests' entries go into `entries`."""
     fold = {}
@@ -174,15 +181,12 @@ def _fold(root, number, entries):
         if split == "valid" and not path.exists():
             continue
         for row, line in enumerate(_text(path).splitlines(), start=1):
-            try:
-                entry = json.loads(line)
-                fold[entry["key"]] = split
-                entries[entry["key"]] = entry
-                entry["wav"], entry["emo"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise InputError(
-                    f"{path}, row {row}: no JSON with key, wav and emo"
-                ) from error
+            entry = _json(line, f"{path}, row {row}")
+            for name in ("key", "wav", "emo"):
+                if name not in entry:
+                    raise InputError(f"{path}, row {row}: has no '{name}'")
+            fold[entry["key"]] = split
+            entries[entry["key"]] = entry
     return fold
 
 
@@ -207,9 +211,10 @@ def _hold_out(fold, kept, labels, speakers):
     voices = np.array([speakers[key] for key in train])
     if len(set(voices)) < 4:
         deal = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
+        parts = [*deal.split(train, names)]
     else:
         deal = StratifiedGroupKFold(min(FOLDS, len(set(voices))))
-    parts = [*deal.split(train, names, voices)]
+        parts = [*deal.split(train, names, voices)]
     # A class may have but one speaker, who then has to train.
     held = next(
         (held for rest, held in parts if set(names[rest]) == set(names)),

@@ -84,8 +84,10 @@ def read(folder):
 def _clips(root):
     clips = {}
     for path in sorted(root.rglob("*.wav")):
-        words = re.findall("[a-z]+", str(path.relative_to(root)).lower())
-        speaker = next(filter(GENDERS.__contains__, words), None)
+        place = path.parent.relative_to(root)
+        folders = re.findall("[a-z]+", str(place).lower())
+        words = folders + re.findall("[a-z]+", path.stem.lower())
+        speaker = next(filter(GENDERS.__contains__, folders), None)
         emotion = next(filter(EMOTIONS.__contains__, words), None)
         if speaker and emotion and not path.name.startswith("."):
             name = f"{speaker}_{path.stem}"

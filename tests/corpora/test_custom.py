@@ -1,0 +1,194 @@
+"""A csv of one's own: cells, folds, splits, mistakes."""
+
+import shutil
+
+import pytest
+import torch
+from trees_a import folds
+from trees_b import custom_tree
+
+from ser_peft.corpora import Utterance, custom
+from ser_peft.corpora.protocols import classes_of
+from ser_peft.data import prepare, read_audio, read_manifests
+from ser_peft.errors import InputError
+
+FOUR = ["neutral", "angry", "sad", "happy"]
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    return custom_tree(tmp_path_factory.mktemp("Custom"))
+
+
+@pytest.fixture
+def copy(small, tmp_path):
+    return shutil.copytree(small, tmp_path / "Custom")
+
+
+def write(folder, rows, header="path,label,speaker,split"):
+    (folder / "data.csv").write_text("\n".join([header, *rows]) + "\n")
+    return folder / "data.csv"
+
+
+def test_one_row(small):
+    assert custom.read(small)[1] == Utterance(
+        id="clips/s1_angry.wav",
+        wav=small / "clips" / "s1_angry.wav",
+        speaker="01",
+        gender="male",
+        text="I am angry, you see",
+        labels={"emotion": "angry", "age": "31", "valence": 1.5},
+    )
+
+
+def test_the_csv_or_its_folder(small, copy):
+    assert custom.read(small) == custom.read(small / "data.csv")
+    shutil.copy(copy / "data.csv", copy / "other.csv")
+    with pytest.raises(InputError, match="2 csv files; give one"):
+        custom.read(copy)
+    assert len(custom.read(copy / "other.csv")) == 20
+
+
+def test_classes_are_the_labels_found(small, copy):
+    sets = custom.class_sets(custom.read(small))
+    assert list(sets) == ["all", 4]
+    assert classes_of(sets["all"]) == classes_of(sets[4]) == FOUR
+    path = copy / "data.csv"
+    path.write_text(
+        path.read_text("utf-8-sig").replace(",angry,0", ",zesty,0")
+        .replace(",sad,0", ",bored,0")
+    )  # fmt: skip
+    sets = custom.class_sets(custom.read(copy))
+    assert list(sets) == ["all"]
+    assert list(sets["all"]) == ["neutral", "happy", "bored", "zesty"]
+
+
+def test_speakers_are_dealt(small):
+    utterances = custom.read(small)
+    protocols = custom.protocols(utterances)
+    assert list(protocols) == ["speaker-folds"]
+    classes = custom.class_sets(utterances)["all"]
+    found = folds(protocols["speaker-folds"], utterances, classes)
+    assert len(found) == 5
+    assert {s for fold in found for s in fold["test"]} == {
+        f"{n:02d}" for n in range(1, 6)
+    }
+    for one, next_one in zip(found, found[1:] + found[:1], strict=True):
+        assert one["valid"] == next_one["test"]
+    assert protocols == custom.protocols(utterances[::1])
+
+
+def test_classes_are_spread(tmp_path):
+    """20 speakers, half of them never angry: every fold has both kinds."""
+    (tmp_path / "a.wav").touch()
+    rows = [
+        f"a.wav#t={i},{i + 1},{label},s{i % 20}"
+        for i in range(200)
+        for label in ["angry" if i % 20 < 10 and i % 2 else "calm"]
+    ]
+    rows = [row.replace("a.wav#t=", '"a.wav#t=') for row in rows]
+    rows = [row.replace(",", "|", 1).replace(",", '",', 1).replace("|", ",")
+            for row in rows]  # fmt: skip
+    utterances = custom.read(write(tmp_path, rows, "path,label,speaker"))
+    protocol = custom.protocols(utterances)["speaker-folds"]
+    for fold in folds(protocol, utterances, {"calm": "calm", "angry": "angry"}):
+        assert len(fold["test"]) == 4
+
+
+def test_a_stretch_of_a_recording(small, copy):
+    wav = "clips/s1_sad.wav"
+    table = write(copy, [f'"{wav}#t=0.1,0.25",sad,1,train',
+                         f"{wav},sad,2,dev", f"{wav}#,sad,3,Test"])  # fmt: skip
+    (copy / f"{wav}#").touch()
+    stretch, whole, _ = custom.read(table)
+    sig = read_audio(stretch.wav)
+    assert torch.equal(sig, read_audio(whole.wav)[1600:4000])
+    with pytest.raises(InputError, match="#t=0.2,0.1: 0.000 s .*too short"):
+        read_audio(f"{copy / wav}#t=0.2,0.1")
+    with pytest.raises(InputError, match="#t=now: cannot be read"):
+        read_audio(f"{copy / wav}#t=now")
+
+
+def test_given_split(copy):
+    for name in ("c", "d"):
+        shutil.copy(copy / "clips" / "s1_sad.wav", copy / f"{name}.wav")
+    clips = sorted(path.name for path in (copy / "clips").glob("s[12]_*"))
+    rows = [f"clips/{c},{c[3:-4]},{c[:2]},train" for c in clips]
+    rows += ["c.wav,sad,c,Validation", "d.wav,sad,d, test"]
+    table = write(copy, rows)
+    prepare("custom", table, copy / "out")
+    about, manifests = read_manifests(copy / "out")
+    assert (about["protocol"], about["folds_total"]) == ("split", 1)
+    assert about["classes"] == FOUR
+    assert {k: len(v) for k, v in manifests.items()} == {
+        "train": 8, "valid": 1, "test": 1,
+    }  # fmt: skip
+    write(copy, [row.replace(",d,", ",c,") for row in rows])
+    with pytest.raises(InputError, match="speaker c is in valid and in test"):
+        prepare("custom", table, copy / "out")
+
+
+def test_an_edited_csv_is_read_again(copy):
+    out = copy / "out"
+    prepare("custom", copy / "data.csv", out, "all", fold=2)
+    before = (out / "protocol.json").stat().st_mtime_ns
+    prepare("custom", copy, out, None, fold=2)  # the same, said otherwise
+    assert (out / "protocol.json").stat().st_mtime_ns == before
+    path = copy / "data.csv"
+    text = path.read_text("utf-8-sig")
+    path.write_text(text.replace("s1_sad.wav,sad", "s1_sad.wav,angry"))
+    prepare("custom", path, out, "all", fold=2)
+    everything = {}
+    for entries in read_manifests(out)[1].values():
+        everything |= entries
+    assert everything["clips/s1_sad.wav"]["emotion"] == "angry"
+    assert everything["clips/s1_sad.wav"]["valence"] == 2.5
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([], "data.csv: no rows"),
+        (["a.wav,sad,,train"], "row 2, column speaker: is empty"),
+        (["a.wav,sad,x,train", "b.wav, ,x,train"], "row 3, column label: is"),
+        (["b.wav,sad,x,train"], "row 2, column path: no such file: .*b.wav"),
+        (["a.wav,sad,x,later"], "row 2, column split: 'later' is not one of"),
+        (["a.wav,sad,x,"], "row 2, column split: '' is not one of train"),
+        (["a.wav,sad,x"], "row 2, column split: '' is not one of train"),
+        (["a.wav"], "row 2, column label: the row ends early"),
+        (["a.wav,sad,x,train"] * 2, "row 3, column path: 'a.wav' is also in "
+         ".*data.csv, row 2"),
+        (["a.wav,sad,x,train"], "column split: no row is test"),
+    ],
+)  # fmt: skip
+def test_bad_cells(tmp_path, rows, message):
+    (tmp_path / "a.wav").touch()
+    with pytest.raises(InputError, match=message):
+        custom.read(write(tmp_path, rows))
+
+
+def test_bad_number(tmp_path):
+    (tmp_path / "a.wav").touch()
+    table = write(tmp_path, ["a.wav,sad,x,low"], "path,label,speaker,arousal")
+    with pytest.raises(InputError, match="row 2, column arousal: 'low' is no"):
+        custom.read(table)
+
+
+def test_bad_tables(tmp_path):
+    with pytest.raises(InputError, match="no such folder; give the Custom"):
+        custom.read(tmp_path / "nowhere.csv")
+    with pytest.raises(InputError, match="not Custom; expected just one csv"):
+        custom.read(tmp_path)
+    table = write(tmp_path, ["a;b;c"], "path;label;speaker")
+    with pytest.raises(InputError, match="no column 'path'; it has path;label"):
+        custom.read(table)
+
+
+def test_too_few_speakers(tmp_path):
+    (tmp_path / "a.wav").touch()
+    (tmp_path / "b.wav").touch()
+    table = write(
+        tmp_path, ["a.wav,sad,x", "b.wav,sad,y"], "path,label,speaker"
+    )
+    with pytest.raises(InputError, match="speaker: 2 of them.*at least 3"):
+        custom.protocols(custom.read(table))
