@@ -4,19 +4,16 @@ import hashlib
 import json
 import logging
 import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import soundfile
 import torch
-import torchaudio
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.dataio.sampler import DynamicBatchSampler
 from speechbrain.utils.data_pipeline import provides, takes
-from tqdm import tqdm
 
-from ser_peft.corpora import DIMENSIONS, load_corpus
+from ser_peft.audio import SAMPLE_RATE, check_samples, durations, read_audio
+from ser_peft.corpora import load_corpus
 from ser_peft.corpora.protocols import (
     SPLITS,
     check_splits,
@@ -44,83 +41,13 @@ logging.getLogger("speechbrain.dataio.sampler").setLevel(logging.WARNING)
 
 logger = logging.getLogger(__name__)
 
-SAMPLE_RATE = 16000
-MIN_SECONDS = 0.1
-"""Below this there is nothing an encoder of 20 ms frames could judge."""
-
 # What a manifests folder must say, of itself and of each utterance.
 ABOUT = (
     "corpus protocol protocol_sha fold folds_total classes data_folder"
 ).split()
 ENTRY = ("wav", "duration", "speaker", "emotion")
-
-
-def read_audio(path):
-    """Read a recording as 16 kHz mono.
-
-    Arguments
-    ---------
-    path : str or Path
-        Any format that libsndfile reads, any rate, any number of channels;
-        ``long.wav#t=1.5,4`` is the stretch between two times in seconds.
-
-    Returns
-    -------
-    torch.Tensor
-        Samples in [-1, 1], [T].
-
-    Raises
-    ------
-    InputError
-        If the file cannot be read, is empty, too short, silent, or holds
-        NaN or infinite samples.
-    """
-    name, _, times = str(path).partition("#t=")
-    try:
-        with soundfile.SoundFile(name) as file:
-            rate = file.samplerate
-            start, stop = 0, file.frames
-            if times:
-                start, stop = (round(float(t) * rate) for t in times.split(","))
-                file.seek(start)
-            samples = file.read(max(0, stop - start), "float32", always_2d=True)
-    except (soundfile.SoundFileError, OSError, ValueError) as error:
-        raise InputError(
-            f"{path}: cannot be read as audio ({error}); repair or remove it"
-        ) from error
-    wav = torch.from_numpy(samples).mean(1)
-    check_samples(wav, rate, path)
-    return torchaudio.functional.resample(wav, rate, SAMPLE_RATE)
-
-
-def check_samples(wav, rate, name):
-    """Refuse what no encoder can judge.
-
-    Arguments
-    ---------
-    wav : torch.Tensor
-        Mono, [T].
-    rate : int
-        Hz.
-    name : str or Path
-        Whose samples, for the message.
-
-    Raises
-    ------
-    InputError
-        If they are too short, all zeros, NaN or infinite.
-    """
-    if len(wav) < MIN_SECONDS * rate:
-        raise InputError(
-            f"{name}: {len(wav) / rate:.3f} s of audio, too short for the "
-            f"encoder; give at least {MIN_SECONDS} s or remove it"
-        )
-    if not wav.isfinite().all():
-        raise InputError(
-            f"{name}: NaN or infinite samples; repair or remove it"
-        )
-    if not wav.any():
-        raise InputError(f"{name}: silent (all zeros); repair or remove it")
+RESERVED = ("id", "duration", "sig", "label")
+"""Names of items that a corpus's own labels may not take."""
 
 
 def prepare(
@@ -235,7 +162,13 @@ def write_manifests(splits, labels, save_folder, about):
                 "emotion": labels[u.id],
                 "gender": u.gender,
                 "text": u.text,
-                **{name: u.labels.get(name) for name in DIMENSIONS},
+            }
+            # Age, intensity, arousal: whatever else the corpus says.
+            entry |= {
+                name: value
+                for name, value in u.labels.items()
+                if name not in (*entry, *RESERVED)
+                and isinstance(value, (str, int, float))
             }
             manifests[split][u.id] = {
                 k: v for k, v in entry.items() if v is not None
@@ -249,26 +182,14 @@ def write_manifests(splits, labels, save_folder, about):
             "are not those of unheard speakers", about["corpus"],
             about["protocol"], *shared,
         )  # fmt: skip
-    # Everything is decoded once: a broken file found after hours of
-    # training, in the test set, would be worse. libsndfile frees the GIL.
-    everything = {u.id: u.wav for us in splits.values() for u in us}
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count())) as pool:
-        lengths = tqdm(
-            pool.map(lambda p: len(read_audio(p)), everything.values()),
-            total=len(everything),
-            desc="checking audio",
-            unit="clip",
-        )
-        durations = {
-            key: round(length / SAMPLE_RATE, 4)
-            for key, length in zip(everything, lengths, strict=True)
-        }
+    everything = {u.id: str(u.wav) for us in splits.values() for u in us}
+    seconds = durations(everything.values(), root)
     # Gone first, back last: with it, all files are there and of one request.
     done = Path(save_folder) / "protocol.json"
     done.unlink(missing_ok=True)
     for split, entries in manifests.items():
         for key, entry in entries.items():
-            entry["duration"] = durations[key]
+            entry["duration"] = round(seconds[everything[key]], 4)
         write_json(Path(save_folder) / f"{split}.json", entries)
     write_json(done, {**about, "protocol_sha": fingerprint(manifests)})
 

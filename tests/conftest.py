@@ -62,6 +62,14 @@ def _whisper():
     return transformers.WhisperModel(config)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """Leave the user's cache alone, in processes that are started too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def own_log():
     """Take away the log handlers that a training leaves behind.

@@ -1,4 +1,4 @@
-"""From a corpus folder to manifests, audio and batches."""
+"""From a corpus folder to manifests and batches."""
 
 import json
 import shutil
@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from scipy.signal import resample_poly
 
 from ser_peft.corpora import Utterance
 from ser_peft.data import (
@@ -28,13 +27,6 @@ CLASSES = {
 }
 
 
-def tone(rate, seconds=0.5):
-    """200 and 900 Hz, fading in and out."""
-    time = np.arange(round(rate * seconds)) / rate
-    wave = np.sin(2 * np.pi * 200 * time) + np.sin(2 * np.pi * 900 * time)
-    return 0.2 * wave * np.hanning(len(time))
-
-
 def change(folder, name, edit):
     """Rewrite one JSON of a folder."""
     path = folder / f"{name}.json"
@@ -47,100 +39,6 @@ def change(folder, name, edit):
 def copied_manifests(manifests, tmp_path):
     """Manifests that may be changed."""
     return shutil.copytree(manifests, tmp_path / "manifests")
-
-
-# --------------------------------------------------------------------- audio
-
-
-@pytest.mark.parametrize("kind", ["wav", "flac"])
-@pytest.mark.parametrize("rate", [8000, 16000, 44100, 48000])
-def test_any_rate_becomes_16_khz(tmp_path, kind, rate):
-    path = tmp_path / f"clip.{kind}"
-    soundfile.write(path, tone(rate), rate)
-    sig = read_audio(path)
-    assert sig.shape == (8000,) and sig.dtype == torch.float32
-    np.testing.assert_allclose(sig.numpy(), tone(16000), atol=2e-3)
-
-
-def test_resampling_removes_what_16_khz_cannot_hold(tmp_path):
-    rate = 48000
-    time = np.arange(rate) / rate
-    wave = tone(rate, 1) + 0.2 * np.sin(2 * np.pi * 11000 * time)
-    soundfile.write(tmp_path / "clip.wav", wave, rate, "FLOAT")
-    ours = read_audio(tmp_path / "clip.wav").numpy()
-    middle = slice(800, -800)
-    theirs = resample_poly(wave, 1, 3)
-    np.testing.assert_allclose(ours[middle], theirs[middle], atol=2e-3)
-    np.testing.assert_allclose(ours[middle], tone(16000, 1)[middle], atol=2e-3)
-
-
-def test_channels_are_averaged(tmp_path):
-    left, right = tone(16000), 0.5 * tone(16000)[::-1]
-    soundfile.write(
-        tmp_path / "clip.wav", np.stack([left, right], 1), 16000, "FLOAT"
-    )
-    sig = read_audio(tmp_path / "clip.wav")
-    np.testing.assert_allclose(sig, (left + right) / 2, atol=1e-6)
-
-
-def not_there(path):
-    pass
-
-
-def empty_file(path):
-    path.touch()
-
-
-def folder(path):
-    path.mkdir()
-
-
-def text(path):
-    path.write_text("RIFF is what I am not\n" * 50)
-
-
-def cut_header(path):
-    soundfile.write(path, tone(16000), 16000)
-    path.write_bytes(path.read_bytes()[:20])
-
-
-def samples(*wave, rate=16000):
-    def write(path):
-        soundfile.write(path, np.concatenate(wave), rate, "FLOAT")
-
-    return write
-
-
-LOUD = tone(16000)
-
-
-@pytest.mark.parametrize(
-    ("make", "what"),
-    [
-        (not_there, "cannot be read"),
-        (empty_file, "cannot be read"),
-        (folder, "cannot be read"),
-        (text, "cannot be read"),
-        (cut_header, "cannot be read"),
-        (samples([]), "0.000 s .*too short"),
-        (samples(LOUD[:1599]), "0.100 s .*too short"),
-        (samples(tone(48000)[:4799], rate=48000), "too short"),
-        (samples(np.zeros(8000)), "silent"),
-        (samples(np.stack([LOUD, -LOUD], 1)), "silent"),
-        (samples(LOUD, [np.nan]), "NaN"),
-        (samples(LOUD, [-np.inf]), "infinite"),
-    ],
-)
-def test_unusable_audio_is_named(tmp_path, make, what):
-    path = tmp_path / "the clip.wav"
-    make(path)
-    with pytest.raises(InputError, match=f"the clip.wav: .*{what}"):
-        read_audio(path)
-
-
-def test_shortest_clip_is_read(tmp_path):
-    samples(LOUD[:1600])(tmp_path / "clip.wav")
-    assert len(read_audio(tmp_path / "clip.wav")) == 1600
 
 
 # ----------------------------------------------------------------- manifests
@@ -282,6 +180,57 @@ def test_a_speaker_in_two_splits_writes_nothing(ravdess_tree, tmp_path):
     with pytest.raises(InputError, match="speaker 02 is in train and in valid"):
         write_manifests(splits, labels, tmp_path, about)
     assert not list(tmp_path.iterdir())
+
+
+def test_other_labels_are_columns(ravdess_tree, tmp_path):
+    """But they take no name that manifests or batches need."""
+    given = {"emotion": "sad", "age": 31, "arousal": 3.5, "style": "read"}
+    taken = {"speaker": "x", "wav": "y", "gender": "z", "label": "w", "id": "v"}
+    no_scalar = {"votes": ["sad", "happy"], "race": None}
+    paths = sorted(ravdess_tree.rglob("*.wav"))
+    splits, labels = {}, {}
+    for split, actor in (("train", "01"), ("valid", "02"), ("test", "03")):
+        splits[split] = [
+            Utterance(path.stem, path, actor, labels=given | taken | no_scalar)
+            for path in paths
+            if path.parent.name == f"Actor_{actor}"
+        ]
+        for i, utterance in enumerate(splits[split]):
+            labels[utterance.id] = "low" if i % 2 else "high"
+    about = dict.fromkeys(
+        "corpus protocol protocol_sha fold folds_total".split()
+    )
+    about |= {"data_folder": str(ravdess_tree), "classes": ["low", "high"]}
+    write_manifests(splits, labels, tmp_path, about)
+    _, manifests = read_manifests(tmp_path)
+    entry = manifests["test"]["03-01-01-01-01-01-03"]
+    assert entry.pop("duration") > 0
+    assert entry == {
+        "wav": "{data_root}/Actor_03/03-01-01-01-01-01-03.wav",
+        "speaker": "03",
+        "emotion": "high",
+        "age": 31,
+        "arousal": 3.5,
+        "style": "read",
+    }
+    _, sets = datasets(tmp_path)
+    assert {item["label"] for item in sets["train"]} == {0, 1}
+
+
+def test_the_next_fold_decodes_nothing(ravdess_tree, tmp_path, monkeypatch):
+    tree = shutil.copytree(ravdess_tree, tmp_path / "tree")
+    prepare("ravdess", tree, tmp_path / "1", 4, fold=1)
+    monkeypatch.delattr("ser_peft.audio.soundfile")
+    prepare("ravdess", tree, tmp_path / "2", 4, fold=2)
+    one, two = (
+        {
+            key: entry["duration"]
+            for entries in read_manifests(tmp_path / fold)[1].values()
+            for key, entry in entries.items()
+        }
+        for fold in "12"
+    )
+    assert one == two
 
 
 @pytest.mark.parametrize(
