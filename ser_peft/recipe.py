@@ -22,8 +22,15 @@ from ser_peft.io import atomic_path
 
 __all__ = ["build", "finished", "read_settings", "train_emotion"]
 
-# What may change between two starts of one run: where things are, how fast.
-FREE = ("data_folder", "num_workers", "ckpt_interval_minutes")
+# What may change between two starts of one run: where things are, how fast,
+# and what is measured besides.
+FREE = (
+    "data_folder",
+    "num_workers",
+    "ckpt_interval_minutes",
+    "robustness",
+    "fairness_columns",
+)
 
 # Options of SpeechBrain's command line that change what is trained: they are
 # kept with the settings, so that no other run goes on from this one.
@@ -81,7 +88,12 @@ def train_emotion(argv, prepare):
             settings["max_seconds"],
             settings["crop"] if settings["augment"] else 1.0,
         )
-        hparams = build(hparams_file, text)
+        if not isinstance(settings["classes"], (int, dict)):
+            # As "all" of a csv: only the manifests tell which these are.
+            settings["head"]["classes"] = about["classes"]
+        stream = StringIO()
+        YAML().dump(settings, stream)
+        hparams = build(hparams_file, stream.getvalue())
         sb.create_experiment_directory(folder)
         if if_main_process():
             # Not by SpeechBrain: a kill could leave half of the file, which
