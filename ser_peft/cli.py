@@ -102,6 +102,19 @@ def _predict(args):
         )
 
 
+def _export(args):
+    from ser_peft.export import export
+    from ser_peft.released import registry_file
+
+    entry = export(args.model, args.out, args.merge, args.backbone)
+    print(json.dumps(entry, indent=2))
+    print(
+        f"{args.out}: done; to load it by its name, paste the entry above into "
+        f"{registry_file()}",
+        file=sys.stderr,
+    )
+
+
 def _summarize(args):
     from ser_peft.evaluation.summary import format_table, summarize
     from ser_peft.io import write_json
@@ -251,11 +264,25 @@ def _parser():
     sub.set_defaults(run=_params)
 
     sub = commands.add_parser("predict", help="the emotion of recordings")
-    sub.add_argument("model", help="a finished run or its model/ folder")
+    sub.add_argument(
+        "model", help="a finished run, its model/ folder, or a released name"
+    )
     sub.add_argument("audio", nargs="+", help="audio files")
     sub.add_argument("--backbone", help="where the encoder is, if it moved")
     sub.add_argument("--json", action="store_true", help="one object a line")
     sub.set_defaults(run=_predict)
+
+    sub = commands.add_parser(
+        "export", help="a finished run -> a folder to ship, and its hashes"
+    )
+    sub.add_argument("model", help="as for predict")
+    sub.add_argument("out", help="new folder; its name is the model's")
+    sub.add_argument(
+        "--merge", action="store_true",
+        help="fold the adapter in and write the encoder too",
+    )  # fmt: skip
+    sub.add_argument("--backbone", help="where the encoder is for its users")
+    sub.set_defaults(run=_export)
 
     sub = commands.add_parser(
         "summarize", help="mean and std of runs over folds and seeds"

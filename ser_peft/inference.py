@@ -13,8 +13,9 @@ from ser_peft.errors import InputError
 from ser_peft.heads import HEADS, load_tensors
 from ser_peft.io import atomic_path, write_json
 from ser_peft.lobes import load_lobe
+from ser_peft.released import find, is_name
 
-__all__ = ["EmotionModel", "by_window", "load_model"]
+__all__ = ["EmotionModel", "by_window", "load_model", "read_model"]
 
 FORMAT = 1
 """Of model.json; higher where an older ser_peft cannot read a model."""
@@ -68,13 +69,17 @@ class EmotionModel(nn.Module):
         Of the same width.
     classes : list of str
         Names, in the order of the scores.
+    temperature : float
+        Of `predict`'s probabilities, fitted on the valid set (Guo et al.,
+        2017).
     """
 
-    def __init__(self, encoder, head, classes):
+    def __init__(self, encoder, head, classes, temperature=1.0):
         super().__init__()
         self.encoder = encoder
         self.head = head
         self.classes = list(classes)
+        self.temperature = temperature
 
     @property
     def sample_rate(self):
@@ -124,7 +129,8 @@ class EmotionModel(nn.Module):
         Returns
         -------
         list of dict
-            ``label`` and ``scores``, the probability of every class.
+            ``label`` and ``scores``, the probability of every class, of the
+            logits over the temperature.
 
         Raises
         ------
@@ -149,7 +155,8 @@ class EmotionModel(nn.Module):
                     )
                 wav = wav.float()
                 check_samples(wav, SAMPLE_RATE, name)
-            scores = self(wav[None].to(device))[0].softmax(-1).tolist()
+            logits = self(wav[None].to(device))[0] / self.temperature
+            scores = logits.softmax(-1).tolist()
             best = int(np.argmax(scores))
             answers.append(
                 {
@@ -180,8 +187,63 @@ class EmotionModel(nn.Module):
                     "classes": self.classes,
                     "head": type(self.head).__name__,
                     "head_settings": self.head.settings,
+                    "temperature": self.temperature,
                 },
             )
+
+
+def read_model(folder, save_path=""):
+    """Read what a trained model says of itself.
+
+    Arguments
+    ---------
+    folder : str or Path
+        The ``model/`` folder of a run, the run's folder, or a name that
+        `ser_peft.released.find` knows.
+    save_path : str
+        Where a download is kept.
+
+    Returns
+    -------
+    folder : Path
+        The ``model/`` folder.
+    about : dict
+        ``model.json``; ``head`` is the class.
+
+    Raises
+    ------
+    InputError
+        If there is none, or it is not understood.
+    """
+    folder = Path(find(folder, save_path) if is_name(folder) else folder)
+    if (folder / "model" / "model.json").exists():
+        folder = folder / "model"
+    path = folder / "model.json"
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+        if about["format"] != FORMAT:
+            raise InputError(
+                f"{path}: format {about['format']}, this ser_peft reads "
+                f"{FORMAT}; install the one that wrote it"
+            )
+        needed = ("backbone", "classes", "head_settings")
+        about |= {key: about[key] for key in needed}
+        about["head"] = HEADS[about["head"]]
+        # A merged encoder lies beside model.json.
+        if (folder / about["backbone"]).is_dir():
+            about["backbone"] = str(folder / about["backbone"])
+        if not about.setdefault("temperature", 1.0) > 0:
+            raise KeyError("temperature")
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror}); give a finished run "
+            "or its model/ folder"
+        ) from error
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise InputError(
+            f"{path}: describes no model ({error!r}); save it again"
+        ) from error
+    return folder, about
 
 
 def load_model(folder, backbone=None, save_path="", device="cpu"):
@@ -190,7 +252,8 @@ def load_model(folder, backbone=None, save_path="", device="cpu"):
     Arguments
     ---------
     folder : str or Path
-        The ``model/`` folder of a run, or the run's folder.
+        The ``model/`` folder of a run, the run's folder, or the name of a
+        released model: see `ser_peft.released`.
     backbone : str, optional
         Where the encoder is now, if not where training found it.
     save_path : str
@@ -214,30 +277,11 @@ def load_model(folder, backbone=None, save_path="", device="cpu"):
     >>> model.predict(["clip.wav"])[0]["label"]  # doctest: +SKIP
     'happy'
     """
-    folder = Path(folder)
-    if (folder / "model" / "model.json").exists():
-        folder = folder / "model"
-    path = folder / "model.json"
-    try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-        if about["format"] != FORMAT:
-            raise InputError(
-                f"{path}: format {about['format']}, this ser_peft reads "
-                f"{FORMAT}; install the one that wrote it"
-            )
-        source, classes = about["backbone"], about["classes"]
-        head, settings = HEADS[about["head"]], about["head_settings"]
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be read ({error.strerror}); give a finished run "
-            "or its model/ folder"
-        ) from error
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise InputError(
-            f"{path}: describes no model ({error!r}); save it again"
-        ) from error
-    lobe = load_lobe(backbone or source, save_path)
+    folder, about = read_model(folder, save_path)
+    lobe = load_lobe(backbone or about["backbone"], save_path)
     encoder = load_adapter(lobe, folder / "adapter")
-    head = head(encoder, len(classes), **settings)
+    classes = about["classes"]
+    head = about["head"](encoder, len(classes), **about["head_settings"])
     load_tensors(head, folder / "head.safetensors")
-    return EmotionModel(encoder, head, classes).eval().to(device)
+    model = EmotionModel(encoder, head, classes, about["temperature"])
+    return model.eval().to(device)

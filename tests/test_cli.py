@@ -210,7 +210,15 @@ def test_exit_codes_of_the_program(probe, tmp_path):
 
 @pytest.mark.parametrize(
     "command",
-    [[], ["prepare"], ["probe"], ["predict"], ["summarize"], ["params"]],
+    [
+        [],
+        ["prepare"],
+        ["probe"],
+        ["predict"],
+        ["summarize"],
+        ["params"],
+        ["export"],
+    ],
 )
 def test_help_is_quick(command):
     code = (

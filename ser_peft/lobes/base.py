@@ -8,6 +8,7 @@ import torch
 from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.utils import enable_progress_bars
 from safetensors import SafetensorError
+from safetensors.torch import save_file
 from speechbrain.dataio.dataio import length_to_mask
 from speechbrain.integrations.huggingface.huggingface import (
     HFTransformersInterface,
@@ -81,6 +82,8 @@ class SpeechLobe(HFTransformersInterface):
 
     not_needed = ("masked_spec_embed",)
     """Tensors that the checkpoint may lack."""
+    prefix = ""
+    """Of the encoder's tensors in the checkpoint."""
 
     # Where the encoder keeps things, relative to `backbone`.
     layers_path = "encoder.layers"
@@ -157,6 +160,29 @@ class SpeechLobe(HFTransformersInterface):
                 f"of the encoder's tensors ({missing[0]}, ...); give the "
                 "checkpoint of a whole encoder"
             )
+
+    @property
+    def extractor(self):
+        """What prepares waveforms for the stock encoder, for its users."""
+        raise NotImplementedError
+
+    def save_pretrained(self, folder):
+        """Write the encoder as Hugging Face does, without any adapter.
+
+        Arguments
+        ---------
+        folder : str or Path
+            Created. `load_lobe` takes it, and so does transformers'
+            `AutoModel.from_pretrained`.
+        """
+        self.config.save_pretrained(folder)
+        self.extractor.save_pretrained(folder)
+        tensors = {
+            self.prefix + name: tensor.detach().cpu().clone().contiguous()
+            for name, tensor in self.backbone.state_dict().items()
+        }
+        path = os.path.join(folder, "model.safetensors")
+        save_file(tensors, path, metadata={"format": "pt"})
 
     def train(self, mode=True):
         """As always; also puts `LeanDropout` where PEFT brought its own."""

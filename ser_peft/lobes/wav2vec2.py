@@ -3,7 +3,7 @@
 import torch
 from speechbrain.dataio.dataio import length_to_mask
 from torch.nn.functional import batch_norm
-from transformers import AutoFeatureExtractor
+from transformers import AutoFeatureExtractor, Wav2Vec2FeatureExtractor
 
 from ser_peft.lobes.base import SpeechLobe
 
@@ -64,6 +64,14 @@ class Wav2Vec2Lobe(SpeechLobe):
         # Nothing is masked here, so nothing could ever reach this.
         if hasattr(self.model, "masked_spec_embed"):
             self.model.masked_spec_embed.requires_grad_(False)
+
+    @property
+    def extractor(self):
+        """See `SpeechLobe`."""
+        return Wav2Vec2FeatureExtractor(
+            do_normalize=self.normalize_wav,
+            return_attention_mask=self.config.feat_extract_norm == "layer",
+        )
 
     @property
     def post_norm(self):

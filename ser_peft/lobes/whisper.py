@@ -26,6 +26,7 @@ class WhisperLobe(SpeechLobe):
     """
 
     not_needed = ("decoder.",)
+    prefix = "encoder."
     layers_path = "layers"
     attention = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj",
                  "self_attn.out_proj")  # fmt: skip
@@ -39,13 +40,18 @@ class WhisperLobe(SpeechLobe):
         self.model = self.model.get_encoder()
         self.max_samples = 2 * HOP * self.config.max_source_positions
         self.model.embed_positions.requires_grad_(False)
-        filters = WhisperFeatureExtractor(self.config.num_mel_bins).mel_filters
+        filters = self.extractor.mel_filters
         self.register_buffer(
             "mel_filters", torch.tensor(filters).float(), persistent=False
         )
         self.register_buffer(
             "window", torch.hann_window(N_FFT), persistent=False
         )
+
+    @property
+    def extractor(self):
+        """See `SpeechLobe`."""
+        return WhisperFeatureExtractor(self.config.num_mel_bins)
 
     def frames(self, samples):
         """Frames of 20 ms, the last one possibly begun only."""
