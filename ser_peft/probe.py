@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from ser_peft.adapters import PeftLobe
 from ser_peft.data import datasets, eval_batches
+from ser_peft.evaluation.fairness import group_columns
 from ser_peft.evaluation.report import write_report
 from ser_peft.evaluation.results import run_results
 from ser_peft.heads import LinearHead, masked_mean
@@ -194,20 +195,24 @@ def run_probe(
     head = LinearHead(encoder, classes)
     head.start_from(probe)
     model = EmotionModel(encoder, head.eval(), classes)
-    with torch.no_grad():
-        probabilities = head.score(states["test"]).softmax(-1).numpy()
-    ids, speakers, truth = zip(*clips["test"], strict=True)
-    measured = {
-        "id": list(ids),
-        "speaker": list(speakers),
-        "label": list(truth),
-        "predicted": probabilities.argmax(1).tolist(),
-        "probabilities": probabilities,
-        "gender": [sets["test"].data[key].get("gender") for key in ids],
-    }
+    measured = {}
+    for split in ("valid", "test"):
+        with torch.no_grad():
+            probabilities = head.score(states[split]).softmax(-1).numpy()
+        ids, speakers, truth = zip(*clips[split], strict=True)
+        measured[split] = {
+            "id": list(ids),
+            "speaker": list(speakers),
+            "label": list(truth),
+            "predicted": probabilities.argmax(1).tolist(),
+            "probabilities": probabilities,
+            "gender": [sets[split].data[key].get("gender") for key in ids],
+        }
     results = run_results(
         about,
-        measured,
+        measured["valid"],
+        measured["test"],
+        group_columns(sets["test"].data),
         model,
         seed=None,
         valid_ua=probe.valid_ua,
@@ -220,11 +225,12 @@ def run_probe(
         processes=1,
     )
     results["method"] = "probe"
+    model.temperature = results["calibration"]["temperature"]
     model.save(Path(output_folder) / "model")
     write_report(
         output_folder,
         results,
-        measured,
+        measured["test"],
         [],
         layer_weights=head.layer_weights.tolist(),
         command=command,

@@ -252,6 +252,22 @@ def edit(**changes):
     return write
 
 
+def test_probabilities_are_of_the_scaled_logits(models, copy):
+    clip = voice(0.5)
+    with torch.no_grad():
+        logits = models["whisper"](clip[None])[0]
+    # The last is a folder from before there was a temperature.
+    for temperature, divisor in ((2.5, 2.5), (None, 1.0)):
+        edit(temperature=temperature)(copy)
+        model = load_model(copy)
+        (answer,) = model.predict([clip])
+        assert list(answer["scores"].values()) == pytest.approx(
+            (logits / divisor).softmax(-1).tolist(), abs=1e-6
+        )
+        with torch.no_grad():
+            assert torch.allclose(model(clip[None])[0], logits)
+
+
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
@@ -260,6 +276,8 @@ def edit(**changes):
         (edit(head=None), "model.json: describes no model"),
         (edit(head="NoHead"), "model.json: describes no model"),
         (edit(format=2), "model.json: format 2, this ser_peft reads 1"),
+        (edit(temperature=0), "model.json: describes no model"),
+        (edit(temperature="warm"), "model.json: describes no model"),
         (edit(classes=["a", "b"]), "head.safetensors: does not fit"),
         (edit(head="LinearHead", head_settings={}),
          "head.safetensors: does not fit"),

@@ -182,6 +182,8 @@ def test_model_reproduces_the_predictions(run, manifests):
     assert {row["id"] for row in rows} == set(contents["test"])
     model = load_model(out)
     assert model.classes == about["classes"]
+    assert model.temperature == results["calibration"]["temperature"]
+    model.temperature = 1.0  # as in the table
     right = 0
     for row in rows:
         entry = contents["test"][row["id"]]
@@ -199,11 +201,15 @@ def test_model_reproduces_the_predictions(run, manifests):
 def test_report_judges_both_genders(run):
     page = (run[0] / "report.html").read_text()
     assert "female" in page and "ser-peft probe" in page
+    assert set(run[1]["fairness"]["gender"]["groups"]) == {"female", "male"}
 
 
 def test_the_same_probe_twice(run, tiny_backbones, manifests, tmp_path):
     again = run_probe(str(tiny_backbones["whisper"]), manifests, tmp_path)
-    changing = {"train_seconds"}
+    # Sums in another order differ in the last digit.
+    for key, value in again["calibration"].items():
+        assert value == pytest.approx(run[1]["calibration"][key], rel=1e-4)
+    changing = {"train_seconds", "calibration"}
     assert {k: v for k, v in again.items() if k not in changing} == {
         k: v for k, v in run[1].items() if k not in changing
     }

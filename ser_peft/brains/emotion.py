@@ -25,9 +25,11 @@ from ser_peft.brains.schedules import SCHEDULES
 from ser_peft.checkpoints import load_mean, load_optimizer, save_optimizer
 from ser_peft.data import batch_sampler, datasets, eval_batches
 from ser_peft.errors import InputError
+from ser_peft.evaluation.fairness import group_columns
 from ser_peft.evaluation.metrics import scores
 from ser_peft.evaluation.report import write_report
 from ser_peft.evaluation.results import run_results
+from ser_peft.evaluation.robustness import disturbed, talkers
 from ser_peft.inference import EmotionModel
 from ser_peft.probe import fit_probe, pooled_states
 
@@ -41,6 +43,7 @@ CHOICES = {
     "schedule": tuple(SCHEDULES),
     "augment": (True, False),
     "start_from_probe": (True, False),
+    "robustness": (False, True),
     "precision": ("fp32", "bf16", "fp16"),
 }
 WHOLE = {
@@ -95,7 +98,9 @@ class EmotionBrain(sb.Brain):
         ``batch_seconds``, ``max_seconds``, ``num_workers``, ``augment``,
         ``wav_augment``, ``start_from_probe``, ``keep``, ``keep_best``; by the
         recipe: ``data_folder``, ``manifests_folder``, ``protocol``, ``fold``,
-        ``classes``, ``crop``.
+        ``classes``, ``crop``. Where present: ``robustness`` (test also under
+        babble and over the telephone), ``fairness_columns`` (of the test
+        manifest, besides ``gender``).
     run_opts : dict
         SpeechBrain's run options.
     about : dict
@@ -109,7 +114,8 @@ class EmotionBrain(sb.Brain):
         "classes modules checkpointer epoch_counter train_logger "
         "adapter_opt head_opt schedule warmup_epochs label_smoothing "
         "batch_seconds max_seconds num_workers augment crop wav_augment "
-        "start_from_probe keep keep_best sorting".split()
+        "start_from_probe keep keep_best sorting "
+        "robustness fairness_columns".split()
     )
 
     @staticmethod
@@ -169,6 +175,12 @@ class EmotionBrain(sb.Brain):
         )
         self.about = about
         self.sets = sets
+        # What the report could not be made with is known before training.
+        test = sets["test"].data
+        self.groups = group_columns(test, hparams.get("fairness_columns", ()))
+        self.robustness = hparams.get("robustness", False)
+        if self.robustness:
+            talkers(sets["train"].data, test)
         self.history = History()
         self.checkpointer.add_recoverable("history", self.history)
         self.world = 1
@@ -530,23 +542,26 @@ class EmotionBrain(sb.Brain):
         # The history of the last epoch, also after --test_only.
         self.checkpointer.recover_if_possible()
         self.evaluate(self.eval_loader("valid"))
-        valid_ua = self.measured["scores"]["ua"]
+        valid = self.measured
         self.evaluate(self.eval_loader("test"))
-        results = self.results(valid_ua)
+        measured = self.measured
+        results = self.results(valid, measured)
+        if self.robustness:
+            _, whole = datasets(self.hparams.manifests_folder)
+            results["robustness"] = {}
+            views = disturbed(whole["train"], whole["test"])
+            for name, dataset in views.items():
+                self.evaluate(self.eval_loader("test", {"test": dataset}))
+                results["robustness"][name] = self.measured["scores"]["ua"]
+        self.model.temperature = results["calibration"]["temperature"]
         if if_main_process():
             folder = Path(self.hparams.output_folder)
             self.model.save(folder / "model")
-            entries = self.sets["test"].data
-            genders = [
-                entries[key].get("gender") for key in self.measured["id"]
-            ]
+            gender_of = self.groups.get("gender", {})
             write_report(
                 folder,
                 results,
-                {
-                    **self.measured,
-                    **({"gender": genders} if all(genders) else {}),
-                },
+                {**measured, "gender": [*map(gender_of.get, measured["id"])]},
                 list(self.history),
                 layer_weights=self.model.head.layer_weights.tolist(),
                 command=shlex.join(command or ["python", *sys.argv]),
@@ -558,7 +573,7 @@ class EmotionBrain(sb.Brain):
         )
         return results
 
-    def results(self, valid_ua):
+    def results(self, valid, measured):
         """The content of ``results.json``."""
         epochs = self.kept_epochs
         how = {
@@ -577,10 +592,12 @@ class EmotionBrain(sb.Brain):
         )
         return run_results(
             self.about,
-            self.measured,
+            valid,
+            measured,
+            self.groups,
             self.model,
             seed=self.hparams.seed,
-            valid_ua=valid_ua,
+            valid_ua=valid["scores"]["ua"],
             best_epoch=best["epoch"],
             kept=how[self.hparams.keep],
             epochs=len(self.history),

@@ -52,6 +52,7 @@ svg text { font-family: inherit !important; }
 .scale span { top: 35px; transform: translateX(-50%); }
 .scale .end { transform: none; }
 .wide { overflow-x: auto; }
+.wide + .wide { margin-top: 16px; }
 table { border-collapse: collapse; width: 100%; font-size: 14px;
   font-variant-numeric: tabular-nums; overflow-wrap: normal; }
 th, td { text-align: left; padding: 7px 14px 7px 0; vertical-align: top;
@@ -168,18 +169,53 @@ The interval resamples speakers.
 <section class="card">
 <h2>Classes</h2>
 {{ table(["class", "recall", "precision", "support"], class_rows) }}
-{% if gender_rows %}
-<h2>Gender</h2>
-{{ table(["speakers", "UA", "support"], gender_rows) }}
+{% if fairness or r.get("worst_speaker") %}
+<h2>Fairness</h2>
+{% for column, groups, differences in fairness %}
+{{ table([column, "UA", "utterances", "speakers"], groups) }}
+{% if differences %}
+{{ table(["difference in", "largest for", "points"], differences, 2) }}
+{% else %}
+<p class="note">Nothing to compare: fewer than two groups have every class.</p>
+{% endif %}
+{% endfor %}
+{% if r.get("worst_speaker") %}
+<p>Worst speaker: {{ r.worst_speaker.speaker }}, UA
+{{ r.worst_speaker.ua | percent }} of
+{{ r.worst_speaker.utterances | number }} utterances.</p>
+{% endif %}
+<details><summary>Definitions</summary>
+<p class="note">Statistical parity: how often a class is predicted. Equal
+opportunity: its recall. Between the two groups, and for the class, where they
+differ most. Groups and speakers without an utterance of some class have no UA
+and are not compared.</p>
+</details>
 {% endif %}
 </section>
 {{ card("Confusion", svg.confusion, "Colour and % by row (the diagonal is
 recall), counts below.") }}
 {{ card("Speakers", svg.speakers, "UA of each test speaker, over the classes
 they have.") }}
+{% if svg.reliability is defined %}
+{{ card("Calibration", svg.reliability, "Accuracy by confidence, in 15 bins;
+on the diagonal a probability is what it says. Expected calibration error %s,
+and %s with the temperature %.2f fitted on valid, which the saved model
+uses; predictions.csv is without."
+ | format(r.calibration.ece | percent, r.calibration.ece_scaled | percent,
+ r.calibration.temperature)) }}
+{% endif %}
+{% if robustness %}
+{% call card("Robustness", svg.robustness, "UA of the same test set under
+babble of training speakers, and over the telephone (300 to 3400 Hz, 8 kHz,
+mu-law).") %}
+<details><summary>Numbers</summary>
+{{ table(["test set", "UA", "change in points"], robustness) }}
+</details>
+{% endcall %}
+{% endif %}
 {% if history %}
-{% call card("Learning", svg.learning, "Epoch %s of %s was kept, valid UA %s."
- | format(r.best_epoch, r.epochs, r.valid_ua | percent)) %}
+{% call card("Learning", svg.learning, "Kept after %s epochs: %s, valid UA
+%s." | format(r.epochs, r.kept, r.valid_ua | percent)) %}
 <details><summary>Every epoch</summary>
 {{ table(["epoch", "train loss", "valid loss", "valid UA", "adapter lr",
  "head lr", "time"], epoch_rows) }}
@@ -226,8 +262,7 @@ Listen to these first: the label may be the doubtful one.</p>
 <h2>Honesty</h2>
 <dl>
 <dt>tested on</dt><dd>{{ r.test_speakers | join(", ") }}</dd>
-<dt>kept</dt><dd>{% if history %}epoch {{ r.best_epoch }} of {{ r.epochs }}:
-{% endif %}{{ r.kept }}
+<dt>kept</dt><dd>{{ r.kept }}
 {% if r.valid_ua is not none %}({{ r.valid_ua | percent }}){% endif %}</dd>
 <dt>test set</dt><dd>run once, after every choice had been made</dd>
 <dt>interval</dt><dd>95% percentile bootstrap over

@@ -21,6 +21,8 @@ __all__ = [
     "inline_svg",
     "layer_figure",
     "learning_figure",
+    "reliability_figure",
+    "robustness_figure",
     "speaker_figure",
 ]
 
@@ -107,7 +109,7 @@ def confusion_figure(confusion, classes):
 
 @matplotlib.rc_context(_STYLE)
 def learning_figure(history, best_epoch=None):
-    """Draw losses and valid UA by epoch, with the kept epoch marked.
+    """Draw losses and valid UA by epoch, with the best epoch marked.
 
     Arguments
     ---------
@@ -115,7 +117,7 @@ def learning_figure(history, best_epoch=None):
         One an epoch: `epoch` and any of `train_loss`, `valid_loss`,
         `valid_ua` (fraction).
     best_epoch : int, optional
-        The epoch that was kept.
+        The epoch of best valid UA.
 
     Returns
     -------
@@ -138,7 +140,7 @@ def learning_figure(history, best_epoch=None):
     for ax in (loss, ua):
         ax.grid(axis="y")
         if best_epoch:
-            ax.axvline(best_epoch, color=GREEN, ls=":", label="kept epoch")
+            ax.axvline(best_epoch, color=GREEN, ls=":", label="best epoch")
     handles = loss.get_lines()
     figure.legend(handles=handles, loc="outside upper center", ncols=3)
     loss.set_ylabel("loss")
@@ -214,6 +216,74 @@ def layer_figure(weights):
     ax.set_xticks(range(0, len(weights), 1 + len(weights) // 17))
     ax.set(xlabel="hidden state (0 = encoder input)", ylabel="weight")
     ax.set_xlim(-0.6, len(weights) - 0.4)
+    return figure
+
+
+@matplotlib.rc_context(_STYLE)
+def reliability_figure(curves):
+    """Draw accuracy by confidence, and how often there is such confidence.
+
+    Arguments
+    ---------
+    curves : dict
+        Name -> utterances, accuracy and confidence of each bin, from
+        `ser_peft.evaluation.calibration.reliability`; at most two.
+
+    Returns
+    -------
+    Figure
+    """
+    figure = Figure()
+    upper, lower = figure.subplots(2, sharex=True, height_ratios=(4, 1))
+    upper.plot([0, 1], [0, 1], color=MUTED, ls=":", lw=1.3)
+    styles = ((BLUE, "o-", -1), (ORANGE, "s--", 1))
+    for (name, curve), (color, style, side) in zip(
+        curves.items(), styles, strict=False
+    ):
+        counts, accuracy, confidence = curve
+        full = counts > 0
+        upper.plot(
+            confidence[full], accuracy[full], style, ms=4, c=color, label=name
+        )
+        width = 1 / len(counts)
+        centers = (np.arange(len(counts)) + 0.5 + 0.2 * side) * width
+        lower.bar(centers, counts / counts.sum(), 0.36 * width, color=color)
+    figure.legend(
+        handles=upper.get_lines()[1:], loc="outside upper center", ncols=3
+    )
+    for ax in (upper, lower):
+        ax.grid(axis="y")
+        ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    upper.set(ylabel="accuracy", ylim=(0, 1.02), xlim=(0, 1))
+    lower.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    lower.set(ylabel="share", xlabel="confidence")
+    return figure
+
+
+@matplotlib.rc_context(_STYLE)
+def robustness_figure(ua, chance):
+    """Draw one bar for each condition of the test set.
+
+    Arguments
+    ---------
+    ua : dict
+        Condition -> UA, a fraction; the undisturbed one comes first.
+    chance : float
+        Fraction.
+
+    Returns
+    -------
+    Figure
+    """
+    figure = Figure()
+    ax = figure.subplots()
+    colors = [BLUE] + [ORANGE] * (len(ua) - 1)
+    bars = ax.bar(range(len(ua)), ua.values(), color=colors)
+    ax.bar_label(bars, fmt=lambda share: f"{share:.0%}", padding=2)
+    # On two lines: babble / 20 dB.
+    ax.set_xticks(range(len(ua)), [name.replace(" ", "\n", 1) for name in ua])
+    _level(ax, chance, "chance", MUTED, ":")
+    ax.set(ylabel="UA", ylim=(0, 1))
     return figure
 
 

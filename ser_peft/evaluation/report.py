@@ -8,6 +8,7 @@ import numpy as np
 from markupsafe import Markup
 
 from ser_peft.evaluation import plots
+from ser_peft.evaluation.calibration import reliability, scale
 from ser_peft.evaluation.metrics import from_confusion, speaker_confusions
 from ser_peft.evaluation.page import PAGE
 from ser_peft.io import atomic_path, write_json
@@ -35,11 +36,13 @@ def write_report(
         ua_ci95, wa, macro_f1, per_class_recall, confusion, test_utterances,
         test_speakers, trainable_parameters (adapter, head),
         total_parameters, valid_ua, best_epoch, epochs, train_seconds,
-        peak_memory_mb, kept, versions, and optionally probe_ua. Rates are
+        peak_memory_mb, kept, versions, and optionally probe_ua,
+        worst_speaker, fairness, calibration and robustness. Rates are
         fractions.
     predictions : dict
         `id`, `speaker` (str), `label`, `predicted` (class indices), each a
-        list of N, `probabilities` [N, C], and optionally `gender` (str).
+        list of N, `probabilities` [N, C] as the model was trained, without
+        temperature, and optionally `gender` (str).
     history : list of dict
         One an epoch: `epoch` and any of `train_loss`, `valid_loss`,
         `valid_ua`, `lr_adapter`, `lr_head`, `seconds`. Empty for a probe.
@@ -84,15 +87,8 @@ def render(results, predictions, history, layer_weights=None, command=""):
     speakers, counts = speaker_confusions(truth, guess, spoken, len(classes))
     speaker_ua = from_confusion(counts)
     genders = [gender or "unknown" for gender in predictions.get("gender", ())]
-    gender_rows, colors = [], None
+    colors = None
     if set(genders) - {"unknown"}:
-        gender_rows = [
-            (name, _percent(from_confusion(count)), _number(count.sum()))
-            for name, count in zip(
-                *speaker_confusions(truth, guess, genders, len(classes)),
-                strict=True,
-            )
-        ]
         gender_of = dict(zip(spoken, genders, strict=True))
         colors = [gender_of[speaker] for speaker in speakers]
     chance = 1 / len(classes)
@@ -109,6 +105,26 @@ def render(results, predictions, history, layer_weights=None, command=""):
             f"{speaker_ua.min():.0%} to {speaker_ua.max():.0%}",
         ),
     }
+    if results.get("calibration"):
+        temperature = results["calibration"]["temperature"]
+        curves = {
+            "as trained": predictions["probabilities"],
+            "scaled": scale(predictions["probabilities"], temperature),
+        }
+        figures["reliability"] = (
+            plots.reliability_figure(
+                {name: reliability(truth, p) for name, p in curves.items()}
+            ),
+            "Accuracy by confidence, as trained and scaled",
+        )
+    robustness = results.get("robustness") or {}
+    if robustness:
+        robustness = {"clean": results["ua"], **robustness}
+        shares = [f"{name} {_percent(ua)}" for name, ua in robustness.items()]
+        figures["robustness"] = (
+            plots.robustness_figure(robustness, chance),
+            f"UA: {', '.join(shares)}",
+        )
     if history:
         figures["learning"] = (
             plots.learning_figure(history, results["best_epoch"]),
@@ -129,7 +145,14 @@ def render(results, predictions, history, layer_weights=None, command=""):
         },
         chance=chance,
         class_rows=_class_rows(confusion, classes),
-        gender_rows=gender_rows,
+        fairness=[
+            (column, *_fairness_rows(result))
+            for column, result in results.get("fairness", {}).items()
+        ],
+        robustness=[
+            (name, _percent(ua), f"{100 * (ua - results['ua']):+.1f}")
+            for name, ua in robustness.items()
+        ],
         n_speakers=len(speakers),
         mistakes=mistakes,
         wrong=wrong,
@@ -166,6 +189,32 @@ def _class_rows(confusion, classes):
         precision = _percent(hits / claimed if claimed else None)
         rows.append((name, recall, precision, _number(support)))
     return rows
+
+
+def _fairness_rows(result):
+    """The groups of one column, and by what they differ, as text."""
+    groups = [
+        (
+            name,
+            _percent(group["ua"]),
+            _number(group["utterances"]),
+            _number(group["speakers"]),
+        )
+        for name, group in result["groups"].items()
+    ]
+    if result["unknown"]:
+        groups.append(("unknown", "–", _number(result["unknown"]), "–"))
+    if result["ua_gap"] is None:
+        return groups, []
+    differences = [("UA", "", f"{100 * result['ua_gap']:.1f}")]
+    for name in ("statistical_parity", "equal_opportunity"):
+        largest = result[f"{name}_difference"]
+        where = [
+            c for c, by in result["by_class"].items() if by[name] == largest
+        ]
+        shown = ", ".join(where), f"{100 * largest:.1f}"
+        differences.append((name.replace("_", " "), *shown))
+    return groups, differences
 
 
 def _epoch_rows(history):

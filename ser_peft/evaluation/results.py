@@ -3,6 +3,8 @@
 import platform
 from importlib.metadata import version
 
+from ser_peft.evaluation.calibration import calibration
+from ser_peft.evaluation.fairness import fairness, worst_speaker
 from ser_peft.evaluation.metrics import scores, speaker_bootstrap
 
 __all__ = ["run_results"]
@@ -17,15 +19,18 @@ PACKAGES = (
 )
 
 
-def run_results(about, measured, model, **more):
+def run_results(about, valid, measured, groups, model, **more):
     """Scores of a test set with what is needed to trust them.
 
     Arguments
     ---------
     about : dict
         ``protocol.json`` of the manifests.
-    measured : dict
-        ``id``, ``speaker``, ``label`` and ``predicted`` of the test set.
+    valid, measured : dict
+        ``id``, ``speaker``, ``label``, ``predicted`` and ``probabilities`` of
+        the valid and of the test set.
+    groups : dict
+        From `ser_peft.evaluation.fairness.group_columns` on the test set.
     model : ser_peft.inference.EmotionModel
         What was tested.
     **more
@@ -37,6 +42,7 @@ def run_results(about, measured, model, **more):
         ``results.json``; rates are fractions.
     """
     classes = about["classes"]
+    judged = measured["label"], measured["predicted"], measured["speaker"]
     taken = "corpus protocol protocol_sha fold folds_total classes".split()
     return {
         **{key: about[key] for key in taken},
@@ -44,14 +50,15 @@ def run_results(about, measured, model, **more):
         "method": model.encoder.method_name,
         "head": type(model.head).__name__,
         **scores(measured["label"], measured["predicted"], classes),
-        "ua_ci95": list(
-            speaker_bootstrap(
-                measured["label"],
-                measured["predicted"],
-                measured["speaker"],
-                len(classes),
+        "ua_ci95": list(speaker_bootstrap(*judged, len(classes))),
+        "worst_speaker": worst_speaker(*judged, classes),
+        "fairness": {
+            column: fairness(
+                *judged, [group_of[id_] for id_ in measured["id"]], classes
             )
-        ),
+            for column, group_of in groups.items()
+        },
+        "calibration": calibration(valid, measured),
         "test_speakers": sorted(set(measured["speaker"])),
         "trainable_parameters": {
             name: sum(p.numel() for p in module.parameters() if p.requires_grad)

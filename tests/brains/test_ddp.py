@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -86,6 +87,8 @@ def test_two_processes_train_as_one(
             "sorting: ascending  # no shuffling by DDP\nnum_workers:",
         ),
     )
+    text = re.sub("(?m)^robustness:.*$", "", hparams.read_text())
+    hparams.write_text(f"{text}\nrobustness: True\n")
     settings = EXACT | equal_lengths | {"adapter_lr": 1, "head_lr": 0.1}
     one = train(
         arguments(
@@ -112,7 +115,10 @@ def test_two_processes_train_as_one(
     assert results["two"].pop("processes") == 2
     for key in ("train_seconds", "peak_memory_mb"):
         assert results["one"].pop(key) and results["two"].pop(key)
+    ece = [results[name].pop("calibration") for name in ("one", "two")]
+    assert ece[0] == pytest.approx(ece[1], abs=1e-3)
     assert results["one"] == results["two"]
+    assert len(results["one"]["robustness"]) == 5
     for path in ("adapter/adapter_model.safetensors", "head.safetensors"):
         ours = load_file(tmp_path / "two" / "model" / path)
         theirs = load_file(tmp_path / "one" / "model" / path)

@@ -142,7 +142,10 @@ def test_saved_model_gives_the_predictions(finished, ravdess_tree):
         for name in results["classes"]
     ]
     assert results["ua"] == pytest.approx(np.mean(recalls))
-    answers = load_model(folder).predict(
+    model = load_model(folder)
+    assert model.temperature == results["calibration"]["temperature"]
+    model.temperature = 1.0  # as in the table
+    answers = model.predict(
         [
             ravdess_tree / f"Actor_{row['speaker']}" / f"{row['id']}.wav"
             for row in rows
@@ -564,7 +567,9 @@ def test_every_method_trains(
         source != "whisper_frozen"
     )
     rows = predictions(tmp_path / "run")
-    answers = load_model(tmp_path / "run").predict(
+    model = load_model(tmp_path / "run")
+    model.temperature = 1.0  # as in the table
+    answers = model.predict(
         [
             ravdess_tree / f"Actor_{row['speaker']}" / f"{row['id']}.wav"
             for row in rows
@@ -573,6 +578,56 @@ def test_every_method_trains(
     for row, answer in zip(rows, answers, strict=True):
         for name, score in answer["scores"].items():
             assert float(row[name]) == pytest.approx(score, abs=1e-4)
+
+
+def with_keys(path, **keys):
+    """A recipe's yaml with these keys, whether it had them or not."""
+    text = (HPARAMS / "whisper_lora.yaml").read_text()
+    for key, value in keys.items():
+        text = re.sub(f"(?m)^{key}:.*$", "", text) + f"\n{key}: {value}\n"
+    path.write_text(text)
+    return path
+
+
+def test_report_of_robustness_and_fairness(new_brain, fit, tmp_path):
+    hparams = with_keys(
+        tmp_path / "a.yaml", robustness=True, fairness_columns="[text]"
+    )
+    brain = fit(
+        new_brain(tmp_path / "run", hparams=hparams, **PLAIN, keep="last")
+    )
+    results = brain.report([])
+    assert set(results["fairness"]) == {"gender", "text"}
+    assert list(results["robustness"]) == [
+        *(f"babble {snr} dB" for snr in (20, 10, 5, 0)),
+        "telephone",
+    ]
+    assert results["robustness"]["babble 0 dB"] < results["ua"]
+    # The tables are those of the test set as it is.
+    rows = predictions(tmp_path / "run")
+    right = np.mean([row["label"] == row["predicted"] for row in rows])
+    assert results["wa"] == pytest.approx(right)
+    written = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert written["robustness"] == results["robustness"]
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "Robustness" in page and "Calibration" in page
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("fairness_columns", "[race]", "test manifest has no 'race'"),
+        ("fairness_columns", "[wav]", "'wav' has 20 values"),
+        ("fairness_columns", "gender", r"no list; write \[gender\]"),
+        ("robustness", "1 dB", "robustness: 1 dB is not one of False, True"),
+    ],
+)
+def test_a_report_that_cannot_be_made_is_refused_before_training(
+    new_brain, tmp_path, key, value, message
+):
+    hparams = with_keys(tmp_path / "a.yaml", **{key: value})
+    with pytest.raises(InputError, match=message):
+        new_brain(tmp_path / "run", hparams=hparams)
 
 
 def test_checkpoints_of_different_ranks_have_no_mean(new_brain, tmp_path):

@@ -205,7 +205,8 @@ def test_cost_and_honesty(run):
     assert "1,234,567 parameters" in text and "1.30% trainable" in text
     assert "1 h 2 min" in text and "2,048 MB" in text
     assert "Ses00, Ses01, Ses02, Ses03" in text
-    assert "epoch 2 of 3: best valid UA (81.0%)" in text
+    assert "best valid UA (81.0%)" in text
+    assert "Kept after 3 epochs: best valid UA, valid UA 81.0%." in text
     assert "5ca1ab1e" in text and "torch 2.11.0" in text
     assert run["command"] in text
 
@@ -254,15 +255,65 @@ def test_a_probe_has_no_epochs_and_no_layers(run):
     assert "linear probe" not in page.shown
 
 
-def test_gender_rows(run):
+def test_fairness_by_hand(run):
+    assert "Fairness" not in shown(run)
+    by_class = {"statistical_parity": 0.25, "equal_opportunity": 0.5}
+    gender = {
+        "groups": {
+            "female": {"ua": 0.75, "utterances": 1234, "speakers": 2},
+            "male": {"ua": None, "utterances": 3, "speakers": 1},
+        },
+        "unknown": 7,
+        "ua_gap": 0.125,
+        "statistical_parity_difference": 0.25,
+        "equal_opportunity_difference": 0.625,
+        "by_class": {
+            "angry": by_class,
+            "happy": by_class | {"equal_opportunity": None},
+            "sad": {"statistical_parity": 0.1, "equal_opportunity": 0.625},
+        },
+    }
+    run["results"] |= {
+        "fairness": {"gender": gender},
+        "worst_speaker": {"speaker": "Ses03", "ua": 0.5, "utterances": 15},
+    }
+    text = shown(run)
+    for row in (
+        "female 75.0% 1,234 2",
+        "male – 3 1",
+        "unknown – 7 –",
+        "UA 12.5",
+        "statistical parity angry, happy 25.0",
+        "equal opportunity sad 62.5",
+        "Worst speaker: Ses03, UA 50.0% of 15 utterances.",
+    ):
+        assert row in text
+    gender |= {"ua_gap": None, "by_class": {}}
+    text = shown(run)
+    assert "fewer than two groups" in text and "parity angry" not in text
+
+
+def test_calibration_and_robustness_by_hand(run):
+    assert not {"Calibration", "Robustness"} & set(shown(run).split())
+    run["results"] |= {
+        "ua": 0.8,
+        "calibration": {"temperature": 1.5, "ece": 0.07, "ece_scaled": 0.02},
+        "robustness": {"babble 20 dB": 0.75, "telephone": 0.805},
+    }
+    page = Page(render(**run))
+    assert len(page.images) == 6
+    label = page.images[3]["aria-label"]
+    assert label == "UA: clean 80.0%, babble 20 dB 75.0%, telephone 80.5%"
+    text = " ".join(page.shown.split())
+    assert "calibration error 7.0%, and 2.0% with the temperature 1.50" in text
+    assert "babble 20 dB 75.0% -5.0 telephone 80.5% +0.5" in text
+
+
+def test_speakers_are_coloured_by_gender(run):
     run["predictions"]["gender"] = ["female", "male"] * 30
-    truth, guess = (
-        np.array(run["predictions"][key]) for key in ("label", "predicted")
-    )
-    women = scores(truth[::2], guess[::2], CLASSES)["ua"]
-    assert f"female {women:.1%} 30" in shown(run)
+    assert {"female", "male"} <= set(shown(run).split())
     run["predictions"]["gender"] = [None] * 60
-    assert "Gender" not in shown(run)
+    assert "male" not in shown(run)
 
 
 def test_figures_show_their_numbers():

@@ -1,0 +1,168 @@
+"""Whether a probability of 0.8 is right eight times in ten."""
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, softmax
+
+__all__ = [
+    "BINS",
+    "calibration",
+    "expected_calibration_error",
+    "fit_temperature",
+    "reliability",
+    "scale",
+]
+
+BINS = 15
+"""Of equal width, as in Guo et al. (2017)."""
+LIMITS = 0.05, 20.0
+"""Of the temperature."""
+
+
+def reliability(labels, probabilities):
+    """Compare confidence with accuracy, bin by bin.
+
+    Arguments
+    ---------
+    labels : list of int
+        True class indices, [N].
+    probabilities : array_like
+        [N, C]. The largest of a row is its confidence.
+
+    Returns
+    -------
+    tuple of np.ndarray
+        Utterances, accuracy and mean confidence of each of the 15 bins
+        ((m - 1) / 15, m / 15] of the confidence, [15]; the latter two are NaN
+        where a bin is empty.
+
+    Example
+    -------
+    >>> counts, accuracy, _ = reliability([0, 1], [[0.9, 0.1], [0.9, 0.1]])
+    >>> int(counts[13]), float(accuracy[13])
+    (2, 0.5)
+    """
+    probabilities = np.asarray(probabilities)
+    right = probabilities.argmax(1) == labels
+    confidence = probabilities.max(1)
+    bins = np.ceil(confidence * BINS).astype(int).clip(1, BINS) - 1
+    counts = np.bincount(bins, minlength=BINS)
+    with np.errstate(invalid="ignore"):
+        return counts, *(
+            np.bincount(bins, values, BINS) / counts
+            for values in (right, confidence)
+        )
+
+
+def expected_calibration_error(labels, probabilities):
+    """How far confidence is from accuracy: ECE, with 15 equal bins.
+
+    The mean over utterances of the absolute difference between accuracy and
+    mean confidence of their bin, as in "On Calibration of Modern Neural
+    Networks" (Guo et al., 2017), equation 3.
+
+    Arguments
+    ---------
+    labels : list of int
+        True class indices, [N].
+    probabilities : array_like
+        [N, C].
+
+    Returns
+    -------
+    float
+        A fraction, 0 at best.
+
+    Example
+    -------
+    >>> expected_calibration_error([0, 1], [[0.75, 0.25], [0.75, 0.25]])
+    0.25
+    """
+    counts, accuracy, confidence = reliability(labels, probabilities)
+    gaps = np.nan_to_num(np.abs(accuracy - confidence))
+    return float((counts * gaps).sum() / counts.sum())
+
+
+def scale(probabilities, temperature):
+    """Soften or sharpen probabilities: softmax(logits / temperature).
+
+    Arguments
+    ---------
+    probabilities : array_like
+        Softmax of the logits, [N, C]. Their logarithms are the logits less a
+        constant, which softmax does not see.
+    temperature : float
+        Above 1 softens.
+
+    Returns
+    -------
+    np.ndarray
+        [N, C].
+
+    Example
+    -------
+    >>> scale([[0.8, 0.2]], 2).round(3).tolist()
+    [[0.667, 0.333]]
+    """
+    return softmax(_logits(probabilities) / temperature, axis=1)
+
+
+def fit_temperature(labels, probabilities):
+    """Find the temperature that makes probabilities honest.
+
+    The one of least negative log-likelihood (Guo et al., 2017), within 0.05
+    and 20. It never changes which class is predicted.
+
+    Arguments
+    ---------
+    labels : list of int
+        True class indices of a validation set, [N].
+    probabilities : array_like
+        [N, C].
+
+    Returns
+    -------
+    float
+        1 where every utterance is classified rightly: the likelihood then
+        rises towards a temperature of zero, and nothing can be learnt.
+    """
+    logits = _logits(probabilities)
+    if (logits.argmax(1) == labels).all():
+        return 1.0
+
+    def loss(log_temperature):
+        scores = log_softmax(logits / np.exp(log_temperature), axis=1)
+        return -scores[range(len(scores)), labels].mean()
+
+    found = minimize_scalar(loss, bounds=np.log(LIMITS), method="bounded")
+    return float(np.exp(found.x))
+
+
+def calibration(valid, test):
+    """Fit the temperature on valid, judge it on test.
+
+    Arguments
+    ---------
+    valid, test : dict
+        ``label`` [N] and ``probabilities`` [N, C], not scaled.
+
+    Returns
+    -------
+    dict
+        ``temperature``, and on test ``ece`` without and ``ece_scaled`` with
+        it, fractions.
+    """
+    labels, probabilities = test["label"], test["probabilities"]
+    temperature = fit_temperature(valid["label"], valid["probabilities"])
+    scaled = scale(probabilities, temperature)
+    return {
+        "temperature": temperature,
+        "ece": expected_calibration_error(labels, probabilities),
+        "ece_scaled": expected_calibration_error(labels, scaled),
+    }
+
+
+def _logits(probabilities):
+    # What float32 has rounded to zero is not impossible.
+    tiny = np.finfo(np.float32).tiny
+    return np.log(np.maximum(np.asarray(probabilities, float), tiny))

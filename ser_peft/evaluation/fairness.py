@@ -1,0 +1,213 @@
+"""Whether a model serves all groups of speakers alike.
+
+Fairness measures are defined for two classes. Here each class is taken
+against the rest and the largest difference counts: one emotion that fails one
+group is not averaged away. PEFT-SER (Feng & Narayanan, 2023) takes the
+multi-class measures of holisticai, which average the absolute differences
+over classes: with two groups, that is the mean over ``by_class``.
+"""
+
+import numpy as np
+from fairlearn.metrics import (
+    demographic_parity_difference,
+    equal_opportunity_difference,
+)
+
+from ser_peft.errors import InputError
+from ser_peft.evaluation.metrics import from_confusion, speaker_confusions
+
+__all__ = ["fairness", "group_columns", "worst_speaker"]
+
+MOST_GROUPS = 12
+"""A column of more values is an id or a measurement."""
+
+
+def group_columns(entries, columns=()):
+    """Find the group of each utterance of a manifest.
+
+    Arguments
+    ---------
+    entries : dict
+        Id -> entry of a manifest.
+    columns : list of str
+        Keys of the entries; ``gender`` is added where an entry has it.
+
+    Returns
+    -------
+    dict
+        Column -> {id: group}, None where an entry does not say.
+
+    Raises
+    ------
+    InputError
+        If no entry has a column, or it has more than 12 values.
+
+    Example
+    -------
+    >>> group_columns({"a": {"gender": "male"}, "b": {}})
+    {'gender': {'a': 'male', 'b': None}}
+    """
+    if not isinstance(columns, (list, tuple)):
+        raise InputError(
+            f"fairness_columns: {columns} is no list; write [{columns}]"
+        )
+    had = {key for entry in entries.values() for key in entry}
+    groups = {}
+    for column in dict.fromkeys([*({"gender"} & had), *columns]):
+        if column not in had:
+            raise InputError(
+                f"fairness_columns: the test manifest has no '{column}'; it "
+                f"has {', '.join(sorted(had))}"
+            )
+        values = {id_: entry.get(column) for id_, entry in entries.items()}
+        groups[column] = {
+            id_: None if value is None else str(value)
+            for id_, value in values.items()
+        }
+        count = len({*groups[column].values()} - {None})
+        if count > MOST_GROUPS:
+            raise InputError(
+                f"fairness_columns: '{column}' has {count} values in the test "
+                f"manifest; give columns of at most {MOST_GROUPS}"
+            )
+    return groups
+
+
+def fairness(labels, predictions, speakers, groups, classes):
+    """Compare the groups of one column.
+
+    Compared are the groups in which every class of the test set occurs; of
+    the others only the counts are given.
+
+    Arguments
+    ---------
+    labels, predictions : list of int
+        Class indices, one an utterance.
+    speakers : list of str
+        Speaker of each utterance.
+    groups : list of str
+        Group of each utterance, None where it is not known; some are.
+    classes : list of str
+        Class names.
+
+    Returns
+    -------
+    dict
+        ``groups``: name -> ``ua`` (None where a class does not occur),
+        ``utterances``, ``speakers``. ``unknown``: utterances of no known
+        group. The rest is None with fewer than two groups to compare.
+        ``ua_gap``: the best group's UA less the worst's.
+        ``statistical_parity_difference``: by how much P(predicted = c) differs
+        between two groups at most (Dwork et al., 2012).
+        ``equal_opportunity_difference``: the same of P(predicted = c | label
+        = c), which is the recall (Hardt et al., 2016). ``by_class``: both
+        for each class c (the latter None where c does not occur), of which
+        the two above are the maximum. All are fractions.
+
+    Example
+    -------
+    >>> result = fairness(
+    ...     [0, 1, 0, 1], [0, 1, 1, 1], list("abcd"), list("ffmm"), ["x", "y"]
+    ... )
+    >>> result["groups"]["m"], result["ua_gap"]
+    ({'ua': 0.5, 'utterances': 2, 'speakers': 2}, 0.5)
+    >>> result["equal_opportunity_difference"]
+    1.0
+    """
+    labels, predictions = np.asarray(labels), np.asarray(predictions)
+    known = np.array([group is not None for group in groups])
+    groups = np.array([str(group) for group in groups])
+    rows = _by_group(labels, predictions, groups, classes, known)
+    spoken = np.asarray(speakers, str)
+    for name, row in rows.items():
+        row["speakers"] = len(np.unique(spoken[known & (groups == name)]))
+    compared = {
+        name: row["ua"] for name, row in rows.items() if row["ua"] is not None
+    }
+    by_class = {}
+    if len(compared) > 1:
+        among = known & np.isin(groups, list(compared))
+        # As numbers: a name need not be the valid text that pandas wants.
+        group = np.searchsorted(list(compared), groups[among])
+        for i, name in enumerate(classes):
+            one_vs_rest = labels[among] == i, predictions[among] == i
+            by_class[name] = {
+                "statistical_parity": float(
+                    demographic_parity_difference(
+                        *one_vs_rest, sensitive_features=group
+                    )
+                ),
+                "equal_opportunity": float(
+                    equal_opportunity_difference(
+                        *one_vs_rest, sensitive_features=group
+                    )
+                )
+                if one_vs_rest[0].any()
+                else None,
+            }
+
+    def worst(measure):
+        found = [row[measure] for row in by_class.values()]
+        return max((x for x in found if x is not None), default=None)
+
+    return {
+        "groups": rows,
+        "unknown": int((~known).sum()),
+        "ua_gap": max(compared.values()) - min(compared.values())
+        if by_class
+        else None,
+        "statistical_parity_difference": worst("statistical_parity"),
+        "equal_opportunity_difference": worst("equal_opportunity"),
+        "by_class": by_class,
+    }
+
+
+def worst_speaker(labels, predictions, speakers, classes):
+    """Find the speaker whom the model serves worst.
+
+    Arguments
+    ---------
+    labels, predictions : list of int
+        Class indices, one an utterance.
+    speakers : list of str
+        Speaker of each utterance.
+    classes : list of str
+        Class names.
+
+    Returns
+    -------
+    dict
+        ``speaker``, ``ua`` (fraction) and ``utterances`` of the lowest UA
+        among the speakers with every class of the test set; None where there
+        is no such speaker.
+
+    Example
+    -------
+    >>> worst_speaker([0, 1, 0, 1], [0, 1, 0, 0], list("aabb"), ["x", "y"])
+    {'speaker': 'b', 'ua': 0.5, 'utterances': 2}
+    """
+    rows = _by_group(labels, predictions, speakers, classes)
+    whole = [
+        {"speaker": name, **row}
+        for name, row in rows.items()
+        if row["ua"] is not None
+    ]
+    return min(whole, key=lambda row: row["ua"], default=None)
+
+
+def _by_group(labels, predictions, groups, classes, known=slice(None)):
+    """Sorted group -> UA, None unless it has all classes, and support."""
+    names, counts = speaker_confusions(
+        *(np.asarray(x)[known] for x in (labels, predictions, groups)),
+        len(classes),
+    )
+    has_all = (counts.sum(-1) > 0)[:, np.unique(labels)].all(1)
+    return {
+        name: {
+            "ua": float(ua) if whole else None,
+            "utterances": int(count.sum()),
+        }
+        for name, count, ua, whole in zip(
+            names, counts, from_confusion(counts), has_all, strict=True
+        )
+    }

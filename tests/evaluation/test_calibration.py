@@ -1,0 +1,113 @@
+"""Expected calibration error and temperature."""
+
+import numpy as np
+import pytest
+from scipy.special import softmax
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import log_loss
+
+from ser_peft.evaluation.calibration import (
+    BINS,
+    calibration,
+    expected_calibration_error,
+    fit_temperature,
+    reliability,
+    scale,
+)
+
+
+def drawn(temperature, count=4000, seed=0, classes=4):
+    """Labels drawn from softmax(logits), and softmax(temperature logits)."""
+    rng = np.random.default_rng(seed)
+    logits = 2 * rng.normal(size=(count, classes))
+    chances = softmax(logits, axis=1).cumsum(1)
+    labels = (rng.random((count, 1)) > chances).sum(1)
+    return labels, softmax(temperature * logits, axis=1)
+
+
+def test_error_by_hand():
+    """0.9 twice, right once; 0.6 twice, both right: (0.4 + 0.4) / 2."""
+    probabilities = [[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.4, 0.6]]
+    labels = [0, 1, 0, 1]
+    assert expected_calibration_error(labels, probabilities) == pytest.approx(
+        0.4
+    )
+    counts, accuracy, confidence = reliability(labels, probabilities)
+    assert counts.nonzero()[0].tolist() == [8, 13]  # (8/15, 9/15], ...
+    assert accuracy[[8, 13]].tolist() == [1, 0.5]
+    assert confidence[[8, 13]] == pytest.approx([0.6, 0.9])
+    assert np.isnan(accuracy[0])
+
+
+def test_perfect_calibration_has_no_error():
+    assert expected_calibration_error([2, 0], np.eye(3)[[2, 0]]) == 0
+    # Of five utterances at 0.8, four are right; of five at 0.6, three.
+    labels = [0, 0, 0, 0, 1, 0, 0, 0, 1, 1]
+    probabilities = [[0.8, 0.2]] * 5 + [[0.6, 0.4]] * 5
+    assert expected_calibration_error(labels, probabilities) < 1e-12
+
+
+def test_sure_and_wrong_is_the_worst():
+    assert expected_calibration_error([1, 0], np.eye(2)) == 1
+
+
+def test_bins_as_scikit_learn_has_them():
+    labels, probabilities = drawn(2.0)
+    right = probabilities.argmax(1) == labels
+    accuracy, confidence = calibration_curve(
+        right, probabilities.max(1), n_bins=BINS
+    )
+    counts, mine, means = reliability(labels, probabilities)
+    assert counts.sum() == len(labels)
+    assert mine[counts > 0] == pytest.approx(accuracy)
+    assert means[counts > 0] == pytest.approx(confidence)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0, 5.0])
+def test_recovers_a_known_temperature(temperature):
+    labels, probabilities = drawn(temperature, count=20000)
+    found = fit_temperature(labels, probabilities)
+    assert found == pytest.approx(temperature, rel=0.04)
+    ece = expected_calibration_error(labels, probabilities)
+    scaled = expected_calibration_error(labels, scale(probabilities, found))
+    assert scaled < 0.015
+    assert temperature == 1 or scaled < ece
+
+
+def test_it_is_the_minimum_of_the_likelihood():
+    labels, probabilities = drawn(3.0, count=300)
+    found = fit_temperature(labels, probabilities)
+    best = log_loss(labels, scale(probabilities, found))
+    for factor in (0.2, 0.9, 1.1, 5):
+        assert log_loss(labels, scale(probabilities, factor * found)) > best
+
+
+def test_scaling_is_that_of_the_logits():
+    logits = np.random.default_rng(0).normal(size=(50, 4))
+    probabilities = softmax(logits, axis=1)
+    assert scale(probabilities, 1) == pytest.approx(probabilities)
+    assert scale(probabilities, 3) == pytest.approx(softmax(logits / 3, axis=1))
+    assert (scale(probabilities, 9).argmax(1) == logits.argmax(1)).all()
+
+
+def test_certainty_is_no_infinity():
+    certain = np.eye(3, dtype=np.float32)
+    labels = [0, 1, 1]
+    found = fit_temperature(labels, certain)
+    assert 1 < found < 20.01
+    assert np.isfinite(scale(certain, found)).all()
+
+
+def test_nothing_to_learn_from_no_mistake():
+    """The likelihood would rise until every probability were one."""
+    assert fit_temperature([0, 1], [[0.6, 0.4], [0.3, 0.7]]) == 1
+
+
+def test_fitted_on_valid_and_judged_on_test():
+    names = "label", "probabilities"
+    valid = dict(zip(names, drawn(3.0, seed=1), strict=True))
+    test = dict(zip(names, drawn(3.0, seed=2), strict=True))
+    result = calibration(valid, test)
+    assert result["temperature"] == fit_temperature(*valid.values())
+    assert result["ece"] == expected_calibration_error(*test.values())
+    assert result["ece_scaled"] < 0.03 < 0.1 < result["ece"]
