@@ -129,7 +129,8 @@ def test_what_is_said_to_be_read_is_read():
         + Path(sb.core.__file__).read_text()
     )
     for key in EmotionBrain.reads:
-        used = rf'(hparams\.|["(]hparams", "|(hparams|settings)\["){key}\b'
+        item = r'(hparams|settings)(\[|\.get\()"'
+        used = rf'(hparams\.|["(]hparams", "|{item}){key}\b'
         optimiser = rf'\("{key}", self\.model'
         assert re.search(f"{used}|{optimiser}", code), key
 
