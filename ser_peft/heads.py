@@ -73,7 +73,7 @@ def masked_mean(frames, lengths):
     return weighted_sum(frames, inside < lengths[:, None]) / lengths[:, None]
 
 
-def load_tensors(module, path):
+def load_tensors(module, path, kept=()):
     """Load a module's state from safetensors, every key matched.
 
     Arguments
@@ -82,6 +82,8 @@ def load_tensors(module, path):
         Gets the tensors.
     path : str or Path
         A safetensors file.
+    kept : dict of str to torch.Tensor
+        Stand in for those of the file.
 
     Raises
     ------
@@ -89,7 +91,7 @@ def load_tensors(module, path):
         If the file is not one, or holds other tensors than the module.
     """
     try:
-        module.load_state_dict(load_file(path))
+        module.load_state_dict({**load_file(path), **dict(kept)})
     except (OSError, SafetensorError) as error:
         raise InputError(
             f"{path}: cannot be read ({error}); restore it or train again"
@@ -115,6 +117,9 @@ class Head(nn.Module):
         What else builds the same head again, for `model.json`.
     """
 
+    score_layers = ()
+    """Beginnings of the names of the tensors that give the scores."""
+
     def __init__(self, encoder, classes, **settings):
         super().__init__()
         self.settings = settings
@@ -135,6 +140,27 @@ class Head(nn.Module):
     def load(self, path, end_of_epoch=True):
         """Read what `save` wrote."""
         load_tensors(self, path)
+
+    def start_from_head(self, path, same_classes):
+        """Take over a trained head, as far as it fits.
+
+        Arguments
+        ---------
+        path : str or Path
+            ``head.safetensors`` of a head of this kind.
+        same_classes : bool
+            Whether its scores mean the same; the layers that give the
+            scores stay new otherwise.
+
+        Raises
+        ------
+        InputError
+            If it is no such head.
+        """
+        own = self.state_dict()
+        new = () if same_classes else self.score_layers
+        kept = {k: v for k, v in own.items() if k.startswith(new)}
+        load_tensors(self, path, kept)
 
 
 class LayerMixHead(Head):
@@ -158,6 +184,8 @@ class LayerMixHead(Head):
     dropout : float
         After the first two convolutions.
     """
+
+    score_layers = ("out.2.",)
 
     def __init__(
         self, encoder, classes, conv=True, normalize=True, dropout=0.1
@@ -265,6 +293,8 @@ class LinearHead(Head):
         On the standardised means.
     """
 
+    score_layers = ("linear.",)
+
     def __init__(self, encoder, classes, dropout=0.0):
         super().__init__(encoder, classes, dropout=dropout)
         shape = (self.states, self.width)
@@ -320,6 +350,8 @@ class ProbeMixHead(LayerMixHead):
     encoder, classes, conv, normalize, dropout
         See `LayerMixHead`; `dropout` also goes to the probe's inputs.
     """
+
+    score_layers = ("out.2.", "probe.linear.")
 
     def __init__(self, encoder, classes, **kwargs):
         super().__init__(encoder, classes, **kwargs)

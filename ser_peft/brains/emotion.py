@@ -30,7 +30,7 @@ from ser_peft.evaluation.metrics import scores
 from ser_peft.evaluation.report import write_report
 from ser_peft.evaluation.results import run_results
 from ser_peft.evaluation.robustness import disturbed, talkers
-from ser_peft.inference import EmotionModel
+from ser_peft.inference import EmotionModel, read_model
 from ser_peft.probe import fit_probe, pooled_states
 
 __all__ = ["EmotionBrain"]
@@ -114,7 +114,7 @@ class EmotionBrain(sb.Brain):
         "classes modules checkpointer epoch_counter train_logger "
         "adapter_opt head_opt schedule warmup_epochs label_smoothing "
         "batch_seconds max_seconds num_workers augment crop wav_augment "
-        "start_from_probe keep keep_best sorting "
+        "start_from_probe init_from keep keep_best sorting "
         "robustness fairness_columns".split()
     )
 
@@ -255,13 +255,30 @@ class EmotionBrain(sb.Brain):
     # ------------------------------------------------------------ training
 
     def on_fit_start(self):
-        """Start the head from the probe, unless a checkpoint knows better."""
-        if (
-            self.hparams.start_from_probe
-            and self.checkpointer.find_checkpoint() is None
-        ):
-            self.start_from_probe()
+        """Start from another model and the probe, if a checkpoint is not."""
+        if self.checkpointer.find_checkpoint() is None:
+            if self.hparams.init_from:
+                self.start_from_model(self.hparams.init_from)
+            if self.hparams.start_from_probe:
+                self.start_from_probe()
         super().on_fit_start()
+
+    def start_from_model(self, folder):
+        """Go on from a trained model, of these classes or others.
+
+        Arguments
+        ---------
+        folder : str or Path
+            A finished run or its ``model/`` folder: same backbone, same
+            method and same kind of head. With other classes the layers that
+            give the scores start anew.
+        """
+        folder, about = read_model(folder)
+        self.model.encoder.start_from(folder / "adapter")
+        self.model.head.start_from_head(
+            folder / "head.safetensors",
+            same_classes=about["classes"] == self.model.classes,
+        )
 
     def start_from_probe(self):
         """Fit the linear probe on the encoder as it is now.
