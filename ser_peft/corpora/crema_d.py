@@ -113,8 +113,9 @@ def read(folder):
                 f"is not of {', '.join(EMOTIONS)}, joined by a colon"
             )
         votes[row["FileName"]] = ":".join(EMOTIONS[x] for x in letters)
+    clips = {path.stem: path for path in sorted(paths, reverse=True)}
     utterances = []
-    for path in sorted(paths, key=lambda p: p.stem):
+    for name, path in sorted(clips.items()):
         speaker, sentence, emotion, intensity, _ = NAME.match(
             path.name
         ).groups()
@@ -131,7 +132,7 @@ def read(folder):
         actor = actors[speaker]
         utterances.append(
             Utterance(
-                id=path.stem,
+                id=name,
                 wav=path,
                 speaker=speaker,
                 gender=actor["Sex"].lower(),

@@ -83,7 +83,7 @@ def read(folder):
         clips = {
             path.stem: path
             for base in Path(folder).rglob(FOLDERS[split])
-            for path in base.rglob("*")
+            for path in sorted(base.rglob("*"))
             if path.suffix in (".wav", ".flac")
         }
         for _, row in read_table(table, COLUMNS):

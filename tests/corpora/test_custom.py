@@ -7,6 +7,7 @@ import torch
 from trees_a import folds
 from trees_b import custom_tree
 
+from ser_peft.cli import main
 from ser_peft.corpora import Utterance, custom
 from ser_peft.corpora.protocols import classes_of
 from ser_peft.data import prepare, read_audio, read_manifests
@@ -143,6 +144,18 @@ def test_an_edited_csv_is_read_again(copy):
         everything |= entries
     assert everything["clips/s1_sad.wav"]["emotion"] == "angry"
     assert everything["clips/s1_sad.wav"]["valence"] == 2.5
+
+
+def test_command_line(small, tmp_path, capsys):
+    command = ["prepare", "custom", str(small / "data.csv"), str(tmp_path)]
+    for classes in ([], ["--classes", "all"], ["--classes", "4"]):
+        main([*command, *classes, "--fold", "3"])
+        out = capsys.readouterr().out
+        assert out.startswith("custom, speaker-folds, fold 3 of 5 (")
+        assert out.splitlines()[-1].split() == ["speakers", "3", "1", "1"]
+    with pytest.raises(SystemExit):
+        main([*command, "--classes", "7"])
+    assert "classes 7: custom has sets of all, 4" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

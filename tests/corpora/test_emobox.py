@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -119,6 +120,17 @@ def test_always_the_same(small):
     for name in ("toy", "clips", "long"):
         corpus = load_corpus(f"emobox:{name}")
         assert corpus.read(small) == corpus.read(small)
+
+
+def test_by_the_recipe_of_custom_corpora(small, tmp_path, monkeypatch):
+    recipes = Path(__file__).resolve().parents[2] / "recipes"
+    monkeypatch.syspath_prepend(recipes / "Custom")
+    from custom_prepare import prepare_custom
+
+    prepare_custom(f"emobox:toy@{small}", tmp_path, fold=2)
+    about, manifests = read_manifests(tmp_path)
+    assert (about["corpus"], about["fold"]) == ("emobox:toy", 2)
+    assert {e["speaker"] for e in manifests["test"].values()} == {"male_b"}
 
 
 def test_class_map(small):
