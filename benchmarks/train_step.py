@@ -285,12 +285,14 @@ def measure_time(model, folder, seconds, args):
     """Median seconds of each side, its steps in turn with the other's."""
     cases = {s: Case(s, model, folder, seconds, args) for s in SIDES}
     times = {s: {"step_s": [], "forward_s": []} for s in SIDES}
-    for step in range(1 + args.steps):
-        for side, case in cases.items():
-            taken = {"step_s": case.train(), "forward_s": case.infer()}
-            if step:  # the first warms up
-                for name, value in taken.items():
-                    times[side][name].append(value)
+    # One after the other: a step leaves the allocator in a state that slows
+    # the next forward pass down.
+    for name, work in (("step_s", Case.train), ("forward_s", Case.infer)):
+        for step in range(1 + args.steps):
+            for side, case in cases.items():
+                taken = work(case)
+                if step:  # the first warms up
+                    times[side][name].append(taken)
         gc.collect()
     return {
         side: {k: statistics.median(v) for k, v in times[side].items()}

@@ -21,6 +21,7 @@ from ser_peft.adapters.liveness import gradients, reference_states
 from ser_peft.adapters.methods import as_methods, method_name, prepare
 from ser_peft.errors import InputError
 from ser_peft.io import atomic_path
+from ser_peft.lobes.base import LeanLinear
 
 __all__ = ["PeftLobe", "load_adapter"]
 
@@ -145,6 +146,10 @@ class PeftLobe(torch.nn.Module):
         ]
         for module in recomputed:
             module.gradient_checkpointing = False
+        # Some methods know torch's own class only.
+        for module in lobe.model.modules():
+            if type(module) is LeanLinear:
+                module.__class__ = torch.nn.Linear
         try:
             with warnings.catch_warnings():
                 # PEFT calls a method that transformers will rename.

@@ -1,6 +1,8 @@
 """WavLM encoders, with an attention that adapters can reach."""
 
+import torch
 from torch.nn.functional import scaled_dot_product_attention
+from torch.utils.checkpoint import checkpoint
 from transformers.models.wavlm import modeling_wavlm
 
 from ser_peft.lobes.wav2vec2 import Wav2Vec2Lobe
@@ -55,15 +57,26 @@ class WavLMAttention(modeling_wavlm.WavLMAttention):
         gates = gates.transpose(1, 2).unflatten(-1, (2, 4)).sum(-1).sigmoid()
         update, reset = gates.chunk(2, dim=-1)
         gate = update * (reset * self.gru_rel_pos_const - 1.0) + 2.0
+        inputs = (query, key, value, gate, position_bias, attention_mask)
+        if torch.is_grad_enabled() and any(t.requires_grad for t in inputs[:4]):
+            # Recomputed in the backward pass: the fused kernels take no mask
+            # that needs a gradient, and without them all that is as large
+            # as the square of the frames would be kept.
+            output = checkpoint(self.attend, *inputs, use_reentrant=False)
+        else:
+            output = self.attend(*inputs)
+        output = output.transpose(1, 2).reshape(batch, time, -1)
+        return self.out_proj(output), None, position_bias
+
+    def attend(self, query, key, value, gate, position_bias, mask):
+        """Attention of all heads, [B, H, T, D] to [B, H, T, D]."""
         bias = (gate * position_bias).to(query.dtype)
-        if attention_mask is not None:
-            bias = bias.masked_fill(~attention_mask, float("-inf"))
-        output = scaled_dot_product_attention(
+        if mask is not None:
+            bias = bias.masked_fill(~mask, float("-inf"))
+        return scaled_dot_product_attention(
             query, key, value, attn_mask=bias,
             dropout_p=self.dropout if self.training else 0.0,
         )  # fmt: skip
-        output = output.transpose(1, 2).reshape(batch, time, -1)
-        return self.out_proj(output), None, position_bias
 
 
 class WavLMLobe(Wav2Vec2Lobe):

@@ -1,5 +1,6 @@
 """What every lobe promises, whichever encoder it holds."""
 
+import copy
 import json
 import shutil
 
@@ -19,7 +20,7 @@ from transformers import (
 
 from ser_peft.errors import InputError
 from ser_peft.lobes import lengths_in_samples, load_lobe
-from ser_peft.lobes.base import LeanDropout
+from ser_peft.lobes.base import LeanDropout, LeanLinear
 
 LAYERS, WIDTH = 2, 32
 
@@ -183,6 +184,30 @@ def test_dropout_keeps_a_mask_of_bytes(folder, clip):
     assert (out == 0).float().mean() == pytest.approx(0.25, abs=0.03)
     out.sum().backward()
     assert torch.equal(ones.grad, out.detach())
+
+
+@pytest.mark.parametrize("shape", [(5, 8), (2, 7, 8), (3, 0, 8)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_lean_linear_equals_torch(shape, bias):
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(8, 4, bias=bias).requires_grad_(False)
+    lean = copy.deepcopy(layer)
+    lean.__class__ = LeanLinear
+    wave = torch.randn(*shape)
+    inputs = [wave.clone().requires_grad_() for _ in range(2)]
+    plain, other = layer(inputs[0]), lean(inputs[1])
+    assert_close(other, plain, 1e-6)
+    weights = torch.randn_like(plain)
+    for out in (plain, other):
+        # In place, as some adapters add theirs.
+        out.mul_(2)
+        (out * weights).sum().backward()
+    assert_close(inputs[1].grad, inputs[0].grad, 1e-6)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert lean(wave).dtype == torch.bfloat16
+    trained = lean.requires_grad_(True)(wave)
+    trained.square().sum().backward()
+    assert lean.weight.grad is not None
 
 
 def test_full_fine_tuning_reaches_every_parameter(lobe, clip, batch):

@@ -63,3 +63,18 @@ def test_attention_dropout_is_on_in_training_only(folders, clip):
         trained = lobe.train()(wav)[0]
     assert torch.equal(trained[0], evaluated[0])
     assert (trained - evaluated)[1:].abs().mean() > 0.01
+
+
+def test_nothing_as_large_as_the_square_of_the_frames_is_kept(lobe, clip):
+    saved = []
+    lobe.train()
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda x: saved.append(x.shape) or x, lambda x: x
+    ):
+        states, _ = lobe(clip(2.0)[None])
+    frames = states.shape[2]
+    square = [shape for shape in saved if list(shape).count(frames) > 1]
+    # The bias by distance, one for all layers.
+    heads = lobe.config.num_attention_heads
+    assert set(square) <= {(heads, frames, frames)}
+    states.sum().backward()
