@@ -1,6 +1,7 @@
 """Parameter counts from configurations alone."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from ser_peft.lobes import load_lobe
 from ser_peft.params import count_methods, count_recipe, format_table, methods
 
 METHODS = list(methods())
+HPARAMS = Path(__file__).resolve().parents[1] / "recipes/RAVDESS/hparams"
 
 # The table of Feng and Narayanan's code, "PEFT-SER": adapters of width 128,
 # prompts of 5 and 3, LoRA of rank 8, 16 and 32 on the feed-forward layers,
@@ -197,9 +199,9 @@ def test_counts_what_training_counts(tiny_backbones, tmp_path, name):
 @pytest.mark.parametrize(
     "name", ["lora", "adapter", "prompt", "frozen", "full"]
 )
-def test_recipes(tiny_backbones, monkeypatch, name):
+def test_recipes(tiny_backbones, name):
     """A recipe's own method, targets and head, on any backbone."""
-    path = f"recipes/RAVDESS/hparams/whisper_{name}.yaml"
+    path = HPARAMS / f"whisper_{name}.yaml"
     expected = {"backbone": "openai/whisper-tiny.en", "method": name}
     row = count_recipe(path)
     (same,) = count_methods("openai/whisper-tiny.en", name, head="ProbeMixHead")
@@ -237,7 +239,7 @@ def test_command(tiny_backbones, capsys):
 
 
 def test_command_counts_a_recipe(capsys):
-    path = "recipes/RAVDESS/hparams/whisper_lora.yaml"
+    path = str(HPARAMS / "whisper_lora.yaml")
     main(["params", "--yaml", path, "openai/whisper-base", "--json"])
     assert json.loads(capsys.readouterr().out)["adapter"] == 884_736
 
