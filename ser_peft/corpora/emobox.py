@@ -8,6 +8,7 @@ are read from the user's copy.
 import json
 import logging
 import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -65,17 +66,17 @@ class EmoBox:
             If a manifest is missing or broken, or no recording is there.
         """
         root = Path(folder).absolute() / self.name
-        if not self.name or not (root / "label_map.json").is_file():
+        if not self.name or not (root / "fold_1").is_dir():
             known = sorted(p.parent.name for p in root.parent.glob("*/fold_1"))
             raise InputError(
                 f"data_folder {folder}: no corpus '{self.name}' of EmoBox; "
                 f"it has {', '.join(known) or 'none: give its folder data'}"
             )
+        label_map = root / "label_map.json"
+        # The manifests do not always write labels as the map does.
         classes = {
             label.lower(): name.lower()
-            for label, name in _json(
-                _text(root / "label_map.json"), root / "label_map.json"
-            ).items()
+            for label, name in _json(_text(label_map), label_map).items()
         }
         # Only here it says who speaks.
         stm = root / "data.seg.wrd.stm"
@@ -209,15 +210,18 @@ def _hold_out(fold, kept, labels, speakers):
     train = np.array([key for key in kept if fold.get(key) == "train"])
     names = np.array([labels[key] for key in train])
     voices = np.array([speakers[key] for key in train])
+    parts = min(FOLDS, max(Counter(names.tolist()).values(), default=0))
+    if parts < 2:
+        return
     if len(set(voices)) < 4:
-        deal = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
-        parts = [*deal.split(train, names)]
+        deal = StratifiedKFold(parts, shuffle=True, random_state=0)
+        deals = [*deal.split(train, names)]
     else:
-        deal = StratifiedGroupKFold(min(FOLDS, len(set(voices))))
-        parts = [*deal.split(train, names, voices)]
+        deal = StratifiedGroupKFold(min(parts, len(set(voices))))
+        deals = [*deal.split(train, names, voices)]
     # A class may have but one speaker, who then has to train.
     held = next(
-        (held for rest, held in parts if set(names[rest]) == set(names)),
-        parts[0][1],
+        (held for rest, held in deals if set(names[rest]) == set(names)),
+        deals[0][1],
     )
     fold.update(dict.fromkeys(train[held].tolist(), "valid"))

@@ -138,6 +138,17 @@ def test_class_map(small):
     assert len(relabel(utterances, {"sad": "bad", "angry": "bad"})) == 12
 
 
+def test_hardly_any_recordings(copy, tmp_path):
+    """What is left cannot be dealt: said in one line."""
+    wavs = copy.parent / "downloads" / "toy" / "wav"
+    for path in wavs.iterdir():
+        if path.name not in ("a0.wav", "b1.wav"):
+            path.unlink()
+    pair = {"neutral": "neutral", "angry": "angry"}
+    with pytest.raises(InputError, match="valid: no utterances"):
+        prepare("emobox:toy", copy, tmp_path / "out", pair)
+
+
 def break_line(folder):
     path = folder / "toy" / "fold_1" / "toy_train_fold_1.jsonl"
     lines = path.read_text().splitlines()
