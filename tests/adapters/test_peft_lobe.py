@@ -63,6 +63,30 @@ def test_ffn_parameter_count(fresh_lobe):
     assert encoder.num_adapter_parameters == 6 * 8 * 32 * 2
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["wavlm", "whisper"])
+def test_lora_as_in_peft_ser(fresh_lobe, clips, disturb, name):
+    """Feng and Narayanan 2023: W x + B A x / r, in the FFN's linears only."""
+    config = lora(r=4, lora_alpha=1)
+    encoder = disturb(PeftLobe(fresh_lobe(name), config, "ffn"))
+    seen = {}
+    for layer in encoder.lobe.layers:
+        for linear in map(layer.get_submodule, encoder.lobe.ffn):
+            linear.register_forward_hook(
+                lambda module, args, output: seen.update(
+                    {module: (*args, output)}
+                )
+            )
+    encoder(clips[0])
+    adapted = [m for m in encoder.modules() if hasattr(m, "lora_A")]
+    assert set(seen) == set(adapted) and len(seen) == 2 * 2
+    for linear, (x, output) in seen.items():
+        a, b = linear.lora_A["default"].weight, linear.lora_B["default"].weight
+        weight = linear.base_layer.weight + b @ a / 4
+        expected = x @ weight.T + linear.base_layer.bias
+        assert torch.allclose(output, expected, atol=1e-5)
+
+
 def test_own_target_modules_go_first(fresh_lobe):
     config = lora(target_modules=["q_proj"])
     encoder = PeftLobe(fresh_lobe("whisper"), config)
