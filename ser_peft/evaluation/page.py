@@ -1,8 +1,8 @@
 """The report's page: a Jinja template with its styles inside."""
 
-__all__ = ["PAGE"]
+__all__ = ["CSS", "MACROS", "PAGE"]
 
-_CSS = """
+CSS = """
 :root { color-scheme: light dark; --page: #f5f6f8; --card: #fff;
   --ink: #1b2430; --muted: #5b6675; --line: #dde2e9; --blue: #0072b2;
   --orange: #d55e00; --green: #00805d; }
@@ -74,7 +74,7 @@ code { font: 13px/1.5 ui-monospace, Menlo, Consolas, monospace;
   table { font-size: 13px; } th, td { padding-right: 8px; } }
 """
 
-_MACROS = """
+MACROS = """
 {% macro table(head, rows, left=1) %}
 <div class="wide"><table>
 <thead><tr>{% for cell in head %}
@@ -98,6 +98,14 @@ _MACROS = """
 ({{ other | percent }}){% if low <= other <= high %}, which lies inside the
 interval{% endif %}.
 {%- endmacro %}
+{% macro audit(column, groups, differences) %}
+{{ table([column, "UA", "utterances", "speakers"], groups) }}
+{% if differences %}
+{{ table(["difference in", "largest for", "points"], differences, 2) }}
+{% else %}
+<p class="note">Nothing to compare: fewer than two groups have every class.</p>
+{% endif %}
+{% endmacro %}
 {% macro card(title, figure, caption) %}
 <section class="card"><h2>{{ title }}</h2>
 <figure>{{ figure }}<figcaption>{{ caption }}</figcaption></figure>
@@ -171,14 +179,7 @@ The interval resamples speakers.
 {{ table(["class", "recall", "precision", "support"], class_rows) }}
 {% if fairness or r.get("worst_speaker") %}
 <h2>Fairness</h2>
-{% for column, groups, differences in fairness %}
-{{ table([column, "UA", "utterances", "speakers"], groups) }}
-{% if differences %}
-{{ table(["difference in", "largest for", "points"], differences, 2) }}
-{% else %}
-<p class="note">Nothing to compare: fewer than two groups have every class.</p>
-{% endif %}
-{% endfor %}
+{% if fairness %}{{ audit(*fairness[0]) }}{% endif %}
 {% if r.get("worst_speaker") %}
 <p>Worst speaker: {{ r.worst_speaker.speaker }}, UA
 {{ r.worst_speaker.ua | percent }} of
@@ -194,6 +195,10 @@ and are not compared.</p>
 </section>
 {{ card("Confusion", svg.confusion, "Colour and % by row (the diagonal is
 recall), counts below.") }}
+{% for column in fairness[1:] %}
+<section class="card"><h2>Fairness by {{ column[0] }}</h2>
+{{ audit(*column) }}</section>
+{% endfor %}
 {{ card("Speakers", svg.speakers, "UA of each test speaker, over the classes
 they have.") }}
 {% if svg.reliability is defined %}
@@ -283,4 +288,4 @@ Listen to these first: the label may be the doubtful one.</p>
 _SETTINGS = """{% set low, high = r.ua_ci95 %}
 {% set probe = r.get("probe_ua") %}"""
 
-PAGE = f"{_SETTINGS}{_MACROS}{_HEAD}<style>{_CSS}</style>\n</head>{_BODY}"
+PAGE = f"{_SETTINGS}{MACROS}{_HEAD}<style>{CSS}</style>\n</head>{_BODY}"

@@ -288,6 +288,9 @@ def test_fairness_by_hand(run):
         "Worst speaker: Ses03, UA 50.0% of 15 utterances.",
     ):
         assert row in text
+    run["results"]["fairness"]["age"] = gender
+    text = shown(run)
+    assert "Fairness by age age UA" in text and text.count("sad 62.5") == 2
     gender |= {"ua_gap": None, "by_class": {}}
     text = shown(run)
     assert "fewer than two groups" in text and "parity angry" not in text
