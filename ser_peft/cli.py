@@ -130,7 +130,7 @@ def _params(args):
 
     if args.yaml:
         rows = [
-            count_recipe(args.yaml, backbone)
+            count_recipe(args.yaml, backbone, args.classes)
             for backbone in args.backbone or [None]
         ]
     elif args.backbone:

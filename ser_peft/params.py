@@ -165,7 +165,7 @@ def count_methods(
     return rows
 
 
-def count_recipe(hparams_file, backbone=None):
+def count_recipe(hparams_file, backbone=None, classes=4):
     """Count what a recipe's yaml trains.
 
     Arguments
@@ -174,6 +174,8 @@ def count_recipe(hparams_file, backbone=None):
         With the keys ``backbone``, ``lobe``, ``encoder`` and ``head``.
     backbone : str, optional
         In place of the yaml's own.
+    classes : int
+        How many, where the yaml has the name of a class set.
 
     Returns
     -------
@@ -196,11 +198,13 @@ def count_recipe(hparams_file, backbone=None):
         with config_folder(backbone) as folder:
             tree["lobe"] |= {"source": folder, "weights": False}
             tree["encoder"]["trainable"] = False
+            if isinstance(tree["head"].get("classes"), str):
+                tree["head"]["classes"] = classes
             model = StringIO()
             YAML().dump({key: tree[key] for key in ("encoder", "head")}, model)
             with torch.device("meta"):
                 model = load_hyperpyyaml(StringIO(model.getvalue()))
-    except (OSError, UnicodeDecodeError, KeyError, TypeError, YAMLError) as e:
+    except _NO_RECIPE as e:
         raise InputError(
             f"--yaml {hparams_file}: cannot be counted ({e!r}); give one of a "
             "recipe's hparams/*.yaml"
@@ -212,6 +216,16 @@ def count_recipe(hparams_file, backbone=None):
         "encoder": encoder,
         **count(model["encoder"], model["head"]),
     }
+
+
+_NO_RECIPE = (
+    AttributeError,
+    KeyError,
+    OSError,
+    TypeError,
+    UnicodeDecodeError,
+    YAMLError,
+)
 
 
 def _pick(known, name, flag):

@@ -213,6 +213,16 @@ def test_recipes(tiny_backbones, name):
     assert format_table([row]).count("\n") == 3
 
 
+def test_recipe_whose_classes_have_a_name(tmp_path):
+    """How many these are, only the manifests know."""
+    text = (HPARAMS / "whisper_frozen.yaml").read_text()
+    text = text.replace("classes: 4  #", "classes: !PLACEHOLDER  #")
+    (tmp_path / "a.yaml").write_text(text)
+    heads = [count_recipe(tmp_path / "a.yaml", classes=n) for n in (4, 6)]
+    four = count_recipe(HPARAMS / "whisper_frozen.yaml")
+    assert heads[0]["head"] == four["head"] < heads[1]["head"]
+
+
 def refused(capsys, *argv):
     with pytest.raises(SystemExit) as stop:
         main(["params", *map(str, argv)])
@@ -259,7 +269,13 @@ def test_refusals(tmp_path, capsys):
     assert "matches no module" in line(tiny, "--targets", "nothing")
     assert f"backbone {tmp_path}: " in line(tmp_path)
     assert "give a BACKBONE" in line()
-    for text in ("backbone: openai/whisper-tiny", "a: [", "seed: 8", "- 1"):
+    for text in (
+        "backbone: openai/whisper-tiny",
+        "a: [",
+        "seed: 8",
+        "- 1",
+        "x",
+    ):
         (tmp_path / "a.yaml").write_text(text)
         with pytest.raises(InputError, match="a.yaml: cannot be counted"):
             count_recipe(tmp_path / "a.yaml")
