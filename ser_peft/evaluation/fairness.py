@@ -35,7 +35,8 @@ def group_columns(entries, columns=()):
     Returns
     -------
     dict
-        Column -> {id: group}, None where an entry does not say.
+        Column -> {id: group}, None where an entry does not say. Whole numbers
+        further apart than 12, as ages are, make groups of ten: ``20-29``.
 
     Raises
     ------
@@ -51,7 +52,12 @@ def group_columns(entries, columns=()):
         raise InputError(
             f"fairness_columns: {columns} is no list; write [{columns}]"
         )
-    had = {key for entry in entries.values() for key in entry}
+    had = {
+        key
+        for entry in entries.values()
+        for key, value in entry.items()
+        if value is not None
+    }
     groups = {}
     for column in dict.fromkeys([*({"gender"} & had), *columns]):
         if column not in had:
@@ -60,8 +66,13 @@ def group_columns(entries, columns=()):
                 f"has {', '.join(sorted(had))}"
             )
         values = {id_: entry.get(column) for id_, entry in entries.items()}
+        known = {value for value in values.values() if value is not None}
+        whole = all(isinstance(value, int) for value in known)
+        name = str
+        if whole and max(known) - min(known) > MOST_GROUPS:
+            name = _tens
         groups[column] = {
-            id_: None if value is None else str(value)
+            id_: None if value is None else name(value)
             for id_, value in values.items()
         }
         count = len({*groups[column].values()} - {None})
@@ -193,6 +204,10 @@ def worst_speaker(labels, predictions, speakers, classes):
         if row["ua"] is not None
     ]
     return min(whole, key=lambda row: row["ua"], default=None)
+
+
+def _tens(number):
+    return f"{number // 10 * 10}-{number // 10 * 10 + 9}"
 
 
 def _by_group(labels, predictions, groups, classes, known=slice(None)):

@@ -150,16 +150,17 @@ def test_worst_speaker():
 
 def test_columns():
     entries = {
-        "u1": {"gender": "male", "age": 30, "snr": 0.5},
-        "u2": {"gender": None, "age": 40},
+        "u1": {"gender": "male", "age": 29, "intensity": 1},
+        "u2": {"gender": None, "age": 42, "intensity": 2},
     }
     gender = {"u1": "male", "u2": None}
     assert group_columns(entries) == {"gender": gender}
-    assert group_columns(entries, ["age", "gender"]) == {
+    assert group_columns(entries, ["age", "intensity", "gender"]) == {
         "gender": gender,
-        "age": {"u1": "30", "u2": "40"},
+        "age": {"u1": "20-29", "u2": "40-49"},
+        "intensity": {"u1": "1", "u2": "2"},
     }
-    assert group_columns({"u": {"wav": "a"}}) == {}
+    assert group_columns({"u": {"wav": "a", "gender": None}}) == {}
 
 
 def test_columns_that_are_no_groups():
