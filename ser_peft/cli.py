@@ -117,12 +117,24 @@ def _export(args):
 
 def _summarize(args):
     from ser_peft.evaluation.summary import format_table, summarize
-    from ser_peft.io import write_json
 
-    summary = summarize(args.results)
-    print(format_table(summary))
-    if args.out:
-        write_json(args.out, summary)
+    summary = summarize(args.results, args.compare)
+    print(format_table(summary), end="")
+    _write_summary(summary, args.out, args.html)
+
+
+def _write_summary(summary, out, html):
+    """As JSON and as a page, where told so."""
+    from ser_peft.evaluation.summary_page import render_summary
+    from ser_peft.io import atomic_path, write_json
+
+    if out:
+        write_json(out, summary)
+    if html:
+        with atomic_path(html) as tmp:
+            tmp.write_text(
+                render_summary(summary), "utf-8", errors="backslashreplace"
+            )
 
 
 def _params(args):
@@ -181,7 +193,6 @@ def _stoppable():
 def _crossval(args):
     from ser_peft.crossval import crossval, numbers, trainings
     from ser_peft.evaluation.summary import format_table, summarize
-    from ser_peft.io import write_json
 
     if args.jobs < 1:
         raise InputError(f"--jobs {args.jobs}: give 1 or more")
@@ -207,7 +218,10 @@ def _crossval(args):
     if finished:
         summary = summarize([run.results for run in finished])
         print("", format_table(summary), sep="\n", end="")
-        write_json(runs[0].folder.parents[2] / "summary.json", summary)
+        out = runs[0].folder.parents[2]
+        page = out / "summary.html"
+        _write_summary(summary, out / "summary.json", page)
+        print(f"page: {page}")
     for name, reason in failed.items():
         print(f"failed: {name}: {reason}", file=sys.stderr)
     if failed:
@@ -288,7 +302,12 @@ def _parser():
         "summarize", help="mean and std of runs over folds and seeds"
     )
     sub.add_argument("results", nargs="+", help="results.json or folders")
+    sub.add_argument(
+        "--compare", nargs=2, metavar="METHOD",
+        help="two methods, paired; default: all with the best",
+    )  # fmt: skip
     sub.add_argument("--out", help="also write this JSON file")
+    sub.add_argument("--html", help="also write this page")
     sub.set_defaults(run=_summarize)
 
     sub = commands.add_parser(

@@ -124,6 +124,7 @@ def test_every_yaml_fold_and_seed_is_trained_and_summarized(
         ("lora", 4),
         ("full", 4),
     ]
+    assert "<html" in (out / "summary.html").read_text()
     assert "| lora " in printed and "51.5 ± 0.6" in printed
 
 

@@ -23,6 +23,7 @@ __all__ = [
     "learning_figure",
     "reliability_figure",
     "robustness_figure",
+    "runs_figure",
     "speaker_figure",
 ]
 
@@ -193,6 +194,46 @@ def speaker_figure(speakers, ua, chance, genders=None):
         ax.set_xticks([])
         ax.set_xlabel(f"{len(ua)} speakers, sorted")
     ax.set(ylabel="UA", ylim=(0, 1), xlim=(-0.6, len(ua) - 0.4))
+    return figure
+
+
+@matplotlib.rc_context(_STYLE)
+def runs_figure(groups, chance):
+    """Draw the UA of every run, by method, and that of all test sets pooled.
+
+    Arguments
+    ---------
+    groups : list of dict
+        Of `ser_peft.evaluation.summary.summarize`, of one corpus.
+    chance : float
+        Fraction, drawn as a line if it is near.
+
+    Returns
+    -------
+    Figure
+    """
+    figure = Figure((5.6, 1.3 + 0.5 * len(groups)))
+    ax = figure.subplots()
+    for row, group in enumerate(groups):
+        ua = [point["ua"] for point in group["points"]]
+        # Side by side, so that equal ones are seen.
+        beside = row + np.linspace(-0.2, 0.2, len(ua) + 2)[1:-1]
+        runs = ax.scatter(ua, beside, s=26, color=BLUE, alpha=0.65, lw=0)
+        pooled = group["pooled"]
+        low, high = pooled["ua_ci95"] or (pooled["ua"],) * 2
+        ax.plot([low, high], [row, row], color=INK, lw=1.3)
+        (mean,) = ax.plot(pooled["ua"], row, "D", ms=6, c=ORANGE, mec=INK)
+    marks = {"one fold and seed": runs, "pooled, 95% interval": mean}
+    if chance > ax.get_xlim()[0] - 0.1:
+        marks["chance"] = ax.axvline(chance, color=MUTED, ls=":", lw=1.3)
+    figure.legend(
+        marks.values(), marks.keys(), loc="outside upper center", ncols=3
+    )
+    ax.set_yticks(range(len(groups)), [_short(g["name"], 30) for g in groups])
+    ax.tick_params("y", labelcolor=INK)
+    ax.grid(axis="x")
+    ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    ax.set(xlabel="UA", ylim=(len(groups) - 0.5, -0.5))
     return figure
 
 

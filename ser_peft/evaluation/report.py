@@ -13,7 +13,7 @@ from ser_peft.evaluation.metrics import from_confusion, speaker_confusions
 from ser_peft.evaluation.page import PAGE
 from ser_peft.io import atomic_path, write_json
 
-__all__ = ["render", "write_report"]
+__all__ = ["ENVIRONMENT", "render", "write_report"]
 
 _MISTAKES = 10
 
@@ -137,7 +137,7 @@ def render(results, predictions, history, layer_weights=None, command=""):
             f"Weight of each hidden state: {shares}",
         )
     mistakes, wrong = _mistakes(predictions, truth, guess, classes)
-    return _ENVIRONMENT.from_string(PAGE).render(
+    return ENVIRONMENT.from_string(PAGE).render(
         r=results,
         svg={
             name: Markup(plots.inline_svg(figure, name, alt))
@@ -270,12 +270,12 @@ def _duration(seconds):
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
-_ENVIRONMENT = jinja2.Environment(
+ENVIRONMENT = jinja2.Environment(
     autoescape=True,
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_ENVIRONMENT.filters.update(
+ENVIRONMENT.filters.update(
     percent=_percent, number=_number, duration=_duration
 )

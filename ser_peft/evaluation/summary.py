@@ -1,72 +1,114 @@
 """Mean and spread over the folds and seeds of many runs."""
 
-import json
+import itertools
 import re
 import statistics
 from collections import defaultdict
 from pathlib import Path
 
+import numpy as np
+
 from ser_peft.errors import InputError
+from ser_peft.evaluation.comparison import paired_bootstrap
+from ser_peft.evaluation.metrics import from_confusion, speaker_bootstrap
+from ser_peft.evaluation.runs import read_runs
 
 __all__ = ["format_table", "markdown", "summarize"]
 
 _METRICS = ("ua", "wa", "macro_f1")
-_GROUP = ("corpus", "protocol", "n_classes", "backbone", "method")
-_NEEDED = (
-    "corpus protocol protocol_sha fold seed backbone method classes ua wa "
-    "macro_f1 trainable_parameters train_seconds"
-).split()
+_TITLE = ("corpus", "protocol", "n_classes")
 
 
-def summarize(paths):
+def summarize(paths, compare=None):
     """Gather the results of many runs.
 
-    Runs of one corpus, protocol, number of classes, backbone and method are
-    one group: its folds and seeds are averaged, nothing else is.
+    Runs of one corpus, protocol, list of classes, backbone, method and
+    settings (the ``hyperparams.yaml`` beside the results, but for seed, fold
+    and folders) are one group: its folds and seeds are averaged, nothing else
+    is. Two groups are compared on the folds and seeds that both have, see
+    `ser_peft.evaluation.comparison.paired_bootstrap`; a linear probe has no
+    seed and goes with any.
 
     Arguments
     ---------
     paths : list of str or Path
         `results.json` files, or folders searched at any depth.
+    compare : tuple of (str, str), optional
+        Two methods, or names of groups where a method is in several; by
+        default every group is compared with the best.
 
     Returns
     -------
     dict
-        `groups`, a list of dicts, and `warnings`, a list of str. A group
-        has corpus, protocol, n_classes, backbone, method, runs, folds,
-        folds_total, seeds, trainable_parameters (adapter, head),
-        train_seconds (mean), and for each of ua, wa and macro_f1 a dict of
-        fractions: `mean` and `std` over runs (ddof 1; None for a single
-        run), `std_folds` over the folds of the means over seeds (None with
-        one seed or one fold). In each corpus, protocol and number of classes
-        the linear probe comes first, then the best UA.
+        `groups` and `comparisons`, lists of dicts, and `warnings`, a list of
+        str. A group has name, corpus, protocol, n_classes, classes, backbone,
+        method, settings (what tells it from its likes, or ""), runs, folds,
+        folds_total, seeds, points (fold, seed and ua of each run),
+        trainable_parameters (adapter, head), train_seconds (mean),
+        step_seconds and model_bytes (mean; None where unknown), for each of
+        ua, wa and macro_f1 a dict of fractions: `mean` and `std` over runs
+        (ddof 1; None for a single run), `std_folds` over the folds of the
+        means over seeds (None with one seed or one fold), and `pooled`, of
+        all test sets together: confusion (counts), ua and its ua_ci95 over
+        speakers (None without the runs' ``predictions.csv``). In each corpus,
+        protocol and number of classes the linear probe comes first, then the
+        best UA. A comparison has corpus, protocol, n_classes, first, second
+        (names), runs, folds, seeds and what `paired_bootstrap` returns.
 
     Raises
     ------
     InputError
-        Nothing found, a file that is not a finished `results.json`, or runs
-        of one fold that were not made on the same utterances.
+        Nothing found, a file that is not a finished `results.json`, runs
+        of one fold that were not made on the same utterances, or a comparison
+        that cannot be made.
 
     Example
     -------
     >>> summary = summarize(["results/RAVDESS"])  # doctest: +SKIP
     >>> print(format_table(summary))  # doctest: +SKIP
     """
-    runs = [_read(path) for path in _find(paths)]
-    _refuse_mixed_protocols(runs)
-    groups = defaultdict(list)
-    for run in runs:
-        groups[tuple(run[key] for key in _GROUP)].append(run)
-    made = [_group(group) for group in groups.values()]
-    made.sort(
-        key=lambda g: (
-            (g["corpus"], g["protocol"], g["n_classes"]),
-            not _is_probe(g["method"]),
-            -g["ua"]["mean"],
+    by_key = defaultdict(list)
+    for run in read_runs(paths):
+        same = "corpus", "protocol", "backbone", "method", "settings"
+        key = *(run[name] for name in same), tuple(run["classes"])
+        by_key[key].append(run)
+    members = [(_group(runs), runs) for runs in by_key.values()]
+    members.sort(
+        key=lambda member: (
+            title_of(member[0]),
+            not _is_probe(member[0]["method"]),
+            -member[0]["ua"]["mean"],
         )
     )
-    warnings = [text for group in groups.values() for text in _warn(group)]
-    return {"groups": made, "warnings": warnings}
+    summary = {
+        "groups": [group for group, _ in members],
+        "comparisons": [],
+        "warnings": [text for member in members for text in _warn(*member)],
+    }
+    for _, same in itertools.groupby(members, lambda m: title_of(m[0])):
+        same = [*same]
+        _name(same)
+        if compare:
+            pairs = [[_pick(same, name) for name in compare]]
+        else:
+            best = max(same, key=lambda member: member[0]["ua"]["mean"])
+            pairs = [(best, other) for other in same if other is not best]
+        for first, second in pairs:
+            if first is None or second is None:
+                continue
+            try:
+                summary["comparisons"].append(_compare(first, second))
+            except InputError as error:
+                if compare:
+                    raise
+                summary["warnings"].append(str(error))
+    if compare and not summary["comparisons"]:
+        names = [repr(group["name"]) for group in summary["groups"]]
+        raise InputError(
+            f"--compare {' '.join(compare)}: not both there; there are "
+            f"{', '.join(names)}"
+        )
+    return summary
 
 
 def format_table(summary):
@@ -80,109 +122,196 @@ def format_table(summary):
     Returns
     -------
     str
-        One table for each corpus, protocol and number of classes; rates in
-        %, mean ± standard deviation over runs, then the warnings.
+        Two tables for each corpus, protocol and number of classes: groups,
+        with rates in %, mean ± standard deviation over runs, and comparisons;
+        then the warnings.
     """
-    tables = defaultdict(list)
-    for group in summary["groups"]:
-        title = (group["corpus"], group["protocol"], group["n_classes"])
-        tables[title].append(group)
-    head = ["method", "backbone", "UA %", "WA %", "macro F1 %"]
-    head += ["runs", "folds", "seeds", "adapter", "head", "train s"]
     lines = []
-    for (corpus, protocol, n_classes), groups in tables.items():
+    for title, groups in itertools.groupby(summary["groups"], title_of):
+        corpus, protocol, n_classes = title
         lines += [f"## {corpus}, {protocol}, {n_classes} classes", ""]
+        lines += [*markdown(HEAD, [*map(group_cells, groups)]), ""]
         rows = [
-            [
-                group["method"],
-                group["backbone"],
-                *(_spread(group[metric]) for metric in _METRICS),
-                str(group["runs"]),
-                _folds(group),
-                str(len(group["seeds"])),
-                f"{group['trainable_parameters']['adapter']:,}",
-                f"{group['trainable_parameters']['head']:,}",
-                f"{group['train_seconds']:,.0f}",
-            ]
-            for group in groups
+            comparison_cells(comparison)
+            for comparison in summary["comparisons"]
+            if title_of(comparison) == title
         ]
-        lines += [*markdown(head, rows), ""]
+        if rows:
+            lines += [*markdown(COMPARISON_HEAD, rows), ""]
     if any(group["ua"]["std_folds"] is not None for group in summary["groups"]):
         lines.append(
             "± is over runs; in brackets over folds, seeds averaged first."
+        )
+    if summary["comparisons"]:
+        lines.append(
+            "Difference: UA of the pooled test sets, paired, 95 % interval "
+            "over speakers."
         )
     lines += [f"warning: {text}" for text in summary["warnings"]]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _find(paths):
-    found = {}
-    for path in map(Path, paths):
-        if not path.exists():
-            raise InputError(f"{path}: no such file or folder; check the path")
-        files = [path]
-        if path.is_dir():
-            # A killed run leaves hidden scratch folders: not results.
-            files = [
-                file
-                for file in sorted(path.rglob("results.json"))
-                if "/." not in f"/{file.relative_to(path).as_posix()}"
-            ]
-        found |= {file.resolve(): file for file in files}
-    if not found:
-        raise InputError(
-            f"no results.json under {', '.join(map(str, paths))}; give the "
-            "output folders of finished runs"
-        )
-    return found.values()
+HEAD = (
+    "method|backbone|UA %|WA %|macro F1 %|runs|folds|seeds|adapter|head|MB|"
+    "s/step|train s"
+).split("|")
+COMPARISON_HEAD = "method|against|UA points|95 % interval|p|runs|speakers"
+COMPARISON_HEAD = COMPARISON_HEAD.split("|")
 
 
-def _read(path):
-    try:
-        run = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # not JSON, or not text
-        raise InputError(
-            f"{path}: not whole JSON ({error}); copy it again, or run that "
-            "training again"
-        ) from error
-    missing = [
-        key for key in _NEEDED if not isinstance(run, dict) or key not in run
+def group_cells(group):
+    """The cells of a group below `HEAD`."""
+    size, step = group["model_bytes"], group["step_seconds"]
+    return [
+        group["method"] + (group["settings"] and f" ({group['settings']})"),
+        _short(group["backbone"]),
+        *(_spread(group[metric]) for metric in _METRICS),
+        str(group["runs"]),
+        _folds(group),
+        str(len(group["seeds"])),
+        f"{group['trainable_parameters']['adapter']:,}",
+        f"{group['trainable_parameters']['head']:,}",
+        "–" if size is None else f"{size / 1e6:.2f}",
+        "–" if step is None else f"{step:.2f}",
+        f"{group['train_seconds']:,.0f}",
     ]
-    if missing:
-        raise InputError(
-            f"{path}: not the results.json of a run (no {missing[0]!r}); "
-            "leave it out"
-        )
-    return {**run, "n_classes": len(run["classes"]), "file": str(path)}
 
 
-def _refuse_mixed_protocols(runs):
-    """Runs of one fold are compared; they must have had the same test."""
-    first = {}
-    for run in runs:
-        keys = ("corpus", "protocol", "n_classes", "fold")
-        other = first.setdefault(tuple(run[key] for key in keys), run)
-        if run["protocol_sha"] != other["protocol_sha"]:
-            raise InputError(
-                f"{run['file']} and {other['file']}: fold {run['fold']} of "
-                f"{run['corpus']} ({run['protocol']}) was not the same "
-                "utterances in both (protocol_sha differs); summarize them "
-                "apart"
-            )
+def comparison_cells(comparison):
+    """The cells of a comparison below `COMPARISON_HEAD`."""
+    low, high = comparison["ci95"]
+    p = comparison["p"]
+    return [
+        comparison["first"],
+        comparison["second"],
+        f"{100 * comparison['difference']:+.1f}",
+        f"{100 * low:+.1f} to {100 * high:+.1f}",
+        f"{p:.3f}" if p >= 0.001 else "<0.001",
+        str(comparison["runs"]),
+        str(comparison["speakers"]),
+    ]
+
+
+def title_of(item):
+    """Corpus, protocol and number of classes of a group or comparison."""
+    return tuple(item[key] for key in _TITLE)
 
 
 def _group(runs):
     folds = _sorted({run["fold"] for run in runs})
     seeds = _sorted({run["seed"] for run in runs})
+    same = (*_TITLE, "classes", "backbone", "method")
     return {
-        **{key: runs[0][key] for key in _GROUP},
+        **{key: runs[0][key] for key in same},
         "runs": len(runs),
         "folds": folds,
         "folds_total": runs[0].get("folds_total"),
         "seeds": seeds,
         **{metric: _statistics(runs, metric, seeds) for metric in _METRICS},
+        "points": [{k: run[k] for k in ("fold", "seed", "ua")} for run in runs],
+        "pooled": _pool(runs),
         "trainable_parameters": runs[0]["trainable_parameters"],
-        "train_seconds": statistics.fmean(r["train_seconds"] for r in runs),
+        **{
+            key: _mean([run[key] for run in runs])
+            for key in ("train_seconds", "step_seconds", "model_bytes")
+        },
+    }
+
+
+def _mean(values):
+    return None if None in values else statistics.fmean(values)
+
+
+def _pool(runs):
+    """All test sets together."""
+    confusion = np.sum([run["confusion"] for run in runs], 0)
+    interval = None
+    if all(run["predictions"] for run in runs):
+        rows = [row for run in runs for row in run["predictions"].values()]
+        speakers, labels, predicted = zip(*rows, strict=True)
+        interval = speaker_bootstrap(
+            labels, predicted, speakers, len(confusion)
+        )
+    return {
+        "confusion": confusion.tolist(),
+        "ua": float(from_confusion(confusion)),
+        "ua_ci95": interval and [*interval],
+    }
+
+
+def _name(members):
+    """Add to groups of one corpus what tells them apart."""
+    backbones = {group["backbone"] for group, _ in members}
+    for group, runs in members:
+        alike = [
+            set(others[0]["settings"])
+            for other, others in members
+            if (other["method"], other["backbone"])
+            == (group["method"], group["backbone"])
+            and others[0]["settings"]
+        ]
+        mine = runs[0]["settings"]
+        own = [line for line in mine if line not in set.intersection(*alike)]
+        # A key of the top level says it best.
+        own = [line for line in own if line[0] != " "] or own
+        if alike and not mine:
+            own = ["no hyperparams.yaml"]
+        elif len(alike) > 1 and not own:
+            others = set.union(*alike).difference(mine)
+            line = min(others, key=lambda line: (line[0] == " ", line))
+            own = [f"no {line.strip()}"]
+        group["settings"] = ", ".join(map(str.strip, own[:3]))
+        group["name"] = group["method"]
+        if len(backbones) > 1:
+            group["name"] += f" on {_short(group['backbone'])}"
+        if group["settings"]:
+            group["name"] += f" ({group['settings']})"
+
+
+def _pick(members, name):
+    """The group that is meant, or None."""
+    exact = [m for m in members if m[0]["name"] == name]
+    found = exact or [m for m in members if m[0]["method"] == name]
+    if len(found) > 1:
+        names = ", ".join(repr(group["name"]) for group, _ in found)
+        raise InputError(
+            f"--compare {name}: is several; give the name of one: {names}"
+        )
+    return found[0] if found else None
+
+
+def _compare(first, second):
+    """Two groups on the folds and seeds that both have."""
+    (one, one_runs), (other, other_runs) = first, second
+    names = f"{one['name']} and {other['name']}"
+    rows, pairs = [], {}
+    for a, b in itertools.product(one_runs, other_runs):
+        seeds = {a["seed"], b["seed"]} - {None}
+        pair = a["fold"], *seeds
+        if a["fold"] != b["fold"] or len(seeds) > 1 or pair in pairs:
+            continue
+        pairs[pair] = seeds
+        for run in (a, b):
+            if not run["predictions"]:
+                raise InputError(
+                    f"{names}: not compared, no predictions.csv beside "
+                    f"{run['file']}"
+                )
+        rows += [
+            (*row, b["predictions"][id_][2])
+            for id_, row in a["predictions"].items()
+        ]
+    if not pairs:
+        raise InputError(f"{names}: not compared, no fold and seed in common")
+    speakers, labels, said, also_said = zip(*rows, strict=True)
+    return {
+        **{key: one[key] for key in _TITLE},
+        "first": one["name"],
+        "second": other["name"],
+        "runs": len(pairs),
+        "folds": _sorted({pair[0] for pair in pairs}),
+        "seeds": _sorted(set().union(*pairs.values())),
+        **paired_bootstrap(labels, said, also_said, speakers, one["n_classes"]),
     }
 
 
@@ -203,8 +332,8 @@ def _std(values):
     return statistics.stdev(values) if len(values) > 1 else None
 
 
-def _warn(runs):
-    name = f"{runs[0]['method']} on {runs[0]['backbone']}"
+def _warn(group, runs):
+    name = f"{group['method']} on {group['backbone']}"
     files = defaultdict(list)
     for run in runs:
         files[run["fold"], run["seed"]].append(run["file"])
@@ -229,6 +358,12 @@ def _is_probe(method):
 def _sorted(values):
     # A fold may also have a name, which no number compares with.
     return sorted(values, key=lambda v: (isinstance(v, str), v))
+
+
+def _short(backbone):
+    """A Hugging Face id as it is, of a folder its name."""
+    path = Path(backbone)
+    return path.name if path.is_absolute() else backbone
 
 
 def _spread(metric):

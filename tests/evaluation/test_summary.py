@@ -1,17 +1,24 @@
 """Runs gathered from folders, averaged by hand."""
 
+import csv
 import json
 import statistics
 
 import pytest
 
+from ser_peft.cli import main
 from ser_peft.errors import InputError
+from ser_peft.evaluation.metrics import scores, speaker_bootstrap
 from ser_peft.evaluation.summary import format_table, summarize
 
 
 @pytest.fixture
 def runs(tmp_path):
-    """Write runs, each given as what differs from a plain one."""
+    """Write runs, each given as what differs from a plain one.
+
+    ``rows`` (id, speaker, label and predicted class) are its predictions and
+    give its scores, ``yaml`` its settings, ``model`` the bytes of its model.
+    """
 
     def write(*changes, folder="runs"):
         for i, change in enumerate(changes):
@@ -28,15 +35,48 @@ def runs(tmp_path):
                 "ua": 0.5,
                 "wa": 0.6,
                 "macro_f1": 0.4,
+                "confusion": [[1, 0, 0, 0]] * 4,
                 "trainable_parameters": {"adapter": 1000, "head": 10},
                 "train_seconds": 60.0,
             }
-            path = tmp_path / folder / str(i) / "results.json"
-            path.parent.mkdir(parents=True)
-            path.write_text(json.dumps({**run, **change}))
+            run |= change
+            where = tmp_path / folder / str(i)
+            (where / "model").mkdir(parents=True)
+            if "rows" in run:
+                rows = run.pop("rows")
+                ids, _, labels, said = zip(*rows, strict=True)
+                index = run["classes"].index
+                run |= scores(
+                    [*map(index, labels)], [*map(index, said)], run["classes"]
+                )
+                with open(where / "predictions.csv", "w", newline="") as file:
+                    writer = csv.writer(file)
+                    writer.writerow(["id", "speaker", "label", "predicted"])
+                    writer.writerows(rows)
+            if "yaml" in run:
+                yaml = run.pop("yaml").replace("HERE", str(where))
+                (where / "hyperparams.yaml").write_text(yaml)
+            (where / "model" / "weights").write_bytes(
+                bytes(run.pop("model", 0))
+            )
+            (where / "results.json").write_text(json.dumps(run))
         return tmp_path / folder
 
     return write
+
+
+def judged(fold, wrong=0, n_speakers=4):
+    """Rows of a test set: 8 a speaker, of which the last are wrong."""
+    return [
+        (
+            f"{fold}{speaker}{i}",
+            f"{fold}{speaker}",
+            "abcd"[i % 4],
+            "abcd"[i % 4 if i < 8 - wrong else (i + 1) % 4],
+        )
+        for speaker in "ABCDEFGHIJ"[:n_speakers]
+        for i in range(8)
+    ]
 
 
 def test_mean_and_std_over_folds_by_hand(runs):
@@ -77,10 +117,10 @@ def test_several_seeds_are_averaged_within_a_fold_first(runs):
 
 def test_groups_are_kept_apart_probe_first_then_best(runs):
     folder = runs(
-        {"method": "adapter", "ua": 0.7},
-        {"method": "LoRA", "ua": 0.8},
-        {"method": "linear probe", "ua": 0.6},
-        {"method": "LoRA", "ua": 0.9, "backbone": "hubert"},
+        {"method": "adapter", "rows": judged(1, 2)},
+        {"method": "LoRA", "rows": judged(1, 1)},
+        {"method": "linear probe", "rows": judged(1, 4)},
+        {"method": "LoRA", "rows": judged(1), "backbone": "hubert"},
         {"corpus": "CREMA-D", "ua": 0.1},
         {"classes": list("abcdef"), "protocol_sha": "six", "ua": 0.3},
     )
@@ -101,13 +141,15 @@ def test_groups_are_kept_apart_probe_first_then_best(runs):
     table = format_table(summary)
     assert table.count("## ") == 3
     rows = [line for line in table.splitlines() if line.startswith("|")]
-    assert all(row.count("|") == 12 for row in rows)
+    assert [row.count("|") for row in rows] == [14] * 3 + [14] * 6 + [8] * 5 + [
+        14
+    ] * 3
 
 
 def test_one_run_has_no_spread(runs):
     (group,) = summarize([runs({})])["groups"]
     assert group["ua"]["std"] is None
-    assert "±" not in format_table({"groups": [group], "warnings": []})
+    assert "±" not in format_table(summarize([runs({}, folder="other")]))
 
 
 def test_a_file_given_twice_counts_once(runs):
@@ -170,3 +212,175 @@ def test_leftovers_of_a_killed_run_are_not_results(runs):
 def test_hidden_parents_of_the_given_folder_are_fine(runs):
     folder = runs({}, folder=".cache/runs")
     assert summarize([folder])["groups"][0]["runs"] == 1
+
+
+# ------------------------------------------------------------------- settings
+
+YAML = """\
+# LoRA
+seed: 8
+__set_seed: !apply:speechbrain.utils.seed_everything [8]
+fold: {fold}  # 1 to 5
+data_folder: {data}
+output_folder: HERE
+train_logger: !new:FileTrainLogger
+  save_file: HERE/train_log.txt
+adapter_lr: {lr}  # for the adapter
+adapter_opt: !name:torch.optim.AdamW
+  lr: {lr}
+"""
+
+
+def test_folds_and_folders_are_no_settings(runs):
+    folder = runs(
+        {"fold": 1, "yaml": YAML.format(fold=1, data="/a", lr=0.1)},
+        {"fold": 2, "yaml": YAML.format(fold=2, data="/b", lr=0.1)},
+        {"fold": 3, "yaml": YAML.format(fold=3, data="/b", lr="0.1 #")},
+    )
+    (group,) = summarize([folder])["groups"]
+    assert group["runs"] == 3
+    assert group["settings"] == "" and group["name"] == "LoRA"
+
+
+def test_other_settings_are_another_group(runs):
+    """Though the method has the same name, and as many parameters."""
+    folder = runs(
+        {"yaml": YAML.format(fold=1, data="/a", lr=0.1), "ua": 0.7},
+        {"yaml": YAML.format(fold=1, data="/a", lr=0.2), "ua": 0.6},
+        {"yaml": YAML.format(fold=1, data="/a", lr=0.2) + "more: 1\n"},
+        {"ua": 0.2},
+    )
+    summary = summarize([folder])
+    assert [g["settings"] for g in summary["groups"]] == [
+        "adapter_lr: 0.1",
+        "adapter_lr: 0.2",
+        "adapter_lr: 0.2, more: 1",
+        "no hyperparams.yaml",
+    ]
+    assert "LoRA (adapter_lr: 0.2, more: 1)" in format_table(summary)
+
+
+def test_settings_that_only_others_have(runs):
+    folder = runs(
+        {"yaml": "a: 1\n", "ua": 0.7}, {"yaml": "a: 1\nb:\n  c: 2\n", "ua": 0.6}
+    )
+    groups = summarize([folder])["groups"]
+    assert [g["settings"] for g in groups] == ["no b:", "b:"]
+
+
+# ------------------------------------------------------------------ cost, pool
+
+
+def test_steps_and_sizes(runs):
+    folder = runs(
+        {"fold": 1, "steps": 30, "train_seconds": 60, "model": 3_000_000},
+        {"fold": 2, "steps": 20, "train_seconds": 60, "model": 2_000_000},
+    )
+    (group,) = summarize([folder])["groups"]
+    assert group["step_seconds"] == pytest.approx(2.5)
+    assert group["model_bytes"] == 2_500_000
+    assert "| 2.50 |   2.50 |      60 |" in format_table(summarize([folder]))
+    (group,) = summarize([runs({"steps": 3}, {}, folder="old")])["groups"]
+    assert group["step_seconds"] is None and group["model_bytes"] is None
+
+
+def test_test_sets_are_pooled(runs):
+    sets = [judged(1, 1), judged(2, 4, n_speakers=2)]
+    folder = runs(*({"fold": f, "rows": r} for f, r in enumerate(sets, 1)))
+    (group,) = summarize([folder])["groups"]
+    _, speakers, labels, said = zip(*sets[0], *sets[1], strict=True)
+    labels, said = ([*map("abcd".index, x)] for x in (labels, said))
+    expected = scores(labels, said, "abcd")
+    pooled = group["pooled"]
+    assert pooled["confusion"] == expected["confusion"]
+    assert pooled["ua"] == pytest.approx(expected["ua"])
+    assert pooled["ua_ci95"] == [*speaker_bootstrap(labels, said, speakers, 4)]
+    assert pooled["ua"] != pytest.approx(group["ua"]["mean"])
+    (group,) = summarize([runs({}, folder="bare")])["groups"]
+    assert group["pooled"]["ua_ci95"] is None
+
+
+def test_predictions_of_another_run(runs):
+    folder = runs({"rows": judged(1)})
+    for text in ("id,speaker\n1,2\n", "id,speaker,label,predicted\n1,2,a,x\n"):
+        (folder / "0" / "predictions.csv").write_text(text)
+        with pytest.raises(InputError, match="predictions.csv: not the pred"):
+            summarize([folder])
+
+
+# ----------------------------------------------------------------- comparisons
+
+
+def test_all_are_compared_with_the_best_on_what_both_have(runs):
+    folder = runs(
+        {"fold": 1, "seed": 1, "rows": judged(1)},
+        {"fold": 1, "seed": 2, "rows": judged(1, 1)},
+        {"fold": 2, "seed": 1, "rows": judged(2)},
+        {"method": "full", "fold": 1, "seed": 2, "rows": judged(1, 4)},
+        {"method": "full", "fold": 2, "seed": 1, "rows": judged(2, 4)},
+        {"method": "full", "fold": 3, "seed": 1, "rows": judged(3, 2)},
+        {"method": "probe", "fold": 1, "seed": None, "rows": judged(1, 2)},
+    )
+    summary = summarize([folder])
+    full, probe = sorted(summary["comparisons"], key=lambda c: c["second"])
+    assert (full["first"], full["second"]) == ("LoRA", "full")
+    assert (full["runs"], full["folds"], full["seeds"]) == (2, [1, 2], [1, 2])
+    assert full["speakers"] == 8
+    # 4 of 8 wrong against 1 of 8, then against none.
+    assert full["difference"] == pytest.approx((3 / 8 + 4 / 8) / 2)
+    assert full["ci95"][0] > 3 / 8 - 1e-9 and full["ci95"][1] < 4 / 8 + 1e-9
+    assert full["p"] < 0.001
+    assert (probe["runs"], probe["seeds"]) == (2, [1, 2])
+    assert probe["difference"] == pytest.approx((2 / 8 + 1 / 8) / 2)
+    table = format_table(summary)
+    assert "| LoRA   | full    |     +43.8 |" in table
+    assert "<0.001" in table and not summary["warnings"]
+
+
+def test_the_two_that_are_asked_for(runs):
+    folder = runs(
+        {"method": "best", "rows": judged(1)},
+        {"method": "full", "rows": judged(1, 2)},
+        {"rows": judged(1, 1), "yaml": "adapter_lr: 1\n"},
+        {"rows": judged(1, 3), "yaml": "adapter_lr: 2\n"},
+    )
+    name = "LoRA (adapter_lr: 2)"
+    (one,) = summarize([folder], ("full", name))["comparisons"]
+    assert (one["first"], one["second"]) == ("full", name)
+    (other,) = summarize([folder], (name, "full"))["comparisons"]
+    assert one["difference"] == pytest.approx(1 / 8) == -other["difference"]
+    with pytest.raises(InputError, match=r"LoRA: is several; .*adapter_lr: 1"):
+        summarize([folder], ("LoRA", "full"))
+    with pytest.raises(InputError, match=r"not both there; there are 'best',"):
+        summarize([folder], ("lora", "full"))
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"seed": 1, "rows": judged(1)}, "no fold and seed in common"),
+        ({}, "no predictions.csv beside .*1/results.json"),
+    ],
+)
+def test_what_cannot_be_compared(runs, other, message):
+    folder = runs({"rows": judged(1, 2)}, {**other, "method": "full"})
+    summary = summarize([folder])
+    (warning,) = summary["warnings"]
+    assert summary["comparisons"] == []
+    with pytest.raises(InputError, match=message):
+        summarize([folder], ("LoRA", "full"))
+    assert "LoRA" in warning and "full" in warning and "not compared" in warning
+
+
+def test_command(runs, tmp_path, capsys):
+    folder = runs(
+        {"rows": judged(1, 2)}, {"method": "full", "rows": judged(1, 4)}
+    )
+    out, page = tmp_path / "s" / "summary.json", tmp_path / "s" / "summary.html"
+    files = ["--out", str(out), "--html", str(page)]
+    main(["summarize", str(folder), "--compare", "full", "LoRA", *files])
+    printed = capsys.readouterr().out
+    assert "| full   | LoRA    |     -25.0 |" in printed
+    summary = json.loads(out.read_text())
+    assert printed == format_table(summary)
+    assert "<html" in page.read_text()

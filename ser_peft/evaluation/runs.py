@@ -1,0 +1,151 @@
+"""What finished runs left, read back."""
+
+import csv
+import json
+import re
+from pathlib import Path
+
+from ser_peft.errors import InputError
+
+__all__ = ["read_runs"]
+
+_NEEDED = (
+    "corpus protocol protocol_sha fold seed backbone method classes ua wa "
+    "macro_f1 confusion trainable_parameters train_seconds"
+).split()
+# Where a run was, and which: what may differ within a group.
+_FREE = re.compile(
+    r"(__set_seed|seed|fold|\w+_folder|num_workers|ckpt_interval_minutes):"
+)
+
+
+def read_runs(paths):
+    """Read the results of runs and what stands beside them.
+
+    Arguments
+    ---------
+    paths : list of str or Path
+        `results.json` files, or folders searched at any depth.
+
+    Returns
+    -------
+    list of dict
+        The content of each `results.json`, and: ``file`` (its path),
+        ``n_classes``, ``settings`` (a tuple: lines of ``hyperparams.yaml``
+        but for seed, fold and folders; empty without the file),
+        ``predictions`` (id -> speaker, label and predicted class, as indices;
+        None without ``predictions.csv``), ``step_seconds`` (None where steps
+        were not counted) and ``model_bytes`` (of the folder ``model``, None
+        without it).
+
+    Raises
+    ------
+    InputError
+        Nothing found, a file that is not what it should be, or runs of one
+        fold that were not made on the same utterances.
+    """
+    runs = [_read(path) for path in _find(paths)]
+    _refuse_mixed_protocols(runs)
+    return runs
+
+
+def _find(paths):
+    found = {}
+    for path in map(Path, paths):
+        if not path.exists():
+            raise InputError(f"{path}: no such file or folder; check the path")
+        files = [path]
+        if path.is_dir():
+            # A killed run leaves hidden scratch folders: not results.
+            files = [
+                file
+                for file in sorted(path.rglob("results.json"))
+                if "/." not in f"/{file.relative_to(path).as_posix()}"
+            ]
+        found |= {file.resolve(): file for file in files}
+    if not found:
+        raise InputError(
+            f"no results.json under {', '.join(map(str, paths))}; give the "
+            "output folders of finished runs"
+        )
+    return found.values()
+
+
+def _read(path):
+    try:
+        run = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # not JSON, or not text
+        raise InputError(
+            f"{path}: not whole JSON ({error}); copy it again, or run that "
+            "training again"
+        ) from error
+    missing = [
+        key for key in _NEEDED if not isinstance(run, dict) or key not in run
+    ]
+    if missing:
+        raise InputError(
+            f"{path}: not the results.json of a run (no {missing[0]!r}); "
+            "leave it out"
+        )
+    model = path.with_name("model")
+    files = [file for file in model.rglob("*") if file.is_file()]
+    steps = run.get("steps")
+    return {
+        **run,
+        "n_classes": len(run["classes"]),
+        "file": str(path),
+        "settings": _settings(path.with_name("hyperparams.yaml")),
+        "step_seconds": run["train_seconds"] / steps if steps else None,
+        "model_bytes": sum(f.stat().st_size for f in files) or None,
+        "predictions": _predictions(
+            path.with_name("predictions.csv"), run["classes"]
+        ),
+    }
+
+
+def _settings(path):
+    """What a run was made with: lines of its yaml, but for `_FREE`."""
+    if not path.exists():  # a probe has none
+        return ()
+    text = path.read_text(encoding="utf-8")
+    folder = re.search(r"^output_folder: *(.+?) *(#.*)?$", text, re.MULTILINE)
+    if folder:  # other paths are in it
+        text = text.replace(folder[1], "")
+    lines = [re.sub(r"(^|\s+)#.*", "", line) for line in text.splitlines()]
+    return tuple(line for line in lines if line and not _FREE.match(line))
+
+
+def _predictions(path, classes):
+    """Id -> speaker, label and prediction of a test set, if it is there."""
+    if not path.exists():
+        return None
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            return {
+                row["id"]: (
+                    row["speaker"],
+                    classes.index(row["label"]),
+                    classes.index(row["predicted"]),
+                )
+                for row in csv.DictReader(file)
+            }
+    except (KeyError, ValueError) as error:
+        raise InputError(
+            f"{path}: not the predictions of {path.parent / 'results.json'} "
+            f"({error}); copy both again, or run that training again"
+        ) from error
+
+
+def _refuse_mixed_protocols(runs):
+    """Runs of one fold are compared; they must have had the same test."""
+    first = {}
+    for run in runs:
+        keys = ("corpus", "protocol", "n_classes", "fold")
+        other = first.setdefault(tuple(run[key] for key in keys), run)
+        if run["protocol_sha"] != other["protocol_sha"]:
+            raise InputError(
+                f"{run['file']} and {other['file']}: fold {run['fold']} of "
+                f"{run['corpus']} ({run['protocol']}) was not the same "
+                "utterances in both (protocol_sha differs); summarize them "
+                "apart"
+            )

@@ -1,0 +1,152 @@
+"""The summary of many runs as one page, in the report's style."""
+
+import itertools
+
+from markupsafe import Markup
+
+from ser_peft.evaluation import plots
+from ser_peft.evaluation.page import CSS, MACROS
+from ser_peft.evaluation.report import ENVIRONMENT
+from ser_peft.evaluation.summary import (
+    COMPARISON_HEAD,
+    HEAD,
+    comparison_cells,
+    group_cells,
+    title_of,
+)
+
+__all__ = ["render_summary"]
+
+_PAGE = """\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy"
+ content="default-src 'none'; style-src 'unsafe-inline'">
+<title>{{ sections | map(attribute="corpus") | unique | join(", ") }}:
+ summary of {{ runs }} runs</title>
+<style>{{ css }} .grid + h1 { margin-top: 48px; }</style>
+</head>
+<body><main>
+{% for s in sections %}
+<h1>{{ s.corpus }}</h1>
+<ul class="facts">
+<li>protocol <b>{{ s.protocol }}</b></li>
+<li>classes <b>{{ s.n_classes }}</b></li>
+{% if s.backbone %}<li>backbone <b>{{ s.backbone }}</b></li>{% endif %}
+<li>runs <b>{{ s.groups | sum(attribute="runs") }}</b></li>
+</ul>
+<section class="card"><h2>Methods</h2>
+{{ table(s.head, s.rows, 1 if s.backbone else 2) }}
+<p class="note">UA is the mean of per-class recalls, WA accuracy. Mean ±
+standard deviation over runs{% if s.spread_of_folds %}, in brackets over folds,
+seeds averaged first{% endif %}. Adapter and head: trained parameters. MB: the
+saved model. s/step: training time, validation included, by optimizer
+steps.</p>
+</section>
+{% if s.comparisons %}
+<section class="card"><h2>Paired comparison</h2>
+{{ table(comparison_head, s.comparisons, 2) }}
+<p class="note">Difference of UA on the folds and seeds that both have, test
+sets pooled. Speakers are resampled 5,000 times, each with what both methods
+said of all its utterances: the interval is the middle 95% of the differences,
+p twice the share of draws that turn the order round.
+{% if s.comparisons | length > 1 %}
+p is for one comparison: divide 0.05 by {{ s.comparisons | length }} before you
+call a difference found. The best method was found on these very test sets.
+{% endif %}</p>
+</section>
+{% endif %}
+<div class="grid">
+{{ card("UA of every run", s.figure, "Pooled: over the utterances of all test
+sets together; the interval resamples speakers.") }}
+{% for name, figure, count in s.confusions %}
+{{ card("Confusion: " + name, figure, "%s test utterances, each counted once
+a seed. Colour and %% by row, counts below." | format(count | number)) }}
+{% endfor %}
+</div>
+{% endfor %}
+{% if warnings %}
+<section class="card"><h2>Warnings</h2>
+{% for text in warnings %}<p>{{ text }}</p>{% endfor %}
+</section>
+{% endif %}
+</main></body>
+</html>
+"""
+
+
+def render_summary(summary):
+    """Render a summary as one HTML page that needs nothing else.
+
+    Arguments
+    ---------
+    summary : dict
+        What `ser_peft.evaluation.summary.summarize` returned.
+
+    Returns
+    -------
+    str
+        The page: styles and figures inside, no script, no network.
+    """
+    sections = [
+        _section(number, [*groups], summary["comparisons"])
+        for number, (_, groups) in enumerate(
+            itertools.groupby(summary["groups"], title_of)
+        )
+    ]
+    return ENVIRONMENT.from_string(MACROS + _PAGE).render(
+        css=Markup(CSS),
+        sections=sections,
+        runs=sum(group["runs"] for group in summary["groups"]),
+        warnings=summary["warnings"],
+        comparison_head=COMPARISON_HEAD,
+    )
+
+
+def _section(number, groups, comparisons):
+    """What the page shows of one corpus, protocol and number of classes."""
+    shares = ", ".join(f"{g['name']} {g['pooled']['ua']:.1%}" for g in groups)
+    figure = plots.runs_figure(groups, 1 / groups[0]["n_classes"])
+    title = title_of(groups[0])
+    head, *rows = HEAD, *map(group_cells, groups)
+    backbones = {row[1] for row in rows}
+    if len(backbones) == 1:  # it is said above the table
+        head, *rows = (row[:1] + row[2:] for row in (head, *rows))
+    return {
+        "corpus": groups[0]["corpus"],
+        "protocol": groups[0]["protocol"],
+        "n_classes": groups[0]["n_classes"],
+        "groups": groups,
+        "backbone": backbones.pop() if len(backbones) == 1 else None,
+        "head": head,
+        "rows": rows,
+        "spread_of_folds": any(g["ua"]["std_folds"] for g in groups),
+        "figure": _svg(figure, f"runs{number}", f"Pooled UA: {shares}"),
+        "comparisons": [
+            comparison_cells(comparison)
+            for comparison in comparisons
+            if title_of(comparison) == title
+        ],
+        "confusions": [
+            (
+                group["name"],
+                _svg(
+                    plots.confusion_figure(
+                        group["pooled"]["confusion"], group["classes"]
+                    ),
+                    f"confusion{number}_{i}",
+                    f"Confusion matrix of {', '.join(group['classes'])}, rows "
+                    f"are the truth: {group['pooled']['confusion']}",
+                ),
+                sum(map(sum, group["pooled"]["confusion"])),
+            )
+            for i, group in enumerate(groups)
+        ],
+    }
+
+
+def _svg(figure, name, alt):
+    return Markup(plots.inline_svg(figure, name, alt))
