@@ -276,6 +276,4 @@ ENVIRONMENT = jinja2.Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-ENVIRONMENT.filters.update(
-    percent=_percent, number=_number, duration=_duration
-)
+ENVIRONMENT.filters.update(percent=_percent, number=_number, duration=_duration)
