@@ -470,4 +470,6 @@ def test_real_recipe(arguments, tiny_backbones, tmp_path, capsys, monkeypatch):
     (group,) = json.loads((tmp_path / "summary.json").read_text())["groups"]
     assert group["corpus"] == "ravdess" and group["folds"] == [2]
     assert group["method"] == "lora"
+    assert group["step_seconds"] > 0 and group["model_bytes"] > 1000
+    assert group["pooled"]["ua_ci95"]
     assert "whisper_lora/fold2/8: UA" in capsys.readouterr().out

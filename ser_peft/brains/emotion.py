@@ -618,6 +618,7 @@ class EmotionBrain(sb.Brain):
             best_epoch=best["epoch"],
             kept=how[self.hparams.keep],
             epochs=len(self.history),
+            steps=self.optimizer_step,
             train_seconds=sum(past["seconds"] for past in self.history),
             peak_memory_mb=peak,
             device=self.device,
