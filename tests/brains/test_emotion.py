@@ -64,11 +64,21 @@ def write_yaml(path, *changes, source="whisper_lora"):
     return path
 
 
+def with_keys(path, **keys):
+    """A recipe's yaml with these keys, whether it had them or not."""
+    text = (HPARAMS / "whisper_lora.yaml").read_text()
+    for key, value in keys.items():
+        text = re.sub(f"(?m)^{key}:.*$", "", text) + f"\n{key}: {value}\n"
+    path.write_text(text)
+    return path
+
+
 @pytest.fixture(scope="module")
 def finished(arguments, tmp_path_factory):
     """A finished run, the settings it had, and every audio file it read."""
     folder = tmp_path_factory.mktemp("finished") / "run"
-    argv = arguments(folder, **PLAIN, number_of_epochs=4, keep="best")
+    hparams = with_keys(folder.parent / "a.yaml", robustness=False)
+    argv = arguments(folder, hparams, **PLAIN, number_of_epochs=4, keep="best")
     reads = []
     with pytest.MonkeyPatch.context() as patch:
         read_audio = ser_peft.data.read_audio
@@ -578,15 +588,6 @@ def test_every_method_trains(
     for row, answer in zip(rows, answers, strict=True):
         for name, score in answer["scores"].items():
             assert float(row[name]) == pytest.approx(score, abs=1e-4)
-
-
-def with_keys(path, **keys):
-    """A recipe's yaml with these keys, whether it had them or not."""
-    text = (HPARAMS / "whisper_lora.yaml").read_text()
-    for key, value in keys.items():
-        text = re.sub(f"(?m)^{key}:.*$", "", text) + f"\n{key}: {value}\n"
-    path.write_text(text)
-    return path
 
 
 def test_report_of_robustness_and_fairness(new_brain, fit, tmp_path):
