@@ -78,7 +78,8 @@ def meld_tree(root):
     emotions = ("neutral", "anger", "sadness", "joy")
     for split, folder in folders.items():
         rows = []
-        for dialogue, speaker in enumerate(("Monica", "Joey")):
+        guest = "Janice" if split == "train" else "Joey"
+        for dialogue, speaker in enumerate(("Monica", guest)):
             for number, emotion in enumerate(emotions):
                 clip(
                     root / folder / ("waves" if split == "dev" else "")
