@@ -65,7 +65,14 @@ PERCEIVED = Folds(
     valid=[_actors(1077, 1091)] * 4 + [_actors(1059, 1073)],
 )  # fmt: skip
 INTENDED = replace(PERCEIVED, name="peft-ser-intended", label="intended")
-PROTOCOLS = {folds.name: folds for folds in (PERCEIVED, INTENDED)}
+# Of the pooled models that PEFT-SER's authors released: the last fold.
+RELEASED = replace(
+    PERCEIVED,
+    name="released",
+    test=PERCEIVED.test[4:],
+    valid=PERCEIVED.valid[4:],
+)
+PROTOCOLS = {folds.name: folds for folds in (PERCEIVED, INTENDED, RELEASED)}
 
 
 def read(folder):

@@ -61,6 +61,10 @@ PROTOCOLS = {
         valid=NEXT,
         where={"style": "improvised"},
     ),
+    # Of the pooled models that PEFT-SER's authors released.
+    "released": Folds(
+        name="released", by="group", test=[SESSIONS[4]], valid=[SESSIONS[3]]
+    ),
 }
 
 

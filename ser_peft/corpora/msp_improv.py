@@ -47,6 +47,10 @@ PROTOCOLS = {
     "improvised": Folds(
         name="improvised", where={"style": "improvised"}, **DEALT
     ),
+    # Of the pooled models that PEFT-SER's authors released.
+    "released": Folds(
+        name="released", by="group", test=[SESSIONS[4]], valid=[SESSIONS[3]]
+    ),
 }
 
 

@@ -8,6 +8,7 @@ Transactions on Affective Computing 10(4), doi 10.1109/TAFFC.2017.2736999.
 import logging
 import math
 import os
+from dataclasses import replace
 
 from ser_peft.corpora import Utterance, corpus_folder, read_table
 from ser_peft.corpora.protocols import Folds
@@ -45,6 +46,8 @@ PROTOCOLS = {
         name="official", test=[["Test1"]], shares_speakers=True, **TRAINED
     ),
 }
+# Of the pooled models that PEFT-SER's authors released.
+PROTOCOLS["released"] = replace(PROTOCOLS["peft-ser"], name="released")
 
 
 def read(folder):

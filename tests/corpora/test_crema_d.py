@@ -92,7 +92,9 @@ def test_class_sets():
     assert classes_of(crema_d.CLASS_SETS[6]) == [
         "neutral", "angry", "sad", "happy", "fearful", "disgust",
     ]  # fmt: skip
-    assert list(crema_d.PROTOCOLS) == ["peft-ser", "peft-ser-intended"]
+    assert list(crema_d.PROTOCOLS) == [
+        "peft-ser", "peft-ser-intended", "released",
+    ]  # fmt: skip
 
 
 def test_folds_are_those_of_peft_ser():
@@ -101,7 +103,13 @@ def test_folds_are_those_of_peft_ser():
         for a in sorted(actors(1001, 1091))
         for e in ["neutral"]
     ]
-    for protocol in crema_d.PROTOCOLS.values():
+    released = crema_d.PROTOCOLS["released"]
+    assert (released.test, released.valid) == (
+        [sorted(actors(1074, 1091))],
+        [sorted(actors(1059, 1073))],
+    )
+    for name in ("peft-ser", "peft-ser-intended"):
+        protocol = crema_d.PROTOCOLS[name]
         assert protocol.folds == 5
         for fold in range(1, 6):
             splits = protocol.deal(everybody, fold)

@@ -103,6 +103,7 @@ def test_folds(tree, classes, request):
             [{speaker.translate(sexes)} for speaker in SPEAKERS],
         ),
         "improvised": (sessions, sessions[1:] + sessions[:1]),
+        "released": ([sessions[4]], [sessions[3]]),
     }
     assert list(iemocap.PROTOCOLS) == list(expected)
     for name, (test, valid) in expected.items():
@@ -182,7 +183,8 @@ def test_windows_lines_spaces_and_no_transcripts(tmp_path):
 
 @pytest.mark.parametrize("protocol", iemocap.PROTOCOLS)
 def test_prepare(small, protocol, tmp_path):
-    prepare("iemocap", small, tmp_path, 6, fold=5, protocol=protocol)
+    fold = 1 if protocol == "released" else 5
+    prepare("iemocap", small, tmp_path, 6, fold=fold, protocol=protocol)
     about, manifests = read_manifests(tmp_path)
     assert about["protocol"] == protocol
     (entry, *_) = manifests["test"].values()

@@ -87,6 +87,7 @@ def test_older_release(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "test"), [("peft-ser", {"4", "5"}),
+                                            ("released", {"4", "5"}),
                                             ("test2", {"6", "7"})])  # fmt: skip
 def test_splits_of_known_speakers(turns, name, test):
     protocol = msp_podcast.PROTOCOLS[name]
