@@ -2,7 +2,7 @@
 
 import torch
 
-__all__ = ["RandomGain"]
+__all__ = ["RandomGain", "TimeMask"]
 
 
 class RandomGain(torch.nn.Module):
@@ -46,3 +46,49 @@ class RandomGain(torch.nn.Module):
         decibels = torch.empty(len(waveforms), 1, device=waveforms.device)
         decibels.uniform_(self.low, self.high)
         return waveforms * 10 ** (decibels / 20)
+
+
+class TimeMask(torch.nn.Module):
+    """Silence one random stretch of each clip, a share of its length.
+
+    SpeechBrain's `DropChunk` counts in samples, whatever the clip's length.
+
+    Arguments
+    ---------
+    low, high : float
+        Limits of the share.
+
+    Example
+    -------
+    >>> masked = TimeMask(0.25, 0.25)(torch.ones(2, 8), torch.ones(2))
+    >>> masked.sum(1).tolist()
+    [6.0, 6.0]
+    """
+
+    def __init__(self, low=0.1, high=0.15):
+        super().__init__()
+        self.low = low
+        self.high = high
+
+    def forward(self, waveforms, lengths):
+        """Apply one mask a clip.
+
+        Arguments
+        ---------
+        waveforms : torch.Tensor
+            [B, T].
+        lengths : torch.Tensor
+            Relative to T, [B].
+
+        Returns
+        -------
+        torch.Tensor
+            [B, T].
+        """
+        size, where = torch.rand(2, len(waveforms), 1, device=waveforms.device)
+        whole = lengths[:, None] * waveforms.shape[1]
+        size = whole * (self.low + (self.high - self.low) * size)
+        start = (whole - size) * where
+        time = torch.arange(waveforms.shape[1], device=waveforms.device)
+        inside = (time >= start.round()) & (time < (start + size).round())
+        return waveforms.masked_fill(inside, 0.0)

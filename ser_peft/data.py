@@ -246,7 +246,7 @@ def _need(content, keys, where):
             )
 
 
-def datasets(folder, max_seconds=None, crop=1.0):
+def datasets(folder, max_seconds=None, crop=1.0, first_seconds=None):
     """SpeechBrain datasets of a manifests folder.
 
     Arguments
@@ -258,6 +258,9 @@ def datasets(folder, max_seconds=None, crop=1.0):
         another one every epoch. Valid and test clips stay whole.
     crop : float
         Training clips are cut to a random stretch of at least this share.
+    first_seconds : float, optional
+        Of all clips, those of valid and test too, only the beginning is
+        taken, as PEFT-SER does.
 
     Returns
     -------
@@ -276,6 +279,8 @@ def datasets(folder, max_seconds=None, crop=1.0):
         @provides("sig")
         def audio(wav, train=split == "train"):
             sig = read_audio(wav.replace("{data_root}", about["data_folder"]))
+            if first_seconds is not None:
+                sig = sig[: int(first_seconds * SAMPLE_RATE)]
             if not train:
                 return sig
             share = crop + (1 - crop) * float(torch.rand(()))

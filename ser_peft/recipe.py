@@ -87,6 +87,7 @@ def train_emotion(argv, prepare):
             settings["manifests_folder"],
             settings["max_seconds"],
             settings["crop"] if settings["augment"] else 1.0,
+            settings.get("first_seconds"),
         )
         if not isinstance(settings["classes"], (int, dict)):
             # As "all" of a csv: only the manifests tell which these are.

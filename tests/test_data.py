@@ -402,3 +402,12 @@ def test_cropped_clips_count_as_cropped():
         )
         == 1
     )
+
+
+def test_first_seconds_of_every_clip(manifests):
+    _, whole = datasets(manifests)
+    _, cut = datasets(manifests, first_seconds=0.25)
+    for split, dataset in cut.items():
+        for long, short in zip(whole[split], dataset, strict=True):
+            assert len(short["sig"]) == 4000
+            assert short["sig"].equal(long["sig"][:4000])

@@ -62,6 +62,7 @@ REAL = {
     "label_smoothing": (0, 1),
     "batch_seconds": (0.1, math.inf),
     "max_seconds": (0.1, math.inf),
+    "first_seconds": (0.1, math.inf),
     "crop": (0.1, 1),
 }
 
@@ -113,7 +114,8 @@ class EmotionBrain(sb.Brain):
         "seed data_folder output_folder manifests_folder protocol fold "
         "classes modules checkpointer epoch_counter train_logger "
         "adapter_opt head_opt schedule warmup_epochs label_smoothing "
-        "batch_seconds max_seconds num_workers augment crop wav_augment "
+        "batch_seconds max_seconds first_seconds num_workers augment crop "
+        "wav_augment "
         "start_from_probe init_from keep keep_best sorting "
         "robustness fairness_columns".split()
     )

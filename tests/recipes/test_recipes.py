@@ -97,7 +97,7 @@ def test_every_recipe_has_some():
 def test_yaml_runs(name, corpus, tiny_backbones, arguments, train, tmp_path):
     recipe = name.split("/")[0]
     family, method = re.fullmatch(
-        "(wavlm_large|[^_]+)_(.+)", Path(name).stem
+        "(wavlm_large|[^_]+)(?:_compat)?_(.+)", Path(name).stem
     ).groups()
     end = train(
         arguments(
