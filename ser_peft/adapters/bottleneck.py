@@ -73,16 +73,20 @@ class BottleneckConfig:
         """Name for results.json."""
         return "parallel_adapter" if self.parallel else "adapter"
 
-    def attach(self, lobe, layer):
-        """Give one transformer layer its adapter.
+    def attach(self, lobe, layers):
+        """Give transformer layers their adapters.
 
         Arguments
         ---------
         lobe : SpeechLobe
             Says where a layer's feed-forward block begins and ends.
-        layer : torch.nn.Module
-            One of `lobe.layers`.
+        layers : list of torch.nn.Module
+            Some of `lobe.layers`.
         """
+        for layer in layers:
+            self._attach(lobe, layer)
+
+    def _attach(self, lobe, layer):
         adapter = Bottleneck(lobe.hidden_size, self)
         adapter.to(next(layer.parameters()).device)
         layer.add_module(self.attribute, adapter)

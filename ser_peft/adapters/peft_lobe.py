@@ -131,9 +131,9 @@ class PeftLobe(torch.nn.Module):
                     self._warn_if_shifted(before, "before any training")
         for method in self.methods:
             if hasattr(method, "attach"):
+                chosen = method.layers or self.layers
                 every = range(self.num_layers)
-                for index in method.layers or self.layers or every:
-                    method.attach(lobe, lobe.layers[index])
+                method.attach(lobe, [lobe.layers[i] for i in chosen or every])
 
     def _inject(self, config):
         lobe = self.lobe

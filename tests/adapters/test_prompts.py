@@ -74,6 +74,29 @@ def test_a_copy_is_independent(fresh_lobe, states, disturb):
     assert torch.equal(states(encoder), before)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_starts_as_silence(fresh_lobe, name):
+    """What the layer gets of the silence after a noise, at any length."""
+    lobe = fresh_lobe(name).train()
+    random = torch.get_rng_state()
+    wav = torch.zeros(1, 24000)
+    noise = torch.Generator().manual_seed(0)
+    wav[0, :16000] = 0.1 * torch.randn(16000, generator=noise)
+    with torch.no_grad():
+        states, _ = copy.deepcopy(lobe).eval()(wav)
+    encoder = PeftLobe(lobe, PromptConfig(length=10, layers=[1]))
+    assert lobe.training and len(encoder.lobe.layers[1]._forward_hooks) == 1
+    prompt = encoder.lobe.layers[1].deep_prompt.prompt
+    assert torch.allclose(prompt, states[1, :, 60:70], atol=1e-5)
+    other = PeftLobe(fresh_lobe(name), PromptConfig(length=70, start="random"))
+    assert torch.equal(torch.get_rng_state(), random) is False
+    for layer in other.lobe.layers:
+        assert layer.deep_prompt.prompt.abs().max() < 0.3
+    PeftLobe(fresh_lobe(name), PromptConfig(length=70))
+
+
 def test_refuses_no_prompt():
     with pytest.raises(InputError, match="length"):
         PromptConfig(length=0)
+    with pytest.raises(InputError, match="start"):
+        PromptConfig(start="noise")
