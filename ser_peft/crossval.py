@@ -127,11 +127,18 @@ class Training(Checkpointable):
 
     def last_line(self):
         """What it printed last; a progress bar's last state is a line."""
+        lines = map(str.strip, re.split(r"[\r\n]", self._tail()))
+        return ([line for line in lines if line] or ["no output"])[-1]
+
+    def progress(self):
+        """The epoch it is in, as SpeechBrain says it, and its last line."""
+        epochs = re.findall(r"Going into (epoch \d+)", self._tail())
+        return ", ".join([*epochs[-1:], self.last_line()])
+
+    def _tail(self):
         with open(self.log, "rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
-            text = file.read().decode(errors="replace")
-        lines = [line.strip() for line in re.split(r"[\r\n]", text)]
-        return next((line for line in reversed(lines) if line), "no output")
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 2**15))
+            return file.read().decode(errors="replace")
 
     def scores(self):
         """What it reached, for people."""
@@ -259,7 +266,7 @@ def crossval(runs, jobs=1, slurm=None):
             started = [run for run in running.values() if run.log.exists()]
             if started and not bar.disable:
                 run = max(started, key=lambda run: run.log.stat().st_mtime)
-                bar.set_postfix_str(f"{run.name}: {run.last_line()}")
+                bar.set_postfix_str(f"{run.name}: {run.progress()}")
     return failed
 
 

@@ -446,6 +446,19 @@ def test_slurm_refuses(recipe, slurm, capsys, slurm_flags, message):
     assert not [*slurm.glob("*.sh")]
 
 
+def test_progress_is_the_epoch_and_the_last_line(tmp_path):
+    run = Training("lora/fold1/8", [], tmp_path, tmp_path)
+    run.log.write_text("")
+    assert run.progress() == "no output"
+    run.log.write_text("a line\n\n")
+    assert run.progress() == "a line"
+    bar = "".join(f"\r{i}/300" for i in range(1, 300))
+    epochs = [f"epoch_loop - Going into epoch {i}\n{bar}\n" for i in range(9)]
+    run.log.write_text("".join(epochs) + "  \n")
+    assert run.progress() == "epoch 8, 299/300"
+    assert run.last_line() == "299/300"
+
+
 def test_what_goes_back_to_the_queue_has_no_process(recipe):
     (run,) = trainings(recipe / "train.py", ["hparams/lora.yaml"], [1], [8])
     assert run() is None and run.process is not None

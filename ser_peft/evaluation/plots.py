@@ -224,8 +224,11 @@ def runs_figure(groups, chance):
         ax.plot([low, high], [row, row], color=INK, lw=1.3)
         (mean,) = ax.plot(pooled["ua"], row, "D", ms=6, c=ORANGE, mec=INK)
     marks = {"one fold and seed": runs, "pooled, 95% interval": mean}
-    if chance > ax.get_xlim()[0] - 0.1:
+    left, right = ax.get_xlim()
+    if chance > left - 0.1:
         marks["chance"] = ax.axvline(chance, color=MUTED, ls=":", lw=1.3)
+        left = min(left, chance - 0.02)
+    ax.set_xlim(max(left, -0.02), min(right, 1.02))
     figure.legend(
         marks.values(), marks.keys(), loc="outside upper center", ncols=3
     )
