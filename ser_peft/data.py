@@ -1,9 +1,11 @@
 """Manifests, audio and batches: from a corpus folder to tensors."""
 
 import hashlib
+import itertools
 import json
 import logging
 import os
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -28,11 +30,14 @@ from ser_peft.io import write_json
 __all__ = [
     "batch_sampler",
     "check_samples",
+    "choose",
     "datasets",
     "eval_batches",
+    "holds",
     "prepare",
     "read_audio",
     "read_manifests",
+    "root_of",
     "write_manifests",
 ]
 
@@ -78,6 +83,59 @@ def prepare(
     InputError
         If the folder, the classes, the fold or a recording is unfit.
     """
+    class_set, protocols, utterances, content = choose(
+        corpus, data_folder, classes
+    )
+    protocol = protocol or next(iter(protocols))
+    if protocol not in protocols:
+        raise InputError(
+            f"protocol {protocol}: {corpus} has {', '.join(protocols)}"
+        )
+    deal = protocols[protocol]
+    request = {
+        "corpus": corpus,
+        "data_folder": root_of(data_folder),
+        "content": content,
+        "protocol": protocol,
+        "fold": fold,
+        "folds_total": deal.folds,
+        "shares_speakers": deal.shares_speakers,
+        "class_set": class_set,
+        "classes": classes_of(class_set),
+    }
+    if holds(save_folder, request):
+        return
+    utterances = utterances or load_corpus(corpus).read(data_folder)
+    chosen = relabel(utterances, class_set, deal.label)
+    labels = {utterance.id: label for utterance, label in chosen}
+    splits = deal.deal([u for u, _ in chosen], fold)
+    write_manifests(splits, labels, save_folder, request)
+
+
+def choose(corpus, data_folder, classes):
+    """Find a class set of a corpus, and its protocols.
+
+    Arguments
+    ---------
+    corpus, data_folder, classes
+        As for `prepare`.
+
+    Returns
+    -------
+    class_set : dict
+        The corpus's label -> class.
+    protocols : dict
+        Name -> `Folds`.
+    utterances : list of Utterance or None
+        The corpus, if it had to be read for these.
+    content : str or None
+        Hash of it.
+
+    Raises
+    ------
+    InputError
+        If there is no such corpus or class set.
+    """
     module = load_corpus(corpus)
     if hasattr(module, "class_sets"):  # they depend on what is read
         utterances = module.read(data_folder)
@@ -87,11 +145,6 @@ def prepare(
     else:
         utterances, content = None, None
         class_sets, protocols = module.CLASS_SETS, module.PROTOCOLS
-    protocol = protocol or next(iter(protocols))
-    if protocol not in protocols:
-        raise InputError(
-            f"protocol {protocol}: {corpus} has {', '.join(protocols)}"
-        )
     if classes is None:
         classes = next(iter(class_sets))
     if not isinstance(classes, dict) and classes not in [*class_sets]:
@@ -100,29 +153,16 @@ def prepare(
             f"{', '.join(map(str, class_sets))}; or give a mapping"
         )
     class_set = classes if isinstance(classes, dict) else class_sets[classes]
-    deal = protocols[protocol]
+    return class_set, protocols, utterances, content
+
+
+def root_of(data_folder):
+    """The folder that a corpus's paths are relative to; a csv lies in it."""
     root = os.path.abspath(data_folder)
-    request = {
-        "corpus": corpus,
-        "data_folder": os.path.dirname(root) if os.path.isfile(root) else root,
-        "content": content,
-        "protocol": protocol,
-        "fold": fold,
-        "folds_total": deal.folds,
-        "shares_speakers": deal.shares_speakers,
-        "class_set": class_set,
-        "classes": classes_of(class_set),
-    }
-    if _holds(save_folder, request):
-        return
-    utterances = utterances or module.read(data_folder)
-    chosen = relabel(utterances, class_set, deal.label)
-    labels = {utterance.id: label for utterance, label in chosen}
-    splits = deal.deal([u for u, _ in chosen], fold)
-    write_manifests(splits, labels, save_folder, request)
+    return os.path.dirname(root) if os.path.isfile(root) else root
 
 
-def _holds(folder, request):
+def holds(folder, request):
     """Whether manifests are there, whole and of this request."""
     try:
         about, _ = read_manifests(folder)
@@ -131,7 +171,7 @@ def _holds(folder, request):
     return all(about.get(key) == value for key, value in request.items())
 
 
-def write_manifests(splits, labels, save_folder, about):
+def write_manifests(splits, labels, save_folder, about, roots=None):
     """Check the audio of a deal and write it as SpeechBrain manifests.
 
     Arguments
@@ -145,6 +185,9 @@ def write_manifests(splits, labels, save_folder, about):
     about : dict
         What `protocol.json` says besides the hash; ``data_folder`` and
         ``classes`` are needed here, see `read_manifests` for the rest.
+    roots : dict, optional
+        Corpus -> its folder, where utterances have a label ``corpus``: what
+        is known of its audio is shared with the corpus's own manifests.
 
     Raises
     ------
@@ -183,7 +226,12 @@ def write_manifests(splits, labels, save_folder, about):
             about["protocol"], *shared,
         )  # fmt: skip
     everything = {u.id: str(u.wav) for us in splits.values() for u in us}
-    seconds = durations(everything.values(), root)
+    by_root = defaultdict(list)
+    for u in itertools.chain.from_iterable(splits.values()):
+        by_root[roots[u.labels["corpus"]] if roots else root].append(u.wav)
+    seconds = {}
+    for folder, wavs in by_root.items():
+        seconds |= durations(wavs, folder)
     # Gone first, back last: with it, all files are there and of one request.
     done = Path(save_folder) / "protocol.json"
     done.unlink(missing_ok=True)

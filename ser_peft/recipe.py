@@ -1,6 +1,7 @@
 """What the train.py of every recipe does: SpeechBrain's skeleton, once."""
 
 import re
+from inspect import signature
 from io import StringIO
 from pathlib import Path
 
@@ -26,6 +27,7 @@ __all__ = ["build", "finished", "read_settings", "train_emotion"]
 # and what is measured besides.
 FREE = (
     "data_folder",
+    "corpora",
     "num_workers",
     "ckpt_interval_minutes",
     "robustness",
@@ -56,16 +58,18 @@ def train_emotion(argv, prepare):
     argv : list of str
         A yaml and its overrides, as of ``python train.py``.
     prepare : callable
-        Takes ``data_folder``, ``save_folder``, ``fold``, ``classes`` and
-        ``protocol`` and writes the manifests.
+        Writes the manifests to ``save_folder``. Its other parameters are
+        keys of the yaml, as ``data_folder``, ``fold``, ``classes``,
+        ``protocol``.
     """
     with one_line_errors():
+        keys = signature(prepare).parameters
         hparams_file, run_opts, overrides = sb.parse_arguments(argv)
         ddp_init_group(run_opts)
         # Everything that can be checked at once is, before anything is
         # written or loaded.
         text = read_settings(
-            hparams_file, overrides, EmotionBrain.reads, run_opts
+            hparams_file, overrides, {*EmotionBrain.reads, *keys}, run_opts
         )
         settings = YAML().load(text)
         EmotionBrain.check(settings)
@@ -73,15 +77,9 @@ def train_emotion(argv, prepare):
         if finished(text, folder):
             print(f"{folder}/results.json: this run is finished")
             return
+        given = settings | {"save_folder": settings["manifests_folder"]}
         run_on_main(
-            prepare,
-            kwargs={
-                "data_folder": settings["data_folder"],
-                "save_folder": settings["manifests_folder"],
-                "fold": settings["fold"],
-                "classes": settings["classes"],
-                "protocol": settings["protocol"],
-            },
+            prepare, kwargs={key: given[key] for key in keys if key in given}
         )
         about, sets = datasets(
             settings["manifests_folder"],
