@@ -7,6 +7,7 @@ import resource
 import shlex
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -101,7 +102,9 @@ class EmotionBrain(sb.Brain):
         recipe: ``data_folder``, ``manifests_folder``, ``protocol``, ``fold``,
         ``classes``, ``crop``. Where present: ``robustness`` (test also under
         babble and over the telephone), ``fairness_columns`` (of the test
-        manifest, besides ``gender``).
+        manifest, besides ``gender``), ``balance`` (columns of the manifests;
+        the training clips of each combination of their values weigh the same
+        in all; ``[emotion]`` where absent).
     run_opts : dict
         SpeechBrain's run options.
     about : dict
@@ -117,7 +120,7 @@ class EmotionBrain(sb.Brain):
         "batch_seconds max_seconds first_seconds num_workers augment crop "
         "wav_augment "
         "start_from_probe init_from keep keep_best sorting "
-        "robustness fairness_columns".split()
+        "robustness fairness_columns balance".split()
     )
 
     @staticmethod
@@ -188,18 +191,38 @@ class EmotionBrain(sb.Brain):
         self.world = 1
         if self.distributed_launch:
             self.world = torch.distributed.get_world_size()
-        labels = self._labels("train")
-        counts = np.bincount(labels, minlength=len(about["classes"]))
-        # Inverse frequency, one on average over the training clips.
-        weights = len(labels) / (len(counts) * counts)
-        self.class_weights = torch.tensor(weights).float().to(self.device)
+        self.weight_of = self._weights(hparams.get("balance", ["emotion"]))
 
     # ---------------------------------------------------------------- data
 
-    def _labels(self, split):
-        index = {name: i for i, name in enumerate(self.about["classes"])}
-        entries = self.sets[split].data
-        return [index[entry["emotion"]] for entry in entries.values()]
+    def _weights(self, columns):
+        """Id -> weight of a clip in the loss."""
+        if not isinstance(columns, list):
+            raise InputError(f"balance: {columns} is no list; write [emotion]")
+        train = self.sets["train"].data
+        had = {key for entry in train.values() for key in entry}
+        for column in columns:
+            if column not in had:
+                raise InputError(
+                    f"balance: the train manifest has no '{column}'; it has "
+                    f"{', '.join(sorted(had))}"
+                )
+        cells = {
+            split: {
+                id_: tuple(map(entry.get, columns))
+                for id_, entry in dataset.data.items()
+            }
+            for split, dataset in self.sets.items()
+        }
+        # Inverse frequency, one on average over the training clips; what does
+        # not occur there, as another corpus's test set, weighs one.
+        counts = Counter(cells["train"].values())
+        mean = counts.total() / len(counts)
+        return {
+            id_: mean / counts[cell] if cell in counts else 1.0
+            for by_id in cells.values()
+            for id_, cell in by_id.items()
+        }
 
     def train_loader(self):
         """Length-bucketed batches, dealt to the processes by SpeechBrain."""
@@ -381,10 +404,14 @@ class EmotionBrain(sb.Brain):
         return self.modules.head(hidden, frames)
 
     def compute_objectives(self, predictions, batch, stage):
-        """Class-weighted cross-entropy, averaged over the global batch."""
+        """Weighted cross-entropy, averaged over the global batch."""
         labels = batch.label.to(self.device)
+        weights = torch.tensor(
+            [self.weight_of[id_] for id_ in batch.id], device=self.device
+        )
         if stage == sb.Stage.TRAIN and self.hparams.augment:
             labels = self.hparams.wav_augment.replicate_labels(labels)
+            weights = self.hparams.wav_augment.replicate_labels(weights)
         loss = cross_entropy(
             predictions.float(),
             labels,
@@ -393,7 +420,7 @@ class EmotionBrain(sb.Brain):
             if stage == sb.Stage.TRAIN
             else 0.0,
         )
-        loss = loss * self.class_weights[labels]
+        loss = loss * weights
         if stage != sb.Stage.TRAIN:
             probabilities = predictions.float().softmax(-1).cpu().tolist()
             self.collected.extend(

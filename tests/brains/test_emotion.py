@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import re
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
@@ -286,18 +287,41 @@ def test_files_are_as_small_as_what_trains(arguments, tmp_path):
 # ------------------------------------------------------------------- pieces
 
 
-def test_class_weights_are_one_on_average(new_brain, ravdess_tree, tmp_path):
+@pytest.mark.parametrize("columns", [["emotion"], ["gender", "emotion"]])
+def test_weights_are_one_on_average(new_brain, ravdess_tree, tmp_path, columns):
     # Calm counts as neutral: one class is twice as large as the others.
     prepare("ravdess", ravdess_tree, tmp_path / "seven", classes=7)
+    hparams = with_keys(tmp_path / "a.yaml", balance=columns)
     brain = new_brain(
-        tmp_path / "run", manifests_folder=tmp_path / "seven", classes=7
+        tmp_path / "run",
+        hparams=hparams,
+        manifests_folder=tmp_path / "seven",
+        classes=7,
     )
-    labels = torch.tensor(brain._labels("train"))
-    counts = labels.bincount()
-    assert counts.tolist() == [30] + [15] * 6
-    weights = brain.class_weights
-    assert float(weights[labels].mean()) == pytest.approx(1)
-    assert torch.allclose(weights * counts, weights[0] * counts[0])
+    sums, weights = Counter(), []
+    for id_, entry in brain.sets["train"].data.items():
+        weights.append(brain.weight_of[id_])
+        sums[tuple(entry[column] for column in columns)] += weights[-1]
+    assert len(weights) == 15 * 8
+    assert np.mean(weights) == pytest.approx(1)
+    assert len(sums) == 7 * len(columns)
+    assert [*sums.values()] == pytest.approx(
+        [len(weights) / len(sums)] * len(sums)
+    )
+    # Seven actors of the fifteen are women.
+    twice = brain.weight_of["03-01-05-01-01-01-06"]
+    assert twice == 2 * brain.weight_of["03-01-02-01-01-01-06"]
+    assert brain.weight_of["03-01-05-01-01-01-02"] == twice  # a test clip
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [(["corpus"], "no 'corpus'; it has .*emotion"), ("emotion", "no list")],
+)
+def test_balance_of_what_is_not_there(new_brain, tmp_path, columns, message):
+    hparams = with_keys(tmp_path / "a.yaml", balance=columns)
+    with pytest.raises(InputError, match=f"balance: .*{message}"):
+        new_brain(tmp_path / "run", hparams=hparams)
 
 
 def batch_of(labels):
@@ -315,16 +339,17 @@ def batch_of(labels):
 
 def test_labels_are_smoothed_in_training_only(new_brain, tmp_path):
     brain = new_brain(tmp_path, **PLAIN | {"label_smoothing": 0.2})
-    brain.class_weights = torch.tensor([1.0, 2.0, 0.5, 1.0])
+    weights = torch.tensor([1.0, 2.0, 0.5, 1.0])
+    brain.weight_of = dict(zip("abcd", weights.tolist(), strict=True))
     logits = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
     labels = [0, 1, 2, 3]
     batch = batch_of(labels)
     brain.on_stage_start(sb.Stage.VALID)
     logs = logits.log_softmax(-1)
-    hard = -logs.diagonal() * brain.class_weights
+    hard = -logs.diagonal() * weights
     loss = brain.compute_objectives(logits, batch, sb.Stage.VALID)
     assert float(loss) == pytest.approx(float(hard.mean()))
-    soft = -(0.8 * logs.diagonal() + 0.2 * logs.mean(1)) * brain.class_weights
+    soft = -(0.8 * logs.diagonal() + 0.2 * logs.mean(1)) * weights
     loss = brain.compute_objectives(logits, batch, sb.Stage.TRAIN)
     assert float(loss) == pytest.approx(float(soft.mean()))
 
@@ -332,6 +357,7 @@ def test_labels_are_smoothed_in_training_only(new_brain, tmp_path):
 def test_loss_is_the_mean_over_all_processes(new_brain, tmp_path, monkeypatch):
     """DDP averages over processes, whose batches may differ in size."""
     brain = new_brain(tmp_path, **PLAIN)
+    brain.weight_of = dict.fromkeys("abcd", 1.0)
     brain.on_stage_start(sb.Stage.VALID)
     logits = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
     mean = brain.compute_objectives(logits, batch_of([0, 1, 2, 3]), None)
