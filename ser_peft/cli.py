@@ -116,7 +116,8 @@ def _export(args):
 
 
 def _summarize(args):
-    from ser_peft.evaluation.summary import format_table, summarize
+    from ser_peft.evaluation.summary import summarize
+    from ser_peft.evaluation.tables import format_table
 
     summary = summarize(args.results, args.compare)
     print(format_table(summary), end="")
@@ -192,7 +193,8 @@ def _stoppable():
 
 def _crossval(args):
     from ser_peft.crossval import crossval, numbers, trainings
-    from ser_peft.evaluation.summary import format_table, summarize
+    from ser_peft.evaluation.summary import summarize
+    from ser_peft.evaluation.tables import format_table
 
     if args.jobs < 1:
         raise InputError(f"--jobs {args.jobs}: give 1 or more")

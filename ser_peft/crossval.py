@@ -143,7 +143,11 @@ class Training(Checkpointable):
     def scores(self):
         """What it reached, for people."""
         results = json.loads(self.results.read_text(encoding="utf-8"))
-        return f"UA {results['ua']:.1%}, {results['train_seconds']:,.0f} s"
+        ua = results["ua"]
+        score = (
+            f"CCC {results['ccc_mean']:.3f}" if ua is None else f"UA {ua:.1%}"
+        )
+        return f"{score}, {results['train_seconds']:,.0f} s"
 
 
 def trainings(script, hparams, folds, seeds, output_folder=None, overrides=()):

@@ -13,7 +13,7 @@ from ruamel.yaml import YAML, YAMLError
 from ser_peft.adapters import BottleneckConfig, PeftLobe, PromptConfig
 from ser_peft.backbones import config_folder, shapes
 from ser_peft.errors import InputError
-from ser_peft.evaluation.summary import markdown
+from ser_peft.evaluation.tables import markdown
 from ser_peft.heads import HEADS, LayerMixHead
 
 __all__ = [

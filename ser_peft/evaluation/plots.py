@@ -198,15 +198,16 @@ def speaker_figure(speakers, ua, chance, genders=None):
 
 
 @matplotlib.rc_context(_STYLE)
-def runs_figure(groups, chance):
+def runs_figure(groups):
     """Draw the UA of every run, by method, and that of all test sets pooled.
+
+    Without classes it is the CCC, and its mean.
 
     Arguments
     ---------
     groups : list of dict
-        Of `ser_peft.evaluation.summary.summarize`, of one corpus.
-    chance : float
-        Fraction, drawn as a line if it is near.
+        Of `ser_peft.evaluation.summary.summarize`, of one corpus, protocol
+        and number of classes.
 
     Returns
     -------
@@ -215,28 +216,32 @@ def runs_figure(groups, chance):
     figure = Figure((5.6, 1.3 + 0.5 * len(groups)))
     ax = figure.subplots()
     for row, group in enumerate(groups):
-        ua = [point["ua"] for point in group["points"]]
+        scores = [point["score"] for point in group["points"]]
         # Side by side, so that equal ones are seen.
-        beside = row + np.linspace(-0.2, 0.2, len(ua) + 2)[1:-1]
-        runs = ax.scatter(ua, beside, s=26, color=BLUE, alpha=0.65, lw=0)
-        pooled = group["pooled"]
-        low, high = pooled["ua_ci95"] or (pooled["ua"],) * 2
-        ax.plot([low, high], [row, row], color=INK, lw=1.3)
+        beside = row + np.linspace(-0.2, 0.2, len(scores) + 2)[1:-1]
+        runs = ax.scatter(scores, beside, s=26, color=BLUE, alpha=0.65, lw=0)
+        pooled = group["pooled"] or {"ua": np.mean(scores), "ua_ci95": None}
+        ends = pooled["ua_ci95"] or [pooled["ua"]] * 2
+        ax.plot(ends, [row, row], color=INK, lw=1.3)
         (mean,) = ax.plot(pooled["ua"], row, "D", ms=6, c=ORANGE, mec=INK)
-    marks = {"one fold and seed": runs, "pooled, 95% interval": mean}
+    classes = groups[0]["n_classes"]
+    name = "pooled, 95% interval" if classes else "mean"
+    marks = {"one fold and seed": runs, name: mean}
     left, right = ax.get_xlim()
-    if chance > left - 0.1:
-        marks["chance"] = ax.axvline(chance, color=MUTED, ls=":", lw=1.3)
-        left = min(left, chance - 0.02)
-    ax.set_xlim(max(left, -0.02), min(right, 1.02))
+    if classes:
+        if 1 / classes > left - 0.1:  # near enough to be shown
+            left = min(left, 1 / classes - 0.02)
+            line = ax.axvline(1 / classes, color=MUTED, ls=":", lw=1.3)
+            marks["chance"] = line
+        ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    ax.set_xlim(max(left, -1.02), min(right, 1.02))
     figure.legend(
         marks.values(), marks.keys(), loc="outside upper center", ncols=3
     )
     ax.set_yticks(range(len(groups)), [_short(g["name"], 30) for g in groups])
     ax.tick_params("y", labelcolor=INK)
     ax.grid(axis="x")
-    ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    ax.set(xlabel="UA", ylim=(len(groups) - 0.5, -0.5))
+    ax.set(xlabel="UA" if classes else "CCC", ylim=(len(groups) - 0.5, -0.5))
     return figure
 
 

@@ -34,9 +34,9 @@ def read_runs(paths):
         ``n_classes``, ``settings`` (a tuple: lines of ``hyperparams.yaml``
         but for seed, fold and folders; empty without the file),
         ``predictions`` (id -> speaker, label and predicted class, as indices;
-        None without ``predictions.csv``), ``step_seconds`` (None where steps
-        were not counted) and ``model_bytes`` (of the folder ``model``, None
-        without it).
+        None without ``predictions.csv`` or classes), ``step_seconds`` (None
+        where steps were not counted) and ``model_bytes`` (of the folder
+        ``model``, None without it).
 
     Raises
     ------
@@ -117,7 +117,7 @@ def _settings(path):
 
 def _predictions(path, classes):
     """Id -> speaker, label and prediction of a test set, if it is there."""
-    if not path.exists():
+    if not classes or not path.exists():
         return None
     try:
         with open(path, newline="", encoding="utf-8") as file:

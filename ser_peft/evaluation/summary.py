@@ -13,9 +13,9 @@ from ser_peft.evaluation.comparison import paired_bootstrap
 from ser_peft.evaluation.metrics import from_confusion, speaker_bootstrap
 from ser_peft.evaluation.runs import read_runs
 
-__all__ = ["format_table", "markdown", "summarize"]
+__all__ = ["short_name", "summarize", "title_of"]
 
-_METRICS = ("ua", "wa", "macro_f1")
+_METRICS = ("ua", "wa", "macro_f1", "ccc_mean")
 _TITLE = ("corpus", "protocol", "n_classes")
 
 
@@ -43,17 +43,19 @@ def summarize(paths, compare=None):
         `groups` and `comparisons`, lists of dicts, and `warnings`, a list of
         str. A group has name, corpus, protocol, n_classes, classes, backbone,
         method, settings (what tells it from its likes, or ""), runs, folds,
-        folds_total, seeds, points (fold, seed and ua of each run),
+        folds_total, seeds, points (fold, seed and score of each run),
         trainable_parameters (adapter, head), train_seconds (mean),
         step_seconds and model_bytes (mean; None where unknown), for each of
-        ua, wa and macro_f1 a dict of fractions: `mean` and `std` over runs
-        (ddof 1; None for a single run), `std_folds` over the folds of the
-        means over seeds (None with one seed or one fold), and `pooled`, of
-        all test sets together: confusion (counts), ua and its ua_ci95 over
-        speakers (None without the runs' ``predictions.csv``). In each corpus,
+        ua, wa, macro_f1 (fractions) and ccc_mean a dict: `mean` and `std`
+        over runs (ddof 1; None for a single run), `std_folds` over the folds
+        of the means over seeds (None with one seed or one fold), or None
+        where runs have none, and `pooled`, of all test sets together:
+        confusion (counts), ua and its ua_ci95 over speakers (None without the
+        runs' ``predictions.csv``), or None without classes. In each corpus,
         protocol and number of classes the linear probe comes first, then the
-        best UA. A comparison has corpus, protocol, n_classes, first, second
-        (names), runs, folds, seeds and what `paired_bootstrap` returns.
+        best score: UA, or mean CCC where there are no classes. A comparison
+        has corpus, protocol, n_classes, first, second (names), runs, folds,
+        seeds and what `paired_bootstrap` returns; classes are compared only.
 
     Raises
     ------
@@ -65,7 +67,8 @@ def summarize(paths, compare=None):
     Example
     -------
     >>> summary = summarize(["results/RAVDESS"])  # doctest: +SKIP
-    >>> print(format_table(summary))  # doctest: +SKIP
+    >>> len(summary["groups"])  # doctest: +SKIP
+    8
     """
     by_key = defaultdict(list)
     for run in read_runs(paths):
@@ -77,7 +80,7 @@ def summarize(paths, compare=None):
         key=lambda member: (
             title_of(member[0]),
             not _is_probe(member[0]["method"]),
-            -member[0]["ua"]["mean"],
+            -_score(member[0]),
         )
     )
     summary = {
@@ -91,8 +94,9 @@ def summarize(paths, compare=None):
         if compare:
             pairs = [[_pick(same, name) for name in compare]]
         else:
-            best = max(same, key=lambda member: member[0]["ua"]["mean"])
+            best = max(same, key=lambda member: _score(member[0]))
             pairs = [(best, other) for other in same if other is not best]
+            pairs = pairs if best[0]["classes"] else []
         for first, second in pairs:
             if first is None or second is None:
                 continue
@@ -111,90 +115,15 @@ def summarize(paths, compare=None):
     return summary
 
 
-def format_table(summary):
-    """Lay a summary out as markdown tables for a terminal.
-
-    Arguments
-    ---------
-    summary : dict
-        What `summarize` returned.
-
-    Returns
-    -------
-    str
-        Two tables for each corpus, protocol and number of classes: groups,
-        with rates in %, mean ± standard deviation over runs, and comparisons;
-        then the warnings.
-    """
-    lines = []
-    for title, groups in itertools.groupby(summary["groups"], title_of):
-        corpus, protocol, n_classes = title
-        lines += [f"## {corpus}, {protocol}, {n_classes} classes", ""]
-        lines += [*markdown(HEAD, [*map(group_cells, groups)]), ""]
-        rows = [
-            comparison_cells(comparison)
-            for comparison in summary["comparisons"]
-            if title_of(comparison) == title
-        ]
-        if rows:
-            lines += [*markdown(COMPARISON_HEAD, rows), ""]
-    if any(group["ua"]["std_folds"] is not None for group in summary["groups"]):
-        lines.append(
-            "± is over runs; in brackets over folds, seeds averaged first."
-        )
-    if summary["comparisons"]:
-        lines.append(
-            "Difference: UA of the pooled test sets, paired, 95 % interval "
-            "over speakers."
-        )
-    lines += [f"warning: {text}" for text in summary["warnings"]]
-    return "\n".join(lines).rstrip() + "\n"
-
-
-HEAD = (
-    "method|backbone|UA %|WA %|macro F1 %|runs|folds|seeds|adapter|head|MB|"
-    "s/step|train s"
-).split("|")
-COMPARISON_HEAD = "method|against|UA points|95 % interval|p|runs|speakers"
-COMPARISON_HEAD = COMPARISON_HEAD.split("|")
-
-
-def group_cells(group):
-    """The cells of a group below `HEAD`."""
-    size, step = group["model_bytes"], group["step_seconds"]
-    return [
-        group["method"] + (group["settings"] and f" ({group['settings']})"),
-        _short(group["backbone"]),
-        *(_spread(group[metric]) for metric in _METRICS),
-        str(group["runs"]),
-        _folds(group),
-        str(len(group["seeds"])),
-        f"{group['trainable_parameters']['adapter']:,}",
-        f"{group['trainable_parameters']['head']:,}",
-        "–" if size is None else f"{size / 1e6:.2f}",
-        "–" if step is None else f"{step:.2f}",
-        f"{group['train_seconds']:,.0f}",
-    ]
-
-
-def comparison_cells(comparison):
-    """The cells of a comparison below `COMPARISON_HEAD`."""
-    low, high = comparison["ci95"]
-    p = comparison["p"]
-    return [
-        comparison["first"],
-        comparison["second"],
-        f"{100 * comparison['difference']:+.1f}",
-        f"{100 * low:+.1f} to {100 * high:+.1f}",
-        f"{p:.3f}" if p >= 0.001 else "<0.001",
-        str(comparison["runs"]),
-        str(comparison["speakers"]),
-    ]
-
-
 def title_of(item):
     """Corpus, protocol and number of classes of a group or comparison."""
     return tuple(item[key] for key in _TITLE)
+
+
+def short_name(backbone):
+    """A Hugging Face id as it is; the name of a local folder."""
+    path = Path(backbone)
+    return path.name if path.is_absolute() else backbone
 
 
 def _group(runs):
@@ -208,14 +137,26 @@ def _group(runs):
         "folds_total": runs[0].get("folds_total"),
         "seeds": seeds,
         **{metric: _statistics(runs, metric, seeds) for metric in _METRICS},
-        "points": [{k: run[k] for k in ("fold", "seed", "ua")} for run in runs],
-        "pooled": _pool(runs),
+        "points": [
+            {
+                "fold": run["fold"],
+                "seed": run["seed"],
+                "score": run["ua" if run["classes"] else "ccc_mean"],
+            }
+            for run in runs
+        ],
+        "pooled": _pool(runs) if runs[0]["classes"] else None,
         "trainable_parameters": runs[0]["trainable_parameters"],
         **{
             key: _mean([run[key] for run in runs])
             for key in ("train_seconds", "step_seconds", "model_bytes")
         },
     }
+
+
+def _score(group):
+    """What groups are ordered by."""
+    return group["ua" if group["classes"] else "ccc_mean"]["mean"]
 
 
 def _mean(values):
@@ -263,7 +204,7 @@ def _name(members):
         group["settings"] = ", ".join(map(str.strip, own[:3]))
         group["name"] = group["method"]
         if len(backbones) > 1:
-            group["name"] += f" on {_short(group['backbone'])}"
+            group["name"] += f" on {short_name(group['backbone'])}"
         if group["settings"]:
             group["name"] += f" ({group['settings']})"
 
@@ -284,6 +225,8 @@ def _compare(first, second):
     """Two groups on the folds and seeds that both have."""
     (one, one_runs), (other, other_runs) = first, second
     names = f"{one['name']} and {other['name']}"
+    if not one["classes"]:
+        raise InputError(f"{names}: not compared, they have no classes")
     rows, pairs = [], {}
     for a, b in itertools.product(one_runs, other_runs):
         seeds = {a["seed"], b["seed"]} - {None}
@@ -316,11 +259,13 @@ def _compare(first, second):
 
 
 def _statistics(runs, metric, seeds):
+    values = [run.get(metric) for run in runs]
+    if None in values:
+        return None
     by_fold = defaultdict(list)
     for run in runs:
         by_fold[run["fold"]].append(run[metric])
     means = [statistics.fmean(values) for values in by_fold.values()]
-    values = [run[metric] for run in runs]
     return {
         "mean": statistics.fmean(values),
         "std": _std(values),
@@ -358,61 +303,3 @@ def _is_probe(method):
 def _sorted(values):
     # A fold may also have a name, which no number compares with.
     return sorted(values, key=lambda v: (isinstance(v, str), v))
-
-
-def _short(backbone):
-    """A Hugging Face id as it is, of a folder its name."""
-    path = Path(backbone)
-    return path.name if path.is_absolute() else backbone
-
-
-def _spread(metric):
-    text = f"{100 * metric['mean']:.1f}"
-    if metric["std"] is not None:
-        text += f" ± {100 * metric['std']:.1f}"
-    if metric["std_folds"] is not None:
-        text += f" ({100 * metric['std_folds']:.1f})"
-    return text
-
-
-def _folds(group):
-    count, total = len(group["folds"]), group["folds_total"]
-    if total and count < total:
-        return f"{','.join(map(str, group['folds']))} of {total}"
-    return str(count)
-
-
-def markdown(head, rows):
-    """Lay rows out as a markdown table whose columns align.
-
-    Arguments
-    ---------
-    head : list of str
-        Names of the columns; the first two are aligned left.
-    rows : list of list of str
-        Their cells.
-
-    Returns
-    -------
-    list of str
-        Lines.
-
-    Example
-    -------
-    >>> print("\\n".join(markdown(["a", "b", "c"], [["x", "y", "10"]])))
-    | a | b |  c |
-    | - | - | -- |
-    | x | y | 10 |
-    """
-    rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    rule = ["-" * width for width in widths]
-    return [
-        "| "
-        + " | ".join(
-            cell.ljust(width) if i < 2 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        + " |"
-        for row in (head, rule, *rows)
-    ]

@@ -7,13 +7,8 @@ from markupsafe import Markup
 from ser_peft.evaluation import plots
 from ser_peft.evaluation.page import CSS, MACROS
 from ser_peft.evaluation.report import ENVIRONMENT
-from ser_peft.evaluation.summary import (
-    COMPARISON_HEAD,
-    HEAD,
-    comparison_cells,
-    group_cells,
-    title_of,
-)
+from ser_peft.evaluation.summary import title_of
+from ser_peft.evaluation.tables import comparison_table, group_table
 
 __all__ = ["render_summary"]
 
@@ -40,7 +35,8 @@ _PAGE = """\
 </ul>
 <section class="card"><h2>Methods</h2>
 {{ table(s.head, s.rows, 1 if s.backbone else 2) }}
-<p class="note">UA is the mean of per-class recalls, WA accuracy. Mean ±
+<p class="note">UA is the mean of per-class recalls, WA accuracy, CCC the
+concordance correlation coefficient, mean of the dimensions. Mean ±
 standard deviation over runs{% if s.spread_of_folds %}, in brackets over folds,
 seeds averaged first{% endif %}. Adapter and head: trained parameters. MB: the
 saved model. s/step: training time, validation included, by optimizer
@@ -48,7 +44,7 @@ steps.</p>
 </section>
 {% if s.comparisons %}
 <section class="card"><h2>Paired comparison</h2>
-{{ table(comparison_head, s.comparisons, 2) }}
+{{ table(s.comparison_head, s.comparisons, 2) }}
 <p class="note">Difference of UA on the folds and seeds that both have, test
 sets pooled. Speakers are resampled 5,000 times, each with what both methods
 said of all its utterances: the interval is the middle 95% of the differences,
@@ -60,8 +56,9 @@ call a difference found. The best method was found on these very test sets.
 </section>
 {% endif %}
 <div class="grid">
-{{ card("UA of every run", s.figure, "Pooled: over the utterances of all test
-sets together; the interval resamples speakers.") }}
+{{ card(s.score + " of every run", s.figure, "Pooled: over the utterances of
+all test sets together; the interval resamples speakers." if s.n_classes else
+"And their mean.") }}
 {% for name, figure, count in s.confusions %}
 {{ card("Confusion: " + name, figure, "%s test utterances, each counted once
 a seed. Colour and %% by row, counts below." | format(count | number)) }}
@@ -92,8 +89,8 @@ def render_summary(summary):
         The page: styles and figures inside, no script, no network.
     """
     sections = [
-        _section(number, [*groups], summary["comparisons"])
-        for number, (_, groups) in enumerate(
+        _section(number, [*groups], comparison_table(summary, title))
+        for number, (title, groups) in enumerate(
             itertools.groupby(summary["groups"], title_of)
         )
     ]
@@ -102,34 +99,34 @@ def render_summary(summary):
         sections=sections,
         runs=sum(group["runs"] for group in summary["groups"]),
         warnings=summary["warnings"],
-        comparison_head=COMPARISON_HEAD,
     )
 
 
 def _section(number, groups, comparisons):
     """What the page shows of one corpus, protocol and number of classes."""
-    shares = ", ".join(f"{g['name']} {g['pooled']['ua']:.1%}" for g in groups)
-    figure = plots.runs_figure(groups, 1 / groups[0]["n_classes"])
-    title = title_of(groups[0])
-    head, *rows = HEAD, *map(group_cells, groups)
+    head, rows = group_table(groups)
     backbones = {row[1] for row in rows}
     if len(backbones) == 1:  # it is said above the table
         head, *rows = (row[:1] + row[2:] for row in (head, *rows))
+    n_classes = groups[0]["n_classes"]
+    score = "UA" if n_classes else "CCC"
     return {
         "corpus": groups[0]["corpus"],
         "protocol": groups[0]["protocol"],
-        "n_classes": groups[0]["n_classes"],
+        "n_classes": n_classes,
         "groups": groups,
         "backbone": backbones.pop() if len(backbones) == 1 else None,
         "head": head,
         "rows": rows,
-        "spread_of_folds": any(g["ua"]["std_folds"] for g in groups),
-        "figure": _svg(figure, f"runs{number}", f"Pooled UA: {shares}"),
-        "comparisons": [
-            comparison_cells(comparison)
-            for comparison in comparisons
-            if title_of(comparison) == title
-        ],
+        "spread_of_folds": any(len(group["seeds"]) > 1 for group in groups),
+        "score": score,
+        "figure": _svg(
+            plots.runs_figure(groups),
+            f"runs{number}",
+            f"{score} of every run, by method; the table has the means",
+        ),
+        "comparison_head": comparisons[0],
+        "comparisons": comparisons[1],
         "confusions": [
             (
                 group["name"],
@@ -144,6 +141,7 @@ def _section(number, groups, comparisons):
                 sum(map(sum, group["pooled"]["confusion"])),
             )
             for i, group in enumerate(groups)
+            if group["pooled"]
         ],
     }
 

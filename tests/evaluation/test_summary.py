@@ -9,7 +9,8 @@ import pytest
 from ser_peft.cli import main
 from ser_peft.errors import InputError
 from ser_peft.evaluation.metrics import scores, speaker_bootstrap
-from ser_peft.evaluation.summary import format_table, summarize
+from ser_peft.evaluation.summary import summarize
+from ser_peft.evaluation.tables import format_table
 
 
 @pytest.fixture
@@ -370,6 +371,45 @@ def test_what_cannot_be_compared(runs, other, message):
     with pytest.raises(InputError, match=message):
         summarize([folder], ("LoRA", "full"))
     assert "LoRA" in warning and "full" in warning and "not compared" in warning
+
+
+NO_CLASSES = dict.fromkeys(("ua", "wa", "macro_f1", "confusion")) | {
+    "classes": []
+}
+
+
+def test_dimensions_without_classes(runs):
+    folder = runs(
+        {**NO_CLASSES, "ccc_mean": 0.4},
+        {**NO_CLASSES, "ccc_mean": 0.5, "fold": 2},
+        {**NO_CLASSES, "ccc_mean": 0.6, "method": "full"},
+    )
+    summary = summarize([folder])
+    full, lora = summary["groups"]
+    assert (full["method"], lora["method"]) == ("full", "LoRA")
+    assert lora["ccc_mean"]["mean"] == pytest.approx(0.45)
+    assert lora["ua"] is None and lora["pooled"] is None
+    assert [point["score"] for point in lora["points"]] == [0.4, 0.5]
+    assert summary["comparisons"] == [] == summary["warnings"]
+    table = format_table(summary)
+    assert "0.450 ± 0.071" in table and "UA" not in table
+    with pytest.raises(InputError, match="they have no classes"):
+        summarize([folder], ("full", "LoRA"))
+
+
+def test_dimensions_beside_classes(runs):
+    folder = runs(
+        {"rows": judged(1), "ccc_mean": 0.4}, {"method": "full", "ua": 0.3}
+    )
+    one, other = summarize([folder])["groups"]
+    assert one["ccc_mean"]["mean"] == 0.4 and other["ccc_mean"] is None
+    head, _, first, second = [
+        [cell.strip() for cell in line.split("|")]
+        for line in format_table(summarize([folder])).splitlines()
+        if line.startswith("|")
+    ]
+    at = head.index("CCC")
+    assert (first[at], second[at]) == ("0.400", "–")
 
 
 def test_command(runs, tmp_path, capsys):

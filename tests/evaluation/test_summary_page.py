@@ -16,7 +16,10 @@ def group(name, **changes):
         "backbone": "/models/tiny", "runs": 2, "folds": [1, 2],
         "folds_total": 5, "seeds": [8], "ua": spread, "wa": spread,
         "macro_f1": spread,
-        "points": [{"fold": f, "seed": 8, "ua": 0.5 + f / 10} for f in (1, 2)],
+        "ccc_mean": None,
+        "points": [
+            {"fold": f, "seed": 8, "score": 0.5 + f / 10} for f in (1, 2)
+        ],
         "pooled": {"confusion": [[1231, 2], [3, 4]], "ua": 0.6,
                    "ua_ci95": [0.5, 0.7]},
         "trainable_parameters": {"adapter": 98765, "head": 10},
@@ -65,7 +68,17 @@ def test_says_what_the_summary_says(summary):
     assert "probe &amp; &lt;lora&gt;: not compared" in text
     # Every run is a dot: two of each of three groups.
     assert page.count("<svg") == 5
-    assert "Pooled UA: lora 60.0%, full 60.0%" in page
+
+
+def test_without_classes(summary):
+    """Scores are CCC; there is no confusion."""
+    none = dict.fromkeys(("ua", "wa", "macro_f1", "pooled"))
+    ccc = {"mean": 0.456, "std": None, "std_folds": None}
+    bare = group("lora", n_classes=0, classes=[], ccc_mean=ccc, **none)
+    page = render_summary(summary | {"groups": [bare], "comparisons": []})
+    text = words(page)
+    assert "CCC of every run" in text and " lora 0.456 2" in text
+    assert page.count("<svg") == 1 and "UA %" not in text
 
 
 def test_needs_nothing_else(summary):

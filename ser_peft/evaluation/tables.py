@@ -1,0 +1,177 @@
+"""A summary as tables of text, for a terminal and for the page."""
+
+import itertools
+
+from ser_peft.evaluation.summary import short_name, title_of
+
+__all__ = ["comparison_table", "format_table", "group_table", "markdown"]
+
+_COLUMNS = {
+    "method": lambda g: g["method"] + (g["settings"] and f" ({g['settings']})"),
+    "backbone": lambda g: short_name(g["backbone"]),
+    "UA %": lambda g: _spread(g["ua"], 100, 1),
+    "WA %": lambda g: _spread(g["wa"], 100, 1),
+    "macro F1 %": lambda g: _spread(g["macro_f1"], 100, 1),
+    "CCC": lambda g: _spread(g["ccc_mean"], 1, 3),
+    "runs": lambda g: str(g["runs"]),
+    "folds": lambda g: _folds(g),
+    "seeds": lambda g: str(len(g["seeds"])),
+    "adapter": lambda g: f"{g['trainable_parameters']['adapter']:,}",
+    "head": lambda g: f"{g['trainable_parameters']['head']:,}",
+    "MB": lambda g: _number(g["model_bytes"], 1e-6),
+    "s/step": lambda g: _number(g["step_seconds"], 1),
+    "train s": lambda g: f"{g['train_seconds']:,.0f}",
+}
+_SCORES = ("UA %", "WA %", "macro F1 %", "CCC")
+
+
+def format_table(summary):
+    """Lay a summary out as markdown tables for a terminal.
+
+    Arguments
+    ---------
+    summary : dict
+        What `summarize` returned.
+
+    Returns
+    -------
+    str
+        Two tables for each corpus, protocol and number of classes: groups,
+        with rates in %, mean ± standard deviation over runs, and comparisons;
+        then the warnings.
+    """
+    lines = []
+    for title, groups in itertools.groupby(summary["groups"], title_of):
+        corpus, protocol, n_classes = title
+        lines += [f"## {corpus}, {protocol}, {n_classes} classes", ""]
+        lines += [*markdown(*group_table([*groups])), ""]
+        head, rows = comparison_table(summary, title)
+        if rows:
+            lines += [*markdown(head, rows), ""]
+    if any(len(group["seeds"]) > 1 for group in summary["groups"]):
+        lines.append(
+            "± is over runs; in brackets over folds, seeds averaged first."
+        )
+    if summary["comparisons"]:
+        lines.append(
+            "Difference: UA of the pooled test sets, paired, 95 % interval "
+            "over speakers."
+        )
+    lines += [f"warning: {text}" for text in summary["warnings"]]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def group_table(groups):
+    """Lay groups out.
+
+    Arguments
+    ---------
+    groups : list of dict
+        Of one corpus, protocol and number of classes.
+
+    Returns
+    -------
+    tuple of (list of str, list of list of str)
+        Names of the columns, without scores that no group has, and rows.
+    """
+    columns = {
+        name: [cell(group) for group in groups]
+        for name, cell in _COLUMNS.items()
+    }
+    for name in _SCORES:
+        if set(columns[name]) == {"–"}:
+            del columns[name]
+    return [*columns], [*map(list, zip(*columns.values(), strict=True))]
+
+
+def comparison_table(summary, title):
+    """Lay comparisons out.
+
+    Arguments
+    ---------
+    summary : dict
+        What `summarize` returned.
+    title : tuple
+        Corpus, protocol and number of classes.
+
+    Returns
+    -------
+    tuple of (list of str, list of list of str)
+        Names of the columns, and rows.
+    """
+    head = "method|against|UA points|95 % interval|p|runs|speakers".split("|")
+    rows = []
+    for comparison in summary["comparisons"]:
+        if title_of(comparison) != title:
+            continue
+        (low, high), p = comparison["ci95"], comparison["p"]
+        rows.append(
+            [
+                comparison["first"],
+                comparison["second"],
+                f"{100 * comparison['difference']:+.1f}",
+                f"{100 * low:+.1f} to {100 * high:+.1f}",
+                f"{p:.3f}" if p >= 0.001 else "<0.001",
+                str(comparison["runs"]),
+                str(comparison["speakers"]),
+            ]
+        )
+    return head, rows
+
+
+def _spread(metric, scale, digits):
+    if metric is None:
+        return "–"
+    text = f"{scale * metric['mean']:.{digits}f}"
+    if metric["std"] is not None:
+        text += f" ± {scale * metric['std']:.{digits}f}"
+    if metric["std_folds"] is not None:
+        text += f" ({scale * metric['std_folds']:.{digits}f})"
+    return text
+
+
+def _number(value, scale):
+    return "–" if value is None else f"{scale * value:.2f}"
+
+
+def _folds(group):
+    count, total = len(group["folds"]), group["folds_total"]
+    if total and count < total:
+        return f"{','.join(map(str, group['folds']))} of {total}"
+    return str(count)
+
+
+def markdown(head, rows):
+    """Lay rows out as a markdown table whose columns align.
+
+    Arguments
+    ---------
+    head : list of str
+        Names of the columns; the first two are aligned left.
+    rows : list of list of str
+        Their cells.
+
+    Returns
+    -------
+    list of str
+        Lines.
+
+    Example
+    -------
+    >>> print("\\n".join(markdown(["a", "b", "c"], [["x", "y", "10"]])))
+    | a | b |  c |
+    | - | - | -- |
+    | x | y | 10 |
+    """
+    rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    rule = ["-" * width for width in widths]
+    return [
+        "| "
+        + " | ".join(
+            cell.ljust(width) if i < 2 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        + " |"
+        for row in (head, rule, *rows)
+    ]
