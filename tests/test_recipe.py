@@ -3,6 +3,7 @@
 import json
 import shutil
 from functools import partial
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,8 @@ HPARAMS = (
 def settings(path, *overrides):
     """The resolved yaml of a command line."""
     _, options, given = sb.parse_arguments([str(path), *overrides])
-    return read_settings(str(path), given, EmotionBrain.reads, options)
+    reads = {*EmotionBrain.reads, *signature(prepare).parameters}
+    return read_settings(str(path), given, reads, options)
 
 
 def values(path, *overrides):

@@ -7,7 +7,6 @@ import resource
 import shlex
 import sys
 import time
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -22,14 +21,20 @@ from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.seed import seed_everything
 from torch.nn.functional import cross_entropy
 
+from ser_peft.brains.objectives import clip_weights, concordance_loss
 from ser_peft.brains.schedules import SCHEDULES
 from ser_peft.checkpoints import load_mean, load_optimizer, save_optimizer
-from ser_peft.data import batch_sampler, datasets, eval_batches
+from ser_peft.data import (
+    batch_sampler,
+    datasets,
+    eval_batches,
+    scale_of,
+    values_of,
+)
 from ser_peft.errors import InputError
 from ser_peft.evaluation.fairness import group_columns
-from ser_peft.evaluation.metrics import scores
 from ser_peft.evaluation.report import write_report
-from ser_peft.evaluation.results import run_results
+from ser_peft.evaluation.results import judge, run_results
 from ser_peft.evaluation.robustness import disturbed, talkers
 from ser_peft.inference import EmotionModel, read_model
 from ser_peft.probe import fit_probe, pooled_states
@@ -61,6 +66,7 @@ REAL = {
     "weight_decay": (0, math.inf),
     "warmup_epochs": (0, math.inf),
     "label_smoothing": (0, 1),
+    "dimension_weight": (0, math.inf),
     "batch_seconds": (0.1, math.inf),
     "max_seconds": (0.1, math.inf),
     "first_seconds": (0.1, math.inf),
@@ -99,12 +105,13 @@ class EmotionBrain(sb.Brain):
         ``schedule``, ``warmup_epochs``, ``label_smoothing``,
         ``batch_seconds``, ``max_seconds``, ``num_workers``, ``augment``,
         ``wav_augment``, ``start_from_probe``, ``keep``, ``keep_best``; by the
-        recipe: ``data_folder``, ``manifests_folder``, ``protocol``, ``fold``,
-        ``classes``, ``crop``. Where present: ``robustness`` (test also under
+        recipe: ``manifests_folder``, ``classes``, ``crop`` and what its
+        ``prepare`` takes. Where present: ``robustness`` (test also under
         babble and over the telephone), ``fairness_columns`` (of the test
         manifest, besides ``gender``), ``balance`` (columns of the manifests;
         the training clips of each combination of their values weigh the same
-        in all; ``[emotion]`` where absent).
+        in all; ``[emotion]`` where absent), ``dimension_weight`` (of the
+        concordance loss beside the cross-entropy; 1 where absent).
     run_opts : dict
         SpeechBrain's run options.
     about : dict
@@ -114,13 +121,13 @@ class EmotionBrain(sb.Brain):
     """
 
     reads = frozenset(
-        "seed data_folder output_folder manifests_folder protocol fold "
-        "classes modules checkpointer epoch_counter train_logger "
+        "seed output_folder manifests_folder classes "
+        "modules checkpointer epoch_counter train_logger "
         "adapter_opt head_opt schedule warmup_epochs label_smoothing "
         "batch_seconds max_seconds first_seconds num_workers augment crop "
         "wav_augment "
         "start_from_probe init_from keep keep_best sorting "
-        "robustness fairness_columns balance".split()
+        "robustness fairness_columns balance dimension_weight".split()
     )
 
     @staticmethod
@@ -144,6 +151,12 @@ class EmotionBrain(sb.Brain):
                     f"{key}: {settings[key]} is not one of "
                     f"{', '.join(map(str, choices))}"
                 )
+        names = settings.get("dimensions", [])
+        if not isinstance(names, list) or len({*names}) < len(names):
+            raise InputError(
+                f"dimensions: {names} is no list of different names; write "
+                "[arousal, valence, dominance]"
+            )
         for kind, limits in ((int, WHOLE), ((int, float), REAL)):
             for key, (least, most) in limits.items():
                 value = settings.get(key, least)
@@ -175,54 +188,45 @@ class EmotionBrain(sb.Brain):
         )
         # Kept apart from self.modules, which DDP will wrap: evaluation calls
         # these, so that ranks need not have equally many batches.
+        names = about["dimensions"]
+        train = sets["train"].data
         self.model = EmotionModel(
-            self.modules.encoder, self.modules.head, about["classes"]
+            self.modules.encoder,
+            self.modules.head,
+            about["classes"],
+            dimensions=scale_of(values_of(train.values(), names), names),
         )
+        scores = len(about["classes"]) + len(names)
+        if self.model.head.outputs != scores:
+            raise InputError(
+                f"head: gives {self.model.head.outputs} scores, the manifests "
+                f"have {len(about['classes'])} classes and {len(names)} "
+                "dimensions; give it classes: !ref <classes> and dimensions: "
+                "!ref <dimensions>"
+            )
+        self.dimension_weight = hparams.get("dimension_weight", 1.0)
         self.about = about
         self.sets = sets
+        self.chosen_by = "UA" if about["classes"] else "CCC"
         # What the report could not be made with is known before training.
         test = sets["test"].data
         self.groups = group_columns(test, hparams.get("fairness_columns", ()))
-        self.robustness = hparams.get("robustness", False)
+        # Of classes only.
+        self.robustness = about["classes"] and hparams.get("robustness", False)
         if self.robustness:
-            talkers(sets["train"].data, test)
+            talkers(train, test)
         self.history = History()
         self.checkpointer.add_recoverable("history", self.history)
         self.world = 1
         if self.distributed_launch:
             self.world = torch.distributed.get_world_size()
-        self.weight_of = self._weights(hparams.get("balance", ["emotion"]))
+        self.weight_of = clip_weights(
+            train,
+            {k: v for dataset in sets.values() for k, v in dataset.data.items()},
+            hparams.get("balance", ["emotion"] if about["classes"] else []),
+        )
 
     # ---------------------------------------------------------------- data
-
-    def _weights(self, columns):
-        """Id -> weight of a clip in the loss."""
-        if not isinstance(columns, list):
-            raise InputError(f"balance: {columns} is no list; write [emotion]")
-        train = self.sets["train"].data
-        had = {key for entry in train.values() for key in entry}
-        for column in columns:
-            if column not in had:
-                raise InputError(
-                    f"balance: the train manifest has no '{column}'; it has "
-                    f"{', '.join(sorted(had))}"
-                )
-        cells = {
-            split: {
-                id_: tuple(map(entry.get, columns))
-                for id_, entry in dataset.data.items()
-            }
-            for split, dataset in self.sets.items()
-        }
-        # Inverse frequency, one on average over the training clips; what does
-        # not occur there, as another corpus's test set, weighs one.
-        counts = Counter(cells["train"].values())
-        mean = counts.total() / len(counts)
-        return {
-            id_: mean / counts[cell] if cell in counts else 1.0
-            for by_id in cells.values()
-            for id_, cell in by_id.items()
-        }
 
     def train_loader(self):
         """Length-bucketed batches, dealt to the processes by SpeechBrain."""
@@ -289,20 +293,21 @@ class EmotionBrain(sb.Brain):
         super().on_fit_start()
 
     def start_from_model(self, folder):
-        """Go on from a trained model, of these classes or others.
+        """Go on from a trained model, of these classes and dimensions or not.
 
         Arguments
         ---------
         folder : str or Path
             A finished run or its ``model/`` folder: same backbone, same
-            method and same kind of head. With other classes the layers that
-            give the scores start anew.
+            method and same kind of head. With other classes or dimensions
+            the layers that give the scores start anew.
         """
         folder, about = read_model(folder)
         self.model.encoder.start_from(folder / "adapter")
         self.model.head.start_from_head(
             folder / "head.safetensors",
-            same_classes=about["classes"] == self.model.classes,
+            same_scores=about["classes"] == self.model.classes
+            and [*about["dimensions"]] == self.about["dimensions"],
         )
 
     def start_from_probe(self):
@@ -321,7 +326,7 @@ class EmotionBrain(sb.Brain):
             )
         # Whole clips: training cuts its own at random.
         _, whole = datasets(self.hparams.manifests_folder)
-        measured = {}
+        measured, values = [], []
         for split in ("train", "valid"):
             loader = self.eval_loader(split, whole)
             # One tensor a process: as rows, each would carry the whole.
@@ -330,17 +335,20 @@ class EmotionBrain(sb.Brain):
             )
             clips = [clip for _, part in parts for clip in part]
             order = sorted(range(len(clips)), key=clips.__getitem__)
-            measured[split] = (
-                torch.cat([states for states, _ in parts])[order],
-                [clips[i][2] for i in order],
+            entries = (self.sets[split].data[clips[i][0]] for i in order)
+            values.append(values_of(entries, self.about["dimensions"]))
+            measured.append(
+                (
+                    torch.cat([states for states, _ in parts])[order],
+                    [clips[i][2] for i in order],
+                )
             )
-        probe = fit_probe(
-            measured["train"], measured["valid"], len(self.about["classes"])
-        )
+        probe = fit_probe(*measured, len(self.about["classes"]), values)
         self.model.head.start_from(probe)
+        scores = {"UA": probe.valid_ua, "CCC": probe.valid_ccc}
         self.hparams.train_logger.log_stats(
-            {"linear probe": f"C={probe.strength:g}"},
-            valid_stats={"UA": probe.valid_ua},
+            {"linear probe": probe.choice},
+            valid_stats={k: v for k, v in scores.items() if v is not None},
         )
 
     def init_optimizers(self):
@@ -392,7 +400,7 @@ class EmotionBrain(sb.Brain):
             optimizer.param_groups[0]["lr"] = self.full_lr[name] * factor
 
     def compute_forward(self, batch, stage):
-        """Batch to logits, [B, classes]."""
+        """Batch to scores as of `EmotionModel`, [B, classes + dimensions]."""
         wavs, lens = batch.sig
         wavs, lens = wavs.to(self.device), lens.to(self.device)
         if stage != sb.Stage.TRAIN:
@@ -401,39 +409,41 @@ class EmotionBrain(sb.Brain):
         if self.hparams.augment:
             wavs, lens = self.hparams.wav_augment(wavs, lens)
         hidden, frames = self.modules.encoder(wavs, lens)
-        return self.modules.head(hidden, frames)
+        return self.model.rescale(self.modules.head(hidden, frames))
 
     def compute_objectives(self, predictions, batch, stage):
-        """Weighted cross-entropy, averaged over the global batch."""
+        """Weighted cross-entropy and concordance, over the global batch."""
+        train = stage == sb.Stage.TRAIN
+        classes, dimensions = self.about["classes"], self.about["dimensions"]
         labels = batch.label.to(self.device)
-        weights = torch.tensor(
-            [self.weight_of[id_] for id_ in batch.id], device=self.device
-        )
-        if stage == sb.Stage.TRAIN and self.hparams.augment:
-            labels = self.hparams.wav_augment.replicate_labels(labels)
-            weights = self.hparams.wav_augment.replicate_labels(weights)
-        loss = cross_entropy(
-            predictions.float(),
-            labels,
-            reduction="none",
-            label_smoothing=self.hparams.label_smoothing
-            if stage == sb.Stage.TRAIN
-            else 0.0,
-        )
-        loss = loss * weights
-        if stage != sb.Stage.TRAIN:
-            probabilities = predictions.float().softmax(-1).cpu().tolist()
+        truth = torch.zeros(len(labels), 0)
+        if dimensions:
+            truth = torch.tensor(batch.values)
+        weights = torch.tensor([self.weight_of[id_] for id_ in batch.id])
+        truth, weights = truth.to(self.device), weights.to(self.device)
+        if train and self.hparams.augment:
+            labels, truth, weights = map(
+                self.hparams.wav_augment.replicate_labels,
+                (labels, truth, weights),
+            )
+        logits, values = predictions.float().tensor_split([len(classes)], 1)
+        loss = torch.zeros_like(weights)
+        if classes:
+            smoothing = self.hparams.label_smoothing if train else 0.0
+            loss = weights * cross_entropy(
+                logits, labels, reduction="none", label_smoothing=smoothing
+            )
+        if not train:
+            # The concordance is that of the whole set: see `outcome`.
+            columns = (labels, logits.softmax(-1), truth, values, loss)
+            columns = [column.tolist() for column in columns]
             self.collected.extend(
-                zip(
-                    batch.id,
-                    batch.speaker,
-                    labels.tolist(),
-                    probabilities,
-                    loss.tolist(),
-                    strict=True,
-                )
+                zip(batch.id, batch.speaker, *columns, strict=True)
             )
             return loss.mean()
+        if dimensions:
+            ccc_loss = concordance_loss(values, truth)
+            loss = loss + self.dimension_weight * ccc_loss
         self.loss_sum += float(loss.detach().sum())
         self.loss_count += len(loss)
         # DDP averages the processes' gradients, whose batches may differ in
@@ -484,20 +494,28 @@ class EmotionBrain(sb.Brain):
         Returns
         -------
         dict
-            ``id``, ``speaker``, ``label``, ``predicted`` (lists sorted by
-            id), ``probabilities`` [N, C] and the mean ``loss``.
+            ``id``, ``speaker`` (lists sorted by id), the ``loss``, ``scores``
+            from `ser_peft.evaluation.results.judge`; where there are classes
+            ``label``, ``predicted`` (lists), ``probabilities`` [N, C]; where
+            there are dimensions ``values``, ``predicted_values`` [N, D].
         """
         rows = sorted(self.gather(self.collected))
-        ids, speakers, labels, probabilities, losses = zip(*rows, strict=True)
-        probabilities = np.array(probabilities)
-        return {
-            "id": list(ids),
-            "speaker": list(speakers),
-            "label": list(labels),
-            "predicted": probabilities.argmax(1).tolist(),
-            "probabilities": probabilities,
-            "loss": float(np.mean(losses)),
-        }
+        ids, speakers, labels, chances, truth, values, losses = (
+            [*column] for column in zip(*rows, strict=True)
+        )
+        measured = {"id": ids, "speaker": speakers}
+        if self.about["classes"]:
+            measured["label"] = labels
+            measured["predicted"] = np.argmax(chances, 1).tolist()
+            measured["probabilities"] = np.array(chances)
+        loss = float(np.mean(losses))
+        if self.about["dimensions"]:
+            measured["values"] = np.array(truth)
+            measured["predicted_values"] = np.array(values)
+        measured["scores"] = judge(measured, self.about)
+        if self.about["dimensions"]:
+            loss += self.dimension_weight * (1 - measured["scores"]["ccc_mean"])
+        return {**measured, "loss": loss}
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
         """Log an epoch, save it, decide whether it was the last."""
@@ -507,19 +525,17 @@ class EmotionBrain(sb.Brain):
             self.train_loss = total / count
             return
         self.measured = self.outcome()
-        self.measured["scores"] = scores(
-            self.measured["label"],
-            self.measured["predicted"],
-            self.about["classes"],
-        )
         if stage == sb.Stage.TEST:
             return
-        ua, loss = self.measured["scores"]["ua"], self.measured["loss"]
+        judged, loss = self.measured["scores"], self.measured["loss"]
         if not math.isfinite(loss):
             raise InputError(
                 f"epoch {epoch}: the valid loss is {loss}; lower adapter_lr "
                 "or head_lr"
             )
+        measures = {"UA": judged["ua"], "CCC": judged.get("ccc_mean")}
+        measures = {k: v for k, v in measures.items() if v is not None}
+        score = measures[self.chosen_by]
         lrs = {
             f"lr_{name.removesuffix('_opt')}": optimizer.param_groups[0]["lr"]
             for name, optimizer in self.optimizers_dict.items()
@@ -529,7 +545,7 @@ class EmotionBrain(sb.Brain):
                 "epoch": epoch,
                 "train_loss": self.train_loss,
                 "valid_loss": loss,
-                "valid_ua": ua,
+                **{f"valid_{name.lower()}": v for name, v in measures.items()},
                 **lrs,
                 "seconds": time.time() - self.stage_start,
             }
@@ -537,14 +553,20 @@ class EmotionBrain(sb.Brain):
         self.hparams.train_logger.log_stats(
             {"epoch": epoch, **lrs},
             train_stats={"loss": self.train_loss},
-            valid_stats={"loss": loss, "UA": ua},
+            valid_stats={"loss": loss, **measures},
         )
         counter = self.hparams.epoch_counter
         # It takes an equal score for a better one, and would never stop.
-        counter.update_metric(ua if ua > counter.best_score else 0.0)
+        counter.update_metric(
+            score if score > counter.best_score else -math.inf
+        )
         self.checkpointer.save_and_keep_only(
-            # Among equal UA the lower loss is better.
-            meta={"epoch": epoch, "UA": ua, "rank": ua - 1e-6 * min(loss, 1e3)},
+            # Among equal scores the lower loss is better.
+            meta={
+                "epoch": epoch,
+                **measures,
+                "rank": score - 1e-6 * min(loss, 1e3),
+            },
             max_keys=["rank"],
             num_to_keep=self.hparams.keep_best,
             verbosity=logging.DEBUG,  # it would name the provisional folder
@@ -599,7 +621,8 @@ class EmotionBrain(sb.Brain):
             for name, dataset in views.items():
                 self.evaluate(self.eval_loader("test", {"test": dataset}))
                 results["robustness"][name] = self.measured["scores"]["ua"]
-        self.model.temperature = results["calibration"]["temperature"]
+        if self.about["classes"]:
+            self.model.temperature = results["calibration"]["temperature"]
         if if_main_process():
             folder = Path(self.hparams.output_folder)
             self.model.save(folder / "model")
@@ -615,7 +638,11 @@ class EmotionBrain(sb.Brain):
         # Waits for all processes itself.
         self.hparams.train_logger.log_stats(
             {"kept": results["kept"]},
-            test_stats={key: results[key] for key in ("ua", "wa", "macro_f1")},
+            test_stats={
+                key: results[key]
+                for key in ("ua", "wa", "macro_f1", "ccc_mean")
+                if results.get(key) is not None
+            },
         )
         return results
 
@@ -623,18 +650,18 @@ class EmotionBrain(sb.Brain):
         """The content of ``results.json``."""
         epochs = self.kept_epochs
         how = {
-            "best": f"best valid UA: epoch {epochs[0]}",
+            "best": f"best valid {self.chosen_by}: epoch {epochs[0]}",
             "last": f"last epoch: {epochs[0]}",
-            "average": f"mean of the {len(epochs)} best by valid UA: epochs "
-            + ", ".join(map(str, epochs)),
+            "average": f"mean of the {len(epochs)} best by valid "
+            f"{self.chosen_by}: epochs {', '.join(map(str, epochs))}",
         }
         if self.device_type == "cuda":
             peak = torch.cuda.max_memory_allocated() / 2**20
         else:
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+        key = f"valid_{self.chosen_by.lower()}"
         best = max(
-            self.history,
-            key=lambda past: (past["valid_ua"], -past["valid_loss"]),
+            self.history, key=lambda past: (past[key], -past["valid_loss"])
         )
         return run_results(
             self.about,
@@ -643,7 +670,6 @@ class EmotionBrain(sb.Brain):
             self.groups,
             self.model,
             seed=self.hparams.seed,
-            valid_ua=valid["scores"]["ua"],
             best_epoch=best["epoch"],
             kept=how[self.hparams.keep],
             epochs=len(self.history),

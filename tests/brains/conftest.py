@@ -1,11 +1,13 @@
 """What the Brains' tests share."""
 
+from inspect import signature
+
 import pytest
 import speechbrain as sb
 from ruamel.yaml import YAML
 
 from ser_peft.brains import EmotionBrain
-from ser_peft.data import datasets
+from ser_peft.data import datasets, prepare
 from ser_peft.recipe import build, read_settings
 
 
@@ -17,7 +19,8 @@ def new_brain(arguments):
         file, options, given = sb.parse_arguments(
             arguments(output, **overrides)
         )
-        text = read_settings(file, given, EmotionBrain.reads, options)
+        reads = {*EmotionBrain.reads, *signature(prepare).parameters}
+        text = read_settings(file, given, reads, options)
         settings = YAML().load(text)
         about, sets = datasets(
             settings["manifests_folder"],

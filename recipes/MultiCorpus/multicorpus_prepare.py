@@ -1,0 +1,51 @@
+"""Data preparation of several corpora: folders -> SpeechBrain manifests."""
+
+from ser_peft.pool import prepare_pool
+
+
+def prepare_multicorpus(
+    corpora,
+    save_folder,
+    train_on,
+    test_on,
+    fold=1,
+    classes=4,
+    protocol="released",
+):
+    """Write the manifests of a training on several corpora.
+
+    Arguments
+    ---------
+    corpora : dict
+        Name -> its folder as published. Only those named below are read.
+    save_folder : str
+        Gets ``train.json``, ``valid.json``, ``test.json`` and
+        ``protocol.json``.
+    train_on : list of str
+        Corpora to train and validate on.
+    test_on : list of str
+        Corpora to test on: their test splits, of unheard ones too.
+    fold : int
+        From 1; of corpora with more than one.
+    classes : int or str
+        A class set that all of them have, as 4.
+    protocol : str, optional
+        Of the corpora that have it; the others' first one.
+
+    Raises
+    ------
+    ser_peft.errors.InputError
+        If a folder is not the corpus it should be, or a file in it is broken.
+
+    Example
+    -------
+    >>> prepare_multicorpus(
+    ...     {"crema-d": "/data/CREMA-D", "ravdess": "/data/RAVDESS"},
+    ...     "manifests",
+    ...     train_on=["crema-d"],
+    ...     test_on=["ravdess"],
+    ... )  # doctest: +SKIP
+    """
+    prepare_pool(
+        corpora, save_folder, train_on, test_on, classes, fold, protocol
+    )
