@@ -81,7 +81,8 @@ def prepare_pool(
         chosen[name] = _named(name, choose, name, corpora[name], classes)
         protocols = chosen[name][1]
         deals[name] = protocols.get(protocol) or next(iter(protocols.values()))
-    if protocol and not any(protocol in part[1] for part in chosen.values()):
+    known = {"released"}.union(*(part[1] for part in chosen.values()))
+    if protocol and protocol not in known:
         raise InputError(
             f"protocol {protocol}: none of {', '.join(names)} has it"
         )
@@ -99,7 +100,8 @@ def prepare_pool(
     # Those with a single fold are dealt alike in every one.
     folds = {n: 1 if deals[n].folds == 1 else fold for n in names}
     trained, tested = sorted({*train_on}), sorted({*test_on})
-    title = f"{protocol or 'own'}: {'+'.join(trained)}"
+    used = dict.fromkeys(deal.name for deal in deals.values())
+    title = f"{'+'.join(used)}: {'+'.join(trained)}"
     if tested != trained:
         title += f" to {'+'.join(tested)}"
     request = {
