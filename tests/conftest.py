@@ -169,6 +169,7 @@ def arguments(tiny_backbones, ravdess_tree, manifests):
             "batch_seconds": 6,
             "num_workers": 0,
             "precision": "fp32",
+            "robustness": False,  # five more tests
             "noprogressbar": True,
         } | overrides
         return [

@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -87,9 +86,8 @@ def test_two_processes_train_as_one(
             "sorting: ascending  # no shuffling by DDP\nnum_workers:",
         ),
     )
-    text = re.sub("(?m)^robustness:.*$", "", hparams.read_text())
-    hparams.write_text(f"{text}\nrobustness: True\n")
-    settings = EXACT | equal_lengths | {"adapter_lr": 1, "head_lr": 0.1}
+    settings = {"adapter_lr": 1, "head_lr": 0.1, "robustness": "True"}
+    settings |= EXACT | equal_lengths
     one = train(
         arguments(
             tmp_path / "one", hparams, grad_accumulation_factor=2, **settings

@@ -65,21 +65,11 @@ def write_yaml(path, *changes, source="whisper_lora"):
     return path
 
 
-def with_keys(path, **keys):
-    """A recipe's yaml with these keys, whether it had them or not."""
-    text = (HPARAMS / "whisper_lora.yaml").read_text()
-    for key, value in keys.items():
-        text = re.sub(f"(?m)^{key}:.*$", "", text) + f"\n{key}: {value}\n"
-    path.write_text(text)
-    return path
-
-
 @pytest.fixture(scope="module")
 def finished(arguments, tmp_path_factory):
     """A finished run, the settings it had, and every audio file it read."""
     folder = tmp_path_factory.mktemp("finished") / "run"
-    hparams = with_keys(folder.parent / "a.yaml", robustness=False)
-    argv = arguments(folder, hparams, **PLAIN, number_of_epochs=4, keep="best")
+    argv = arguments(folder, **PLAIN, number_of_epochs=4, keep="best")
     reads = []
     with pytest.MonkeyPatch.context() as patch:
         read_audio = ser_peft.data.read_audio
@@ -291,7 +281,9 @@ def test_files_are_as_small_as_what_trains(arguments, tmp_path):
 def test_weights_are_one_on_average(new_brain, ravdess_tree, tmp_path, columns):
     # Calm counts as neutral: one class is twice as large as the others.
     prepare("ravdess", ravdess_tree, tmp_path / "seven", classes=7)
-    hparams = with_keys(tmp_path / "a.yaml", balance=columns)
+    hparams = write_yaml(
+        tmp_path / "a.yaml", ("keep: ", f"balance: {columns}\nkeep: ")
+    )
     brain = new_brain(
         tmp_path / "run",
         hparams=hparams,
@@ -319,7 +311,9 @@ def test_weights_are_one_on_average(new_brain, ravdess_tree, tmp_path, columns):
     [(["corpus"], "no 'corpus'; it has .*emotion"), ("emotion", "no list")],
 )
 def test_balance_of_what_is_not_there(new_brain, tmp_path, columns, message):
-    hparams = with_keys(tmp_path / "a.yaml", balance=columns)
+    hparams = write_yaml(
+        tmp_path / "a.yaml", ("keep: ", f"balance: {columns}\nkeep: ")
+    )
     with pytest.raises(InputError, match=f"balance: .*{message}"):
         new_brain(tmp_path / "run", hparams=hparams)
 
@@ -617,13 +611,9 @@ def test_every_method_trains(
 
 
 def test_report_of_robustness_and_fairness(new_brain, fit, tmp_path):
-    hparams = with_keys(
-        tmp_path / "a.yaml", robustness=True, fairness_columns="[text]"
-    )
-    brain = fit(
-        new_brain(tmp_path / "run", hparams=hparams, **PLAIN, keep="last")
-    )
-    results = brain.report([])
+    settings = {"robustness": "True", "fairness_columns": "[text]"}
+    brain = new_brain(tmp_path / "run", **PLAIN, **settings, keep="last")
+    results = fit(brain).report([])
     assert set(results["fairness"]) == {"gender", "text"}
     assert list(results["robustness"]) == [
         *(f"babble {snr} dB" for snr in (20, 10, 5, 0)),
@@ -652,9 +642,8 @@ def test_report_of_robustness_and_fairness(new_brain, fit, tmp_path):
 def test_a_report_that_cannot_be_made_is_refused_before_training(
     new_brain, tmp_path, key, value, message
 ):
-    hparams = with_keys(tmp_path / "a.yaml", **{key: value})
     with pytest.raises(InputError, match=message):
-        new_brain(tmp_path / "run", hparams=hparams)
+        new_brain(tmp_path / "run", **{key: value})
 
 
 def test_checkpoints_of_different_ranks_have_no_mean(new_brain, tmp_path):
