@@ -27,19 +27,21 @@ def _prepare(args):
         args.classes,
         args.fold,
         args.protocol,
+        args.dimensions,
     )
     about, manifests = read_manifests(args.out)
-    width = max(map(len, [*about["classes"], "speakers"])) + 2
+    kinds = about["classes"] or ["utterances"]
+    width = max(map(len, [*kinds, "speakers"])) + 2
     print(
         f"{about['corpus']}, {about['protocol']}, fold {about['fold']} of "
         f"{about['folds_total']} ({about['protocol_sha']})"
     )
     print("".ljust(width) + "".join(split.rjust(8) for split in manifests))
     counts = {
-        split: Counter(entry["emotion"] for entry in entries.values())
+        split: Counter(e.get("emotion", kinds[0]) for e in entries.values())
         for split, entries in manifests.items()
     }
-    for name in about["classes"]:
+    for name in kinds:
         print(
             name.ljust(width)
             + "".join(str(counts[split][name]).rjust(8) for split in manifests)
@@ -68,6 +70,7 @@ def _device(name):
 
 
 def _probe(args):
+    from ser_peft.evaluation.results import headline
     from ser_peft.probe import run_probe
 
     out = args.out or Path(args.manifests) / "probe" / Path(args.backbone).name
@@ -79,10 +82,7 @@ def _probe(args):
         command=shlex.join(["ser-peft", *args.argv]),
     )
     print(
-        f"linear probe: test UA {results['ua']:.3f} "
-        f"(95 % CI {results['ua_ci95'][0]:.3f} to "
-        f"{results['ua_ci95'][1]:.3f}), WA {results['wa']:.3f}; "
-        f"report in {out}/report.html"
+        f"linear probe: test {headline(results)}; report in {out}/report.html"
     )
 
 
@@ -94,12 +94,19 @@ def _predict(args):
     model = load_model(args.model, backbone=args.backbone)
     for path in tqdm(args.audio, unit="file", disable=len(args.audio) < 2):
         answer = model.predict([path])[0]
-        scores = "  ".join(f"{k} {v:.2f}" for k, v in answer["scores"].items())
-        tqdm.write(
-            json.dumps({"file": path, **answer})
-            if args.json
-            else f"{path}: {answer['label']}  ({scores})"
-        )
+        if args.json:
+            tqdm.write(json.dumps({"file": path, **answer}))
+            continue
+        parts = [f"{path}:"]
+        if "label" in answer:
+            parts.append(f"{answer['label']}  ({_listed(answer['scores'])})")
+        if "dimensions" in answer:
+            parts.append(_listed(answer["dimensions"]))
+        tqdm.write(" ".join(parts))
+
+
+def _listed(values):
+    return "  ".join(f"{name} {value:.2f}" for name, value in values.items())
 
 
 def _export(args):
@@ -245,10 +252,14 @@ def _parser():
     sub.add_argument(
         "--classes",
         type=lambda name: int(name) if name.isdigit() else name,
-        help="class set; default: the corpus's first",
+        help="class set, 0 for dimensions alone; default: the corpus's first",
     )
     sub.add_argument("--fold", type=int, default=1, help="from 1")
     sub.add_argument("--protocol", help="default: the corpus's first")
+    sub.add_argument(
+        "--dimensions", nargs="+", default=[], metavar="NAME",
+        help="numbers to predict: arousal valence dominance",
+    )  # fmt: skip
     sub.set_defaults(run=_prepare)
 
     sub = commands.add_parser(

@@ -21,6 +21,7 @@ from ser_peft.corpora.protocols import (
     check_splits,
     classes_of,
     fingerprint,
+    has_all,
     relabel,
     shared_speakers,
 )
@@ -38,6 +39,8 @@ __all__ = [
     "read_audio",
     "read_manifests",
     "root_of",
+    "scale_of",
+    "values_of",
     "write_manifests",
 ]
 
@@ -50,13 +53,19 @@ logger = logging.getLogger(__name__)
 ABOUT = (
     "corpus protocol protocol_sha fold folds_total classes data_folder"
 ).split()
-ENTRY = ("wav", "duration", "speaker", "emotion")
-RESERVED = ("id", "duration", "sig", "label")
+ENTRY = ("wav", "duration", "speaker")
+RESERVED = ("id", "duration", "sig", "label", "values")
 """Names of items that a corpus's own labels may not take."""
 
 
 def prepare(
-    corpus, data_folder, save_folder, classes=None, fold=1, protocol=None
+    corpus,
+    data_folder,
+    save_folder,
+    classes=None,
+    fold=1,
+    protocol=None,
+    dimensions=(),
 ):
     """Write the manifests of one fold of a corpus.
 
@@ -72,16 +81,20 @@ def prepare(
         Gets ``train.json``, ``valid.json``, ``test.json``, ``protocol.json``.
     classes : int, str or dict, optional
         One of the corpus's class sets, its first one where absent; a dict
-        maps its labels to classes.
+        maps its labels to classes. 0 for none, dimensions alone.
     fold : int
         From 1.
     protocol : str, optional
         One of the corpus's protocols; its first one where absent.
+    dimensions : list of str
+        Labels that are numbers to predict, as ``arousal``, ``valence`` and
+        ``dominance``. Utterances that lack one are left out.
 
     Raises
     ------
     InputError
-        If the folder, the classes, the fold or a recording is unfit.
+        If the folder, the classes, the fold, the dimensions or a recording
+        is unfit.
     """
     class_set, protocols, utterances, content = choose(
         corpus, data_folder, classes
@@ -102,14 +115,35 @@ def prepare(
         "shares_speakers": deal.shares_speakers,
         "class_set": class_set,
         "classes": classes_of(class_set),
+        "dimensions": list(dimensions),
     }
     if holds(save_folder, request):
         return
     utterances = utterances or load_corpus(corpus).read(data_folder)
-    chosen = relabel(utterances, class_set, deal.label)
+    if class_set:
+        chosen = relabel(utterances, class_set, deal.label)
+    else:
+        chosen = [(utterance, None) for utterance in utterances]
+    chosen = _rated(chosen, dimensions, corpus)
     labels = {utterance.id: label for utterance, label in chosen}
     splits = deal.deal([u for u, _ in chosen], fold)
     write_manifests(splits, labels, save_folder, request)
+
+
+def _rated(chosen, dimensions, corpus):
+    """Those of the (utterance, class) that have every dimension."""
+    for name in dimensions:
+        if not any(has_all(u.labels, [name]) for u, _ in chosen):
+            raise InputError(
+                f"dimensions: {corpus} has no numbers '{name}'; leave it out"
+            )
+    rated = [pair for pair in chosen if has_all(pair[0].labels, dimensions)]
+    if len(rated) < len(chosen):
+        logger.warning(
+            "%s: %d of %d utterances lack %s and are left out", corpus,
+            len(chosen) - len(rated), len(chosen), " or ".join(dimensions),
+        )  # fmt: skip
+    return rated
 
 
 def choose(corpus, data_folder, classes):
@@ -123,7 +157,7 @@ def choose(corpus, data_folder, classes):
     Returns
     -------
     class_set : dict
-        The corpus's label -> class.
+        The corpus's label -> class, none for 0.
     protocols : dict
         Name -> `Folds`.
     utterances : list of Utterance or None
@@ -147,13 +181,14 @@ def choose(corpus, data_folder, classes):
         class_sets, protocols = module.CLASS_SETS, module.PROTOCOLS
     if classes is None:
         classes = next(iter(class_sets))
-    if not isinstance(classes, dict) and classes not in [*class_sets]:
+    if not isinstance(classes, dict) and classes not in [0, *class_sets]:
         raise InputError(
             f"classes {classes}: {corpus} has sets of "
             f"{', '.join(map(str, class_sets))}; or give a mapping"
         )
-    class_set = classes if isinstance(classes, dict) else class_sets[classes]
-    return class_set, protocols, utterances, content
+    if not isinstance(classes, dict):
+        classes = class_sets[classes] if classes else {}
+    return classes, protocols, utterances, content
 
 
 def root_of(data_folder):
@@ -179,7 +214,7 @@ def write_manifests(splits, labels, save_folder, about, roots=None):
     splits : dict
         ``train``, ``valid`` and ``test`` lists of `Utterance`.
     labels : dict
-        Utterance id -> class.
+        Utterance id -> class; None where there are none.
     save_folder : str or Path
         Gets one JSON a split and ``protocol.json``, written last.
     about : dict
@@ -217,7 +252,8 @@ def write_manifests(splits, labels, save_folder, about, roots=None):
                 k: v for k, v in entry.items() if v is not None
             }
     shares = about.get("shares_speakers", False)
-    check_splits(manifests, about["classes"], shares)
+    dimensions = about.get("dimensions", ())
+    check_splits(manifests, about["classes"], shares, dimensions)
     if shares:
         shared = shared_speakers(manifests)
         logger.warning(
@@ -279,8 +315,12 @@ def read_manifests(folder):
     for split, entries in contents.items():
         for key, entry in entries.items():
             _need(entry, ENTRY, f"{Path(folder) / split}.json: {key}")
+    about.setdefault("dimensions", [])  # which few corpora have
     check_splits(
-        contents, about["classes"], about.get("shares_speakers", False)
+        contents,
+        about["classes"],
+        about.get("shares_speakers", False),
+        about["dimensions"],
     )
     return about, contents
 
@@ -316,7 +356,8 @@ def datasets(folder, max_seconds=None, crop=1.0, first_seconds=None):
         ``protocol.json``.
     sets : dict
         Split -> DynamicItemDataset with ``id``, ``sig`` (16 kHz mono, [T]),
-        ``label`` (index into the classes), ``speaker`` and ``duration``.
+        ``label`` (index into the classes, -1 without them), ``values`` (of
+        the dimensions, [D]), ``speaker`` and ``duration``.
     """
     about, manifests = read_manifests(folder)
     index = {name: i for i, name in enumerate(about["classes"])}
@@ -338,17 +379,47 @@ def datasets(folder, max_seconds=None, crop=1.0, first_seconds=None):
             start = int(torch.randint(len(sig) - length + 1, ()))
             return sig[start : start + length]
 
-        @takes("emotion")
+        @takes("id")
         @provides("label")
-        def label(emotion):
-            return index[emotion]
+        def label(id_, entries=entries):
+            return index[entries[id_]["emotion"]] if index else -1
+
+        @takes("id")
+        @provides("values")
+        def values(id_, entries=entries):
+            return [float(entries[id_][name]) for name in about["dimensions"]]
 
         sets[split] = DynamicItemDataset(
             entries,
-            dynamic_items=[audio, label],
-            output_keys=["id", "sig", "label", "speaker"],
+            dynamic_items=[audio, label, values],
+            output_keys=["id", "sig", "label", "values", "speaker"],
         )
     return about, sets
+
+
+def values_of(entries, dimensions):
+    """The dimensions of a manifest's entries.
+
+    Arguments
+    ---------
+    entries : iterable of dict
+        Of a manifest.
+    dimensions : list of str
+        Their names.
+
+    Returns
+    -------
+    numpy.ndarray
+        [N, D].
+    """
+    rows = [[entry[name] for name in dimensions] for entry in entries]
+    return np.array(rows, float)
+
+
+def scale_of(values, dimensions):
+    """Name -> mean and standard deviation of values [N, D]."""
+    scale = zip(values.mean(0).tolist(), values.std(0).tolist(), strict=True)
+    return dict(zip(dimensions, scale, strict=True))
 
 
 def batch_sampler(dataset, seconds, shuffle, seed=0, max_seconds=None):

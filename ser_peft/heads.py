@@ -1,7 +1,8 @@
 """From an encoder's hidden states to emotion scores.
 
 A head takes all hidden states ``[L + 1, B, T, C]`` and the valid frames of
-each clip, and gives logits ``[B, classes]``. Padding never counts.
+each clip, and gives scores ``[B, classes + dimensions]``: logits, then
+arousal and the like, standardised. Padding never counts.
 """
 
 import torch
@@ -105,7 +106,7 @@ def load_tensors(module, path, kept=()):
 
 @register_checkpoint_hooks
 class Head(nn.Module):
-    """What all heads share: class count, layer mix, safetensors checkpoints.
+    """What all heads share: how many scores, safetensors checkpoints.
 
     Arguments
     ---------
@@ -113,6 +114,8 @@ class Head(nn.Module):
         Its width and number of layers are taken, nothing else.
     classes : int, list or dict
         How many, which, or the map from the corpus's labels.
+    dimensions : int or list
+        How many, or which, of arousal, valence and dominance.
     **settings
         What else builds the same head again, for `model.json`.
     """
@@ -120,12 +123,15 @@ class Head(nn.Module):
     score_layers = ()
     """Beginnings of the names of the tensors that give the scores."""
 
-    def __init__(self, encoder, classes, **settings):
+    def __init__(self, encoder, classes, dimensions=(), **settings):
         super().__init__()
         self.settings = settings
         if isinstance(classes, dict):
             classes = set(classes.values())
-        self.classes = classes if isinstance(classes, int) else len(classes)
+        self.outputs = sum(
+            kind if isinstance(kind, int) else len(kind)
+            for kind in (classes, dimensions)
+        )
         self.states = encoder.num_layers + 1
         self.width = encoder.hidden_size
 
@@ -141,16 +147,16 @@ class Head(nn.Module):
         """Read what `save` wrote."""
         load_tensors(self, path)
 
-    def start_from_head(self, path, same_classes):
+    def start_from_head(self, path, same_scores):
         """Take over a trained head, as far as it fits.
 
         Arguments
         ---------
         path : str or Path
             ``head.safetensors`` of a head of this kind.
-        same_classes : bool
-            Whether its scores mean the same; the layers that give the
-            scores stay new otherwise.
+        same_scores : bool
+            Whether its classes and dimensions are the same; the layers that
+            give the scores stay new otherwise.
 
         Raises
         ------
@@ -158,7 +164,7 @@ class Head(nn.Module):
             If it is no such head.
         """
         own = self.state_dict()
-        new = () if same_classes else self.score_layers
+        new = () if same_scores else self.score_layers
         kept = {k: v for k, v in own.items() if k.startswith(new)}
         load_tensors(self, path, kept)
 
@@ -173,7 +179,7 @@ class LayerMixHead(Head):
 
     Arguments
     ---------
-    encoder, classes
+    encoder, classes, dimensions
         See `Head`.
     conv : bool
         Mix in hidden state 0, what enters the first layer (the "-conv"
@@ -188,11 +194,16 @@ class LayerMixHead(Head):
     score_layers = ("out.2.",)
 
     def __init__(
-        self, encoder, classes, conv=True, normalize=True, dropout=0.1
+        self,
+        encoder,
+        classes,
+        dimensions=(),
+        conv=True,
+        normalize=True,
+        dropout=0.1,
     ):
-        super().__init__(
-            encoder, classes, conv=conv, normalize=normalize, dropout=dropout
-        )
+        settings = {"conv": conv, "normalize": normalize, "dropout": dropout}
+        super().__init__(encoder, classes, dimensions, **settings)
         self.first = 0 if conv else 1
         self.normalize = normalize
         self.layer_logits = nn.Parameter(torch.zeros(self.states - self.first))
@@ -207,7 +218,7 @@ class LayerMixHead(Head):
             nn.Linear(256, 256),
         )
         self.out = nn.Sequential(
-            nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, self.classes)
+            nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, self.outputs)
         )
 
     @property
@@ -239,7 +250,7 @@ class LayerMixHead(Head):
         Returns
         -------
         torch.Tensor
-            Logits, [B, classes].
+            Scores, [B, classes + dimensions].
         """
         mixed = self.frame(self.mix(hidden_states))
         return self.out(masked_mean(mixed, frames))
@@ -254,8 +265,8 @@ class AttentivePoolingHead(LayerMixHead):
     uses it.
     """
 
-    def __init__(self, encoder, classes, **kwargs):
-        super().__init__(encoder, classes, **kwargs)
+    def __init__(self, encoder, classes, dimensions=(), **kwargs):
+        super().__init__(encoder, classes, dimensions, **kwargs)
         self.attention = nn.Sequential(
             nn.Linear(256, 128), nn.Tanh(), nn.Linear(128, 1)
         )
@@ -287,7 +298,7 @@ class LinearHead(Head):
 
     Arguments
     ---------
-    encoder, classes
+    encoder, classes, dimensions
         See `Head`.
     dropout : float
         On the standardised means.
@@ -295,13 +306,13 @@ class LinearHead(Head):
 
     score_layers = ("linear.",)
 
-    def __init__(self, encoder, classes, dropout=0.0):
-        super().__init__(encoder, classes, dropout=dropout)
+    def __init__(self, encoder, classes, dimensions=(), dropout=0.0):
+        super().__init__(encoder, classes, dimensions, dropout=dropout)
         shape = (self.states, self.width)
         self.register_buffer("mean", torch.zeros(shape))
         self.register_buffer("deviation", torch.ones(shape))
         self.dropout = nn.Dropout(dropout)
-        self.linear = nn.Linear(self.states * self.width, self.classes)
+        self.linear = nn.Linear(self.states * self.width, self.outputs)
 
     def start_from(self, probe):
         """Take over a fitted linear probe.
@@ -309,7 +320,7 @@ class LinearHead(Head):
         Arguments
         ---------
         probe : ser_peft.probe.Probe
-            Of the same encoder and classes.
+            Of the same encoder, classes and dimensions.
         """
         for tensor, value in (
             (self.mean, probe.mean),
@@ -333,7 +344,7 @@ class LinearHead(Head):
         return self.score(masked_mean(hidden_states, frames).transpose(0, 1))
 
     def score(self, means):
-        """Mean hidden states, [B, L + 1, C], to logits, [B, classes]."""
+        """Mean hidden states, [B, L + 1, C], to scores, as `forward`."""
         means = (means - self.mean) / self.deviation
         return self.linear(self.dropout(means.flatten(1)))
 
@@ -341,22 +352,22 @@ class LinearHead(Head):
 class ProbeMixHead(LayerMixHead):
     """The linear probe plus what `LayerMixHead` adds to it.
 
-    The sum of both heads' logits; the last layer of the second starts at
+    The sum of both heads' scores; the last layer of the second starts at
     zero, so that training begins at the probe (see `LinearHead`) and still
     has a nonlinear path.
 
     Arguments
     ---------
-    encoder, classes, conv, normalize, dropout
+    encoder, classes, dimensions, conv, normalize, dropout
         See `LayerMixHead`; `dropout` also goes to the probe's inputs.
     """
 
     score_layers = ("out.2.", "probe.linear.")
 
-    def __init__(self, encoder, classes, **kwargs):
-        super().__init__(encoder, classes, **kwargs)
+    def __init__(self, encoder, classes, dimensions=(), **kwargs):
+        super().__init__(encoder, classes, dimensions, **kwargs)
         self.probe = LinearHead(
-            encoder, classes, dropout=self.settings["dropout"]
+            encoder, classes, dimensions, dropout=self.settings["dropout"]
         )
         nn.init.zeros_(self.out[-1].weight)
         nn.init.zeros_(self.out[-1].bias)

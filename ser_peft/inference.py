@@ -1,6 +1,7 @@
 """A trained run, or a released model -> the emotions of a recording."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -68,18 +69,23 @@ class EmotionModel(nn.Module):
     head : ser_peft.heads.Head
         Of the same width.
     classes : list of str
-        Names, in the order of the scores.
+        Names, in the order of the scores; empty for dimensions alone.
     temperature : float
         Of `predict`'s probabilities, fitted on the valid set (Guo et al.,
         2017).
+    dimensions : dict
+        Name, as ``arousal``, in the order of the scores -> mean and standard
+        deviation in the training set, between which and 0 and 1 the head's
+        answers are converted.
     """
 
-    def __init__(self, encoder, head, classes, temperature=1.0):
+    def __init__(self, encoder, head, classes, temperature=1.0, dimensions=()):
         super().__init__()
         self.encoder = encoder
         self.head = head
         self.classes = list(classes)
         self.temperature = temperature
+        self.dimensions = dict(dimensions)
 
     @property
     def sample_rate(self):
@@ -99,8 +105,9 @@ class EmotionModel(nn.Module):
         Returns
         -------
         torch.Tensor
-            Logits, [B, classes]. A clip longer than the encoder takes is
-            cut into equal windows whose logits are averaged.
+            [B, classes + dimensions]: logits, then the dimensions on the
+            scale of the corpus. A clip longer than the encoder takes is cut
+            into equal windows whose scores are averaged.
 
         Raises
         ------
@@ -115,7 +122,16 @@ class EmotionModel(nn.Module):
                 f"lengths: {lengths.tolist()}: give whole numbers of samples, "
                 f"at most {wavs.shape[1]}"
             )
-        return by_window(self.encoder, wavs, lengths, self.head)
+        return self.rescale(by_window(self.encoder, wavs, lengths, self.head))
+
+    def rescale(self, scores):
+        """Give what a head says, [B, classes + dimensions], its own scale."""
+        if not self.dimensions:
+            return scores
+        logits, values = scores.float().tensor_split([len(self.classes)], 1)
+        scale = torch.tensor([*self.dimensions.values()], device=values.device)
+        mean, deviation = scale.unbind(1)
+        return torch.cat([logits, mean + deviation * values], 1)
 
     @torch.no_grad()
     def predict(self, recordings):
@@ -129,8 +145,10 @@ class EmotionModel(nn.Module):
         Returns
         -------
         list of dict
-            ``label`` and ``scores``, the probability of every class, of the
-            logits over the temperature.
+            Of a model with classes ``label`` and ``scores``, the probability
+            of every class, of the logits over the temperature; of one with
+            dimensions ``dimensions``, as ``{"arousal": 3.2}`` on the scale
+            of the corpus.
 
         Raises
         ------
@@ -155,16 +173,20 @@ class EmotionModel(nn.Module):
                     )
                 wav = wav.float()
                 check_samples(wav, SAMPLE_RATE, name)
-            logits = self(wav[None].to(device))[0] / self.temperature
-            scores = logits.softmax(-1).tolist()
-            best = int(np.argmax(scores))
-            answers.append(
-                {
-                    "label": self.classes[best],
-                    "scores": dict(zip(self.classes, scores, strict=True)),
-                }
-            )
+            answers.append(self._answer(self(wav[None].to(device))[0]))
         return answers
+
+    def _answer(self, scores):
+        logits, values = scores.tensor_split([len(self.classes)])
+        answer = {}
+        if self.classes:
+            chances = (logits / self.temperature).softmax(-1).tolist()
+            answer["label"] = self.classes[int(np.argmax(chances))]
+            answer["scores"] = dict(zip(self.classes, chances, strict=True))
+        if self.dimensions:
+            named = zip(self.dimensions, values.tolist(), strict=True)
+            answer["dimensions"] = dict(named)
+        return answer
 
     def save(self, folder):
         """Write what inference needs: adapter, head and a description.
@@ -188,6 +210,7 @@ class EmotionModel(nn.Module):
                     "head": type(self.head).__name__,
                     "head_settings": self.head.settings,
                     "temperature": self.temperature,
+                    "dimensions": self.dimensions,
                 },
             )
 
@@ -234,12 +257,15 @@ def read_model(folder, save_path=""):
             about["backbone"] = str(folder / about["backbone"])
         if not about.setdefault("temperature", 1.0) > 0:
             raise KeyError("temperature")
+        for mean, deviation in about.setdefault("dimensions", {}).values():
+            if not (deviation > 0 and math.isfinite(mean)):
+                raise KeyError("dimensions")
     except OSError as error:
         raise InputError(
             f"{path}: cannot be read ({error.strerror}); give a finished run "
             "or its model/ folder"
         ) from error
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{path}: describes no model ({error!r}); save it again"
         ) from error
@@ -280,8 +306,12 @@ def load_model(folder, backbone=None, save_path="", device="cpu"):
     folder, about = read_model(folder, save_path)
     lobe = load_lobe(backbone or about["backbone"], save_path)
     encoder = load_adapter(lobe, folder / "adapter")
-    classes = about["classes"]
-    head = about["head"](encoder, len(classes), **about["head_settings"])
+    classes, dimensions = about["classes"], about["dimensions"]
+    head = about["head"](
+        encoder, len(classes), len(dimensions), **about["head_settings"]
+    )
     load_tensors(head, folder / "head.safetensors")
-    model = EmotionModel(encoder, head, classes, about["temperature"])
+    model = EmotionModel(
+        encoder, head, classes, about["temperature"], dimensions
+    )
     return model.eval().to(device)

@@ -6,15 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import recall_score
 from sklearn.preprocessing import StandardScaler
 from speechbrain.dataio.dataloader import make_dataloader
 from tqdm import tqdm
 
 from ser_peft.adapters import PeftLobe
-from ser_peft.data import datasets, eval_batches
+from ser_peft.data import datasets, eval_batches, scale_of, values_of
 from ser_peft.evaluation.fairness import group_columns
+from ser_peft.evaluation.metrics import concordance
 from ser_peft.evaluation.report import write_report
 from ser_peft.evaluation.results import run_results
 from ser_peft.heads import LinearHead, masked_mean
@@ -24,33 +25,52 @@ from ser_peft.lobes import lengths_in_samples, load_lobe
 __all__ = ["Probe", "fit_probe", "pooled_states", "run_probe"]
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-"""Inverse regularisation strengths tried on the valid set."""
+"""Inverse regularisation strengths tried on the valid set, for classes."""
+ALPHAS = (1e5, 1e4, 1e3, 1e2, 1e1)
+"""Regularisation strengths tried on the valid set, for dimensions."""
 
 
 @dataclass
 class Probe:
-    """Logistic regression on standardised, mean-pooled hidden states.
+    """Linear models on standardised, mean-pooled hidden states.
 
     Arguments
     ---------
     mean, deviation : torch.Tensor
         Of the training set's means, [L + 1, C].
     weight : torch.Tensor
-        [classes, (L + 1) C].
+        Of a logistic regression, then of a ridge regression of the
+        standardised dimensions, [classes + dimensions, (L + 1) C].
     bias : torch.Tensor
-        [classes].
+        [classes + dimensions].
     strength : float
-        The inverse regularisation strength chosen.
+        The inverse regularisation strength chosen for the classes.
     valid_ua : float
         What it was chosen by, a fraction.
+    alpha : float
+        The regularisation strength chosen for the dimensions.
+    valid_ccc : float
+        What it was chosen by, the mean over the dimensions.
     """
 
     mean: torch.Tensor
     deviation: torch.Tensor
-    weight: torch.Tensor
-    bias: torch.Tensor
-    strength: float
-    valid_ua: float
+    weight: torch.Tensor = None
+    bias: torch.Tensor = None
+    strength: float = None
+    valid_ua: float = None
+    alpha: float = None
+    valid_ccc: float = None
+
+    @property
+    def choice(self):
+        """What was chosen, and by what, as text."""
+        parts = []
+        if self.strength is not None:
+            parts.append(f"C={self.strength:g} by valid UA")
+        if self.alpha is not None:
+            parts.append(f"alpha={self.alpha:g} by valid CCC")
+        return ", ".join(parts)
 
 
 @torch.no_grad()
@@ -91,7 +111,7 @@ def _pool(hidden, frames):
     return masked_mean(hidden, frames).transpose(0, 1)
 
 
-def fit_probe(train, valid, classes):
+def fit_probe(train, valid, classes, values=None):
     """Fit on train, choose the regularisation on valid.
 
     Arguments
@@ -99,7 +119,9 @@ def fit_probe(train, valid, classes):
     train, valid : tuple
         States [N, L + 1, C] and integer labels [N].
     classes : int
-        Number of classes.
+        Number of classes; 0 for none.
+    values : tuple, optional
+        The dimensions of train and of valid, [N, D], on any scale.
 
     Returns
     -------
@@ -107,39 +129,67 @@ def fit_probe(train, valid, classes):
         The best on valid; among equals the most regularised.
     """
     scaler = StandardScaler().fit(train[0].flatten(1).numpy())
-    features, held_out = (
+    features = [
         scaler.transform(states.flatten(1).numpy())
         for states, _ in (train, valid)
-    )
+    ]
     mean, deviation = (
         torch.from_numpy(array).float().reshape(train[0].shape[1:])
         for array in (scaler.mean_, scaler.scale_)
     )
-    best = None
+    probe, layers = Probe(mean, deviation), []
+    if classes:
+        layer, probe.strength, probe.valid_ua = _fit_classes(
+            *features, train[1], valid[1]
+        )
+        layers.append(layer)
+    if values is not None and values[0].size:
+        layer, probe.alpha, probe.valid_ccc = _fit_values(*features, *values)
+        layers.append(layer)
+    probe.weight, probe.bias = (
+        torch.from_numpy(np.concatenate(parts)).float()
+        for parts in zip(*layers, strict=True)
+    )
+    return probe
+
+
+def _fit_classes(train, valid, labels, held_out):
+    """Weight and bias, strength and UA of the best logistic regression."""
+    best, chosen, best_ua = None, None, -1
     for strength in STRENGTHS:
         model = LogisticRegression(
             C=strength, class_weight="balanced", max_iter=2000
-        ).fit(features, train[1])
+        ).fit(train, labels)
         ua = recall_score(
-            valid[1],
-            model.predict(held_out),
-            labels=np.unique(valid[1]),
+            held_out,
+            model.predict(valid),
+            labels=np.unique(held_out),
             average="macro",
         )
-        if best is None or ua > best.valid_ua:
-            weight, bias = model.coef_, model.intercept_
-            if classes == 2:  # scikit-learn keeps one row for two classes
-                weight = np.concatenate([-weight, weight]) / 2
-                bias = np.concatenate([-bias, bias]) / 2
-            best = Probe(
-                mean,
-                deviation,
-                torch.from_numpy(weight).float(),
-                torch.from_numpy(bias).float(),
-                strength,
-                float(ua),
-            )
-    return best
+        if ua > best_ua:
+            best, chosen, best_ua = model, strength, float(ua)
+    weight, bias = best.coef_, best.intercept_
+    if len(weight) == 1:  # scikit-learn keeps one row for two classes
+        weight = np.concatenate([-weight, weight]) / 2
+        bias = np.concatenate([-bias, bias]) / 2
+    return (weight, bias), chosen, best_ua
+
+
+def _fit_values(train, valid, truth, held_out):
+    """Weight and bias, strength and CCC of the best ridge regression."""
+    # CCC does not see that both are standardised.
+    mean, deviation = truth.mean(0), truth.std(0)
+    truth, held_out = ((v - mean) / deviation for v in (truth, held_out))
+    best, chosen, best_ccc = None, None, -2
+    for alpha in ALPHAS:
+        model = Ridge(alpha).fit(train, truth)
+        guess = model.predict(valid).reshape(held_out.shape)
+        ccc = concordance(held_out, guess).mean()
+        if ccc > best_ccc:
+            best, chosen, best_ccc = model, alpha, float(ccc)
+    # scikit-learn drops an axis of one.
+    layer = np.atleast_2d(best.coef_), best.intercept_.reshape(-1)
+    return layer, chosen, best_ccc
 
 
 def run_probe(
@@ -177,37 +227,50 @@ def run_probe(
     about, sets = datasets(manifests)
     lobe = load_lobe(backbone, Path(output_folder) / "backbone")
     encoder = PeftLobe(lobe, "frozen").to(device)
-    classes = about["classes"]
+    classes, names = about["classes"], about["dimensions"]
     states, clips = {}, {}
     for split, dataset in sets.items():
         loader = make_dataloader(
             dataset, batch_sampler=eval_batches(dataset, batch_seconds)
         )
         states[split], clips[split] = pooled_states(encoder, loader, device)
-    labels = {
-        split: [label for _, _, label in rows] for split, rows in clips.items()
-    }
+    labels, values = {}, {}
+    for split, rows in clips.items():
+        labels[split] = [label for _, _, label in rows]
+        entries = (sets[split].data[id_] for id_, *_ in rows)
+        values[split] = values_of(entries, names)
     probe = fit_probe(
         (states["train"], labels["train"]),
         (states["valid"], labels["valid"]),
         len(classes),
+        (values["train"], values["valid"]),
     )
-    head = LinearHead(encoder, classes)
+    head = LinearHead(encoder, classes, names)
     head.start_from(probe)
-    model = EmotionModel(encoder, head.eval(), classes)
+    scale = scale_of(values["train"], names)
+    model = EmotionModel(encoder, head.eval(), classes, dimensions=scale)
     measured = {}
     for split in ("valid", "test"):
         with torch.no_grad():
-            probabilities = head.score(states[split]).softmax(-1).numpy()
-        ids, speakers, truth = zip(*clips[split], strict=True)
+            scores = model.rescale(head.score(states[split]))
+        logits, guess = scores.tensor_split([len(classes)], 1)
+        ids, speakers, _ = zip(*clips[split], strict=True)
         measured[split] = {
             "id": list(ids),
             "speaker": list(speakers),
-            "label": list(truth),
-            "predicted": probabilities.argmax(1).tolist(),
-            "probabilities": probabilities,
             "gender": [sets[split].data[key].get("gender") for key in ids],
         }
+        if classes:
+            measured[split] |= {
+                "label": labels[split],
+                "predicted": logits.argmax(1).tolist(),
+                "probabilities": logits.softmax(-1).numpy(),
+            }
+        if names:
+            measured[split] |= {
+                "values": values[split],
+                "predicted_values": guess.numpy(),
+            }
     results = run_results(
         about,
         measured["valid"],
@@ -215,9 +278,8 @@ def run_probe(
         group_columns(sets["test"].data),
         model,
         seed=None,
-        valid_ua=probe.valid_ua,
         best_epoch=None,
-        kept=f"C={probe.strength:g} by valid UA",
+        kept=probe.choice,
         epochs=0,
         train_seconds=time.time() - start,
         peak_memory_mb=None,
@@ -225,7 +287,8 @@ def run_probe(
         processes=1,
     )
     results["method"] = "probe"
-    model.temperature = results["calibration"]["temperature"]
+    if classes:
+        model.temperature = results["calibration"]["temperature"]
     model.save(Path(output_folder) / "model")
     write_report(
         output_folder,

@@ -19,6 +19,7 @@ from speechbrain.utils.run_opts import RunOptions
 from ser_peft.brains import EmotionBrain
 from ser_peft.data import datasets
 from ser_peft.errors import InputError, one_line_errors
+from ser_peft.evaluation.results import headline
 from ser_peft.io import atomic_path
 
 __all__ = ["build", "finished", "read_settings", "train_emotion"]
@@ -107,12 +108,7 @@ def train_emotion(argv, prepare):
         )
         results = brain.report()
         if if_main_process():
-            low, high = results["ua_ci95"]
-            print(
-                f"test UA {results['ua']:.3f} (95 % CI {low:.3f} to "
-                f"{high:.3f}), WA {results['wa']:.3f}; report in "
-                f"{folder}/report.html"
-            )
+            print(f"test {headline(results)}; report in {folder}/report.html")
         if torch.distributed.is_initialized():
             # Left to the interpreter's exit, gloo's threads now and then
             # abort a finished process, and torchrun calls the run failed.

@@ -66,7 +66,7 @@ def test_size_of_peft_sers_head(layers, width, conv):
 )
 def test_classes(states, name, classes):
     head = HEADS[name](encoder(), classes)
-    assert head.classes == 3
+    assert head.outputs == 3
     assert head(states, FRAMES).shape == (3, 3)
 
 

@@ -4,7 +4,12 @@ from ser_peft.data import prepare
 
 
 def prepare_custom(
-    data_folder, save_folder, fold=1, classes="all", protocol=None
+    data_folder,
+    save_folder,
+    fold=1,
+    classes="all",
+    protocol=None,
+    dimensions=(),
 ):
     """Write the manifests of one fold.
 
@@ -24,6 +29,10 @@ def prepare_custom(
         a map from the labels.
     protocol : str, optional
         There is but one to choose from.
+    dimensions : list of str
+        Of the csv's columns ``arousal``, ``valence`` and ``dominance`` those
+        to predict; utterances that lack one are left out. With ``classes`` 0
+        they are predicted alone.
 
     Raises
     ------
@@ -37,4 +46,6 @@ def prepare_custom(
     corpus = "custom"
     if data_folder.startswith("emobox:"):
         corpus, _, data_folder = data_folder.partition("@")
-    prepare(corpus, data_folder, save_folder, classes, fold, protocol)
+    prepare(
+        corpus, data_folder, save_folder, classes, fold, protocol, dimensions
+    )

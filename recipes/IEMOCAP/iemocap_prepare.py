@@ -3,7 +3,14 @@
 from ser_peft.data import prepare
 
 
-def prepare_iemocap(data_folder, save_folder, fold=1, classes=4, protocol=None):
+def prepare_iemocap(
+    data_folder,
+    save_folder,
+    fold=1,
+    classes=4,
+    protocol=None,
+    dimensions=(),
+):
     """Write the manifests of one fold.
 
     Arguments
@@ -20,6 +27,10 @@ def prepare_iemocap(data_folder, save_folder, fold=1, classes=4, protocol=None):
         from the corpus's codes.
     protocol : str, optional
         One of `ser_peft.corpora.iemocap.PROTOCOLS`.
+    dimensions : list of str
+        Of ``arousal``, ``valence`` and ``dominance`` those to predict;
+        utterances that lack one are left out. With ``classes`` 0 they are
+        predicted alone.
 
     Raises
     ------
@@ -32,4 +43,6 @@ def prepare_iemocap(data_folder, save_folder, fold=1, classes=4, protocol=None):
     ...     "/data/IEMOCAP_full_release", "manifests"
     ... )  # doctest: +SKIP
     """
-    prepare("iemocap", data_folder, save_folder, classes, fold, protocol)
+    prepare(
+        "iemocap", data_folder, save_folder, classes, fold, protocol, dimensions
+    )

@@ -4,7 +4,12 @@ from ser_peft.data import prepare
 
 
 def prepare_msp_podcast(
-    data_folder, save_folder, fold=1, classes=4, protocol=None
+    data_folder,
+    save_folder,
+    fold=1,
+    classes=4,
+    protocol=None,
+    dimensions=(),
 ):
     """Write the manifests of one fold.
 
@@ -21,6 +26,10 @@ def prepare_msp_podcast(
         4 (neutral, angry, sad, happy), 8, or a map from the corpus's letters.
     protocol : str, optional
         One of `ser_peft.corpora.msp_podcast.PROTOCOLS`.
+    dimensions : list of str
+        Of ``arousal``, ``valence`` and ``dominance`` those to predict;
+        utterances that lack one are left out. With ``classes`` 0 they are
+        predicted alone.
 
     Raises
     ------
@@ -31,4 +40,12 @@ def prepare_msp_podcast(
     -------
     >>> prepare_msp_podcast("/data/MSP-Podcast", "manifests")  # doctest: +SKIP
     """
-    prepare("msp-podcast", data_folder, save_folder, classes, fold, protocol)
+    prepare(
+        "msp-podcast",
+        data_folder,
+        save_folder,
+        classes,
+        fold,
+        protocol,
+        dimensions,
+    )

@@ -221,8 +221,7 @@ class EmotionBrain(sb.Brain):
         if self.distributed_launch:
             self.world = torch.distributed.get_world_size()
         self.weight_of = clip_weights(
-            train,
-            {k: v for dataset in sets.values() for k, v in dataset.data.items()},
+            {split: dataset.data for split, dataset in sets.items()},
             hparams.get("balance", ["emotion"] if about["classes"] else []),
         )
 

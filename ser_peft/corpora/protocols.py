@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass, field
+from math import isfinite
 
 from ser_peft.errors import InputError
 
@@ -11,6 +12,7 @@ __all__ = [
     "class_sets",
     "classes_of",
     "fingerprint",
+    "has_all",
     "relabel",
     "shared_speakers",
 ]
@@ -189,37 +191,48 @@ def relabel(utterances, class_set, kind="emotion"):
     ]
 
 
-def check_splits(manifests, classes, shares_speakers=False):
+def check_splits(manifests, classes, shares_speakers=False, dimensions=()):
     """Refuse splits that cannot be trained or judged honestly.
 
     Arguments
     ---------
     manifests : dict
-        Split -> {id: entry}; entries have ``speaker`` and ``emotion``.
+        Split -> {id: entry}; entries have ``speaker``, ``emotion`` and
+        the dimensions.
     classes : list of str
-        Class names.
+        Class names; empty for dimensions alone.
     shares_speakers : bool
         A speaker may be in two splits, as a protocol's `shares_speakers`.
+    dimensions : list of str
+        Names of the numbers to predict.
 
     Raises
     ------
     InputError
-        If there is but one class, a split is empty, a speaker is in two of
-        them, a class is missing from train, or an entry has an unknown one.
+        If there is but one class, or nothing to predict, a split is empty, a
+        speaker is in two of them, a class is missing from train or a
+        dimension never varies there, or an entry lacks one or has an unknown
+        class.
     """
-    if len(classes) < 2:
+    if len(classes) == 1 or not (classes or dimensions):
         raise InputError(
-            f"classes: {', '.join(classes)}: give at least two classes"
+            f"classes: {', '.join(classes) or 0}: give at least two classes, "
+            "or 0 and dimensions"
         )
     speakers = {}
     for split, entries in manifests.items():
         if not entries:
             raise InputError(f"{split}: no utterances; check fold and classes")
         for key, entry in entries.items():
-            if entry["emotion"] not in classes:
+            if classes and entry.get("emotion") not in classes:
                 raise InputError(
-                    f"{split}: {key} has class '{entry['emotion']}', which is "
-                    f"not one of {', '.join(classes)}"
+                    f"{split}: {key} has class '{entry.get('emotion')}', which "
+                    f"is not one of {', '.join(classes)}"
+                )
+            if not has_all(entry, dimensions):
+                raise InputError(
+                    f"{split}: {key} needs a number for each of "
+                    f"{', '.join(dimensions)}"
                 )
             other = speakers.setdefault(entry["speaker"], split)
             if other != split and not shares_speakers:
@@ -227,13 +240,32 @@ def check_splits(manifests, classes, shares_speakers=False):
                     f"speaker {entry['speaker']} is in {other} and in "
                     f"{split}; every speaker may be in one split only"
                 )
-    present = {entry["emotion"] for entry in manifests["train"].values()}
+    train = manifests["train"].values()
+    present = {entry.get("emotion") for entry in train}
     missing = [name for name in classes if name not in present]
     if missing:
         raise InputError(
             f"train: no utterance of class '{missing[0]}'; add some, or "
             "leave the class out (classes in the yaml)"
         )
+    for name in dimensions:
+        if len({entry[name] for entry in train}) == 1:
+            raise InputError(
+                f"train: {name} is the same for every utterance; leave it out "
+                "(dimensions in the yaml)"
+            )
+
+
+def has_all(labels, dimensions):
+    """Whether labels hold a finite number for each dimension.
+
+    Example
+    -------
+    >>> has_all({"arousal": 2.5, "valence": "high"}, ["arousal", "valence"])
+    False
+    """
+    values = [labels.get(name) for name in dimensions]
+    return all(isinstance(v, (int, float)) and isfinite(v) for v in values)
 
 
 def shared_speakers(manifests):
@@ -270,7 +302,7 @@ def fingerprint(manifests):
         First 12 hex digits of a SHA-256.
     """
     lines = sorted(
-        f"{split}\t{key}\t{entry['speaker']}\t{entry['emotion']}"
+        f"{split}\t{key}\t{entry['speaker']}\t{entry.get('emotion')}"
         for split, entries in manifests.items()
         for key, entry in entries.items()
     )

@@ -1,9 +1,11 @@
-"""UA, WA and macro F1, with an interval that respects speakers.
+"""UA, WA, macro F1 and CCC, with an interval that respects speakers.
 
 UA (unweighted accuracy) is the mean of per-class recalls, WA (weighted
 accuracy) plain accuracy: the two names of speech emotion recognition since
 the INTERSPEECH 2009 Emotion Challenge (Schuller et al., 2009). UA and macro
-F1 average over the classes that occur among the labels.
+F1 average over the classes that occur among the labels. CCC is the concordance
+correlation coefficient of Lin (1989), the measure of dimensional emotion since
+the Audio/Visual Emotion Challenge 2015 (Ringeval et al., 2015).
 """
 
 import numpy as np
@@ -17,6 +19,8 @@ from sklearn.metrics import (
 from ser_peft.errors import InputError
 
 __all__ = [
+    "concordance",
+    "concordance_bootstrap",
     "from_confusion",
     "scores",
     "speaker_bootstrap",
@@ -189,6 +193,76 @@ def speaker_bootstrap(
     )
     low, high = np.percentile(values, [2.5, 97.5])
     return float(low), float(high)
+
+
+def concordance(truth, predicted):
+    """Concordance correlation coefficient of each dimension.
+
+    2 cov(x, y) / (var x + var y + (mean x - mean y)^2): 1 where all are
+    equal; unlike a correlation it falls with a wrong mean or spread.
+
+    Arguments
+    ---------
+    truth, predicted : array_like
+        [N, D].
+
+    Returns
+    -------
+    np.ndarray
+        In [-1, 1], [D]; 0 where nothing varies.
+
+    Example
+    -------
+    >>> concordance([[1.0], [2.0], [3.0]], [[2.0], [3.0], [4.0]]).round(3)
+    array([0.571])
+    """
+    return _from_moments(_moments(truth, predicted).sum(0))
+
+
+def concordance_bootstrap(truth, predicted, speakers, resamples=1000, seed=0):
+    """95 % percentile interval of the mean CCC, resampling whole speakers.
+
+    Arguments
+    ---------
+    truth, predicted : array_like
+        [N, D].
+    speakers : list of str
+        Speaker of each utterance; with one only, utterances are drawn.
+    resamples, seed : int
+        As for `speaker_bootstrap`.
+
+    Returns
+    -------
+    tuple of (float, float)
+        Lower and upper bound.
+    """
+    units = moments = _moments(truth, predicted)
+    names, index = np.unique(np.asarray(speakers, str), return_inverse=True)
+    if len(names) > 1:
+        units = np.zeros((len(names), *moments.shape[1:]))
+        np.add.at(units, index, moments)
+    drawn = np.random.default_rng(seed).multinomial(
+        len(units), np.full(len(units), 1 / len(units)), size=resamples
+    )
+    values = _from_moments(np.einsum("rn,nmd->rmd", drawn, units))
+    low, high = np.percentile(values.mean(-1), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _moments(truth, predicted):
+    """What a CCC is made of, to be summed over utterances, [N, 6, D]."""
+    x, y = np.asarray(truth, float), np.asarray(predicted, float)
+    # Whatever is common to both cancels; sums of squares stay exact.
+    x, y = x - x.mean(0), y - x.mean(0)
+    return np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], 1)
+
+
+def _from_moments(sums):
+    n, *sums = np.moveaxis(sums, -2, 0)
+    x, y, xx, yy, xy = (total / n for total in sums)
+    spread = xx - x * x + yy - y * y + (x - y) ** 2
+    covariance = xy - x * y
+    return 2 * covariance / np.where(spread > 0, spread, 1)
 
 
 def _indices(labels, predictions, n_classes):

@@ -132,11 +132,17 @@ _BODY = """
 <li>corpus <b>{{ r.corpus }}</b></li>
 <li>protocol <b>{{ r.protocol }}</b></li>
 <li>fold <b>{{ r.fold }} of {{ r.folds_total }}</b></li>
+{% if r.classes %}
 <li>classes <b>{{ r.classes | length }}</b></li>
+{% endif %}
+{% if dimensions %}
+<li>dimensions <b>{{ dimensions | join(", ") }}</b></li>
+{% endif %}
 <li>seed <b>{{ r.seed }}</b></li>
 </ul>
 
 <section class="card" aria-label="Headline">
+{% if r.classes %}
 <div class="head">
 <div><div class="label">UA, mean of per-class recalls</div>
 <div class="value ua">{{ r.ua | percent }}
@@ -160,6 +166,19 @@ _BODY = """
 <p>{{ beside(chance, "chance") }}
 {% if probe is not none %}{{ beside(probe, "the linear probe") }}
 {% endif %}</p>
+{% endif %}
+{% if dimensions %}
+<div class="head">
+<div><div class="label">mean CCC, concordance</div>
+<div class="value{{ "" if r.classes else " ua" }}">
+{{ "%.3f" | format(r.ccc_mean) }}
+<small>95% CI {{ "%.3f to %.3f" | format(*r.ccc_ci95) }}</small></div></div>
+{% for name in dimensions %}
+<div><div class="label">{{ name }}</div>
+<div class="value">{{ "%.3f" | format(r.ccc[name]) }}</div></div>
+{% endfor %}
+</div>
+{% endif %}
 <p class="note">{{ r.test_utterances | number }} utterances of
 {{ n_speakers }} test speaker{{ "s" if n_speakers > 1 }}.
 {% if n_speakers == 1 %}
@@ -174,6 +193,12 @@ The interval resamples speakers.
 </section>
 
 <div class="grid">
+{% for name in dimensions %}
+{{ card(name | capitalize, svg["dimension%d" % loop.index0], "Predicted against
+true on the corpus's own scale; on the diagonal they agree. CCC %.3f."
+ | format(r.ccc[name])) }}
+{% endfor %}
+{% if r.classes %}
 <section class="card">
 <h2>Classes</h2>
 {{ table(["class", "recall", "precision", "support"], class_rows) }}
@@ -218,12 +243,12 @@ mu-law).") %}
 </details>
 {% endcall %}
 {% endif %}
+{% endif %}
 {% if history %}
-{% call card("Learning", svg.learning, "Kept after %s epochs: %s, valid UA
-%s." | format(r.epochs, r.kept, r.valid_ua | percent)) %}
+{% call card("Learning", svg.learning, "Kept after %s epochs: %s, valid %s
+%s." | format(r.epochs, r.kept, *valid)) %}
 <details><summary>Every epoch</summary>
-{{ table(["epoch", "train loss", "valid loss", "valid UA", "adapter lr",
- "head lr", "time"], epoch_rows) }}
+{{ table(epoch_head, epoch_rows) }}
 </details>
 {% endcall %}
 {% endif %}
@@ -251,6 +276,7 @@ mix.") }}
 </section>
 </div>
 
+{% if r.classes %}
 <section class="card">
 <h2>Most confident mistakes</h2>
 {% if mistakes %}
@@ -262,13 +288,14 @@ Listen to these first: the label may be the doubtful one.</p>
 <p>None.</p>
 {% endif %}
 </section>
+{% endif %}
 
 <section class="card">
 <h2>Honesty</h2>
 <dl>
 <dt>tested on</dt><dd>{{ r.test_speakers | join(", ") }}</dd>
 <dt>kept</dt><dd>{{ r.kept }}
-{% if r.valid_ua is not none %}({{ r.valid_ua | percent }}){% endif %}</dd>
+{% if valid[1] != "–" %}({{ valid[1] }}){% endif %}</dd>
 <dt>test set</dt><dd>run once, after every choice had been made</dd>
 <dt>interval</dt><dd>95% percentile bootstrap over
 {{ "speakers" if n_speakers > 1 else "utterances" }}</dd>
@@ -285,7 +312,7 @@ Listen to these first: the label may be the doubtful one.</p>
 </html>
 """
 
-_SETTINGS = """{% set low, high = r.ua_ci95 %}
+_SETTINGS = """{% set low, high = r.ua_ci95 or (0, 0) %}
 {% set probe = r.get("probe_ua") %}"""
 
 PAGE = f"{_SETTINGS}{MACROS}{_HEAD}<style>{CSS}</style>\n</head>{_BODY}"

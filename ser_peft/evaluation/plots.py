@@ -12,12 +12,14 @@ from html import escape
 
 import matplotlib
 import numpy as np
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 __all__ = [
     "confusion_figure",
+    "dimension_figure",
     "inline_svg",
     "layer_figure",
     "learning_figure",
@@ -109,23 +111,55 @@ def confusion_figure(confusion, classes):
 
 
 @matplotlib.rc_context(_STYLE)
-def learning_figure(history, best_epoch=None):
-    """Draw losses and valid UA by epoch, with the best epoch marked.
+def dimension_figure(truth, predicted):
+    """Draw predicted against true values, with the diagonal.
 
     Arguments
     ---------
-    history : list of dict
-        One an epoch: `epoch` and any of `train_loss`, `valid_loss`,
-        `valid_ua` (fraction).
-    best_epoch : int, optional
-        The epoch of best valid UA.
+    truth, predicted : array_like
+        [N]; each a point, of more than a thousand where they are dense.
 
     Returns
     -------
     Figure
     """
     figure = Figure()
-    loss, ua = figure.subplots(2, sharex=True)
+    ax = figure.subplots()
+    ends = np.min([truth, predicted]), np.max([truth, predicted])
+    ax.plot(ends, ends, color=MUTED, ls=":", lw=1.3)
+    if len(truth) > 1000:
+        # Opacity, as in the confusion matrix.
+        shades = LinearSegmentedColormap.from_list("", [(CELL, 0), (CELL, 1)])
+        ax.hexbin(truth, predicted, gridsize=30, mincnt=1, bins="log",
+                  cmap=shades, lw=0)  # fmt: skip
+    else:
+        ax.scatter(truth, predicted, s=14, color=BLUE, alpha=0.45, lw=0)
+    ax.grid()
+    ax.set(xlabel="truth", ylabel="predicted")
+    return figure
+
+
+@matplotlib.rc_context(_STYLE)
+def learning_figure(history, best_epoch=None):
+    """Draw losses and what was chosen by, with the best epoch marked.
+
+    Arguments
+    ---------
+    history : list of dict
+        One an epoch: `epoch` and any of `train_loss`, `valid_loss`,
+        `valid_ua` (fraction) or, without it, `valid_ccc`.
+    best_epoch : int, optional
+        The epoch of best valid UA, or CCC.
+
+    Returns
+    -------
+    Figure
+    """
+    figure = Figure()
+    loss, score = figure.subplots(2, sharex=True)
+    key = "valid_ua"
+    if not any(key in epoch for epoch in history):
+        key = "valid_ccc"
     epochs = [epoch["epoch"] for epoch in history]
 
     def draw(ax, key, label, style):
@@ -134,20 +168,21 @@ def learning_figure(history, best_epoch=None):
         ax.plot(epochs, np.array(values, float), style, ms=3, label=label)
 
     loss.set_prop_cycle(color=[BLUE, ORANGE])
-    ua.set_prop_cycle(color=[ORANGE])
+    score.set_prop_cycle(color=[ORANGE])
     draw(loss, "train_loss", "train", "o-")
     draw(loss, "valid_loss", "valid", "o--")
-    draw(ua, "valid_ua", "valid", "o--")
-    for ax in (loss, ua):
+    draw(score, key, "valid", "o--")
+    for ax in (loss, score):
         ax.grid(axis="y")
         if best_epoch:
             ax.axvline(best_epoch, color=GREEN, ls=":", label="best epoch")
     handles = loss.get_lines()
     figure.legend(handles=handles, loc="outside upper center", ncols=3)
     loss.set_ylabel("loss")
-    ua.set(ylabel="UA", xlabel="epoch")
-    ua.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    ua.xaxis.set_major_locator(MaxNLocator(integer=True))
+    score.set(ylabel=key.removeprefix("valid_").upper(), xlabel="epoch")
+    if key == "valid_ua":
+        score.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    score.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 

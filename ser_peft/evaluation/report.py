@@ -38,14 +38,18 @@ def write_report(
         total_parameters, valid_ua, best_epoch, epochs, train_seconds,
         peak_memory_mb, kept, versions, and optionally probe_ua,
         worst_speaker, fairness, calibration and robustness. Rates are
-        fractions.
+        fractions. Where there are dimensions also ccc (name -> CCC),
+        ccc_mean, ccc_ci95 and valid_ccc; without classes `classes` is empty.
     predictions : dict
-        `id`, `speaker` (str), `label`, `predicted` (class indices), each a
-        list of N, `probabilities` [N, C] as the model was trained, without
-        temperature, and optionally `gender` (str).
+        `id`, `speaker` (str) and optionally `gender` (str), each a list of
+        N; where there are classes `label`, `predicted` (class indices, lists
+        of N) and `probabilities` [N, C] as the model was trained, without
+        temperature; where there are dimensions `values` and
+        `predicted_values` [N, D].
     history : list of dict
         One an epoch: `epoch` and any of `train_loss`, `valid_loss`,
-        `valid_ua`, `lr_adapter`, `lr_head`, `seconds`. Empty for a probe.
+        `valid_ua`, `valid_ccc`, `lr_adapter`, `lr_head`, `seconds`. Empty for
+        a probe.
     layer_weights : list of float, optional
         Softmaxed weight of each hidden state, index 0 the encoder's input.
     command : str
@@ -55,10 +59,11 @@ def write_report(
     finished = folder / "results.json"
     finished.unlink(missing_ok=True)
     with atomic_path(folder / "predictions.csv") as tmp:
-        _write_predictions(tmp, predictions, results["classes"])
-    figure = plots.confusion_figure(results["confusion"], results["classes"])
-    with atomic_path(folder / "confusion.png") as tmp:
-        figure.savefig(tmp, dpi=160)
+        _write_predictions(tmp, predictions, results)
+    if classes := results["classes"]:
+        figure = plots.confusion_figure(results["confusion"], classes)
+        with atomic_path(folder / "confusion.png") as tmp:
+            figure.savefig(tmp, dpi=160)
     page = render(results, predictions, history, layer_weights, command)
     with atomic_path(folder / "report.html") as tmp:
         # A file name that is no valid text is shown escaped, not a reason to
@@ -80,6 +85,52 @@ def render(results, predictions, history, layer_weights=None, command=""):
     str
         The page: styles and figures inside, no script, no network.
     """
+    figures, shown = {}, {}
+    if results["classes"]:
+        figures, shown = _of_classes(results, predictions)
+    dimensions = [*results.get("ccc", ())]
+    for i, name in enumerate(dimensions):
+        truth, guess = (
+            np.asarray(predictions[key])[:, i]
+            for key in ("values", "predicted_values")
+        )
+        figures[f"dimension{i}"] = (
+            plots.dimension_figure(truth, guess),
+            f"Predicted against true {name}, {truth.min():g} to "
+            f"{truth.max():g}; CCC {results['ccc'][name]:.3f}",
+        )
+    if history:
+        figures["learning"] = (
+            plots.learning_figure(history, results["best_epoch"]),
+            "Losses and valid scores by epoch; the table below has the numbers",
+        )
+    if layer_weights:
+        shares = ", ".join(map(_percent, layer_weights))
+        figures["layers"] = (
+            plots.layer_figure(layer_weights),
+            f"Weight of each hidden state: {shares}",
+        )
+    epoch_head, epoch_rows = _epoch_table(history, results)
+    return ENVIRONMENT.from_string(PAGE).render(
+        r=results,
+        svg={
+            name: Markup(plots.inline_svg(figure, name, alt))
+            for name, (figure, alt) in figures.items()
+        },
+        dimensions=dimensions,
+        n_speakers=len({*map(str, predictions["speaker"])}),
+        history=history,
+        epoch_head=epoch_head,
+        epoch_rows=epoch_rows,
+        valid=_valid(results),
+        trainable=sum(results["trainable_parameters"].values()),
+        command=command,
+        **shown,
+    )
+
+
+def _of_classes(results, predictions):
+    """Figures and tables of what concerns classes."""
     classes = results["classes"]
     truth = np.asarray(predictions["label"])
     guess = np.asarray(predictions["predicted"])
@@ -125,58 +176,43 @@ def render(results, predictions, history, layer_weights=None, command=""):
             plots.robustness_figure(robustness, chance),
             f"UA: {', '.join(shares)}",
         )
-    if history:
-        figures["learning"] = (
-            plots.learning_figure(history, results["best_epoch"]),
-            "Losses and valid UA by epoch; the table below has the numbers",
-        )
-    if layer_weights:
-        shares = ", ".join(map(_percent, layer_weights))
-        figures["layers"] = (
-            plots.layer_figure(layer_weights),
-            f"Weight of each hidden state: {shares}",
-        )
     mistakes, wrong = _mistakes(predictions, truth, guess, classes)
-    return ENVIRONMENT.from_string(PAGE).render(
-        r=results,
-        svg={
-            name: Markup(plots.inline_svg(figure, name, alt))
-            for name, (figure, alt) in figures.items()
-        },
-        chance=chance,
-        class_rows=_class_rows(confusion, classes),
-        fairness=[
+    return figures, {
+        "chance": chance,
+        "class_rows": _class_rows(confusion, classes),
+        "fairness": [
             (column, *_fairness_rows(result))
             for column, result in results.get("fairness", {}).items()
         ],
-        robustness=[
+        "robustness": [
             (name, _percent(ua), f"{100 * (ua - results['ua']):+.1f}")
             for name, ua in robustness.items()
         ],
-        n_speakers=len(speakers),
-        mistakes=mistakes,
-        wrong=wrong,
-        history=history,
-        epoch_rows=_epoch_rows(history),
-        trainable=sum(results["trainable_parameters"].values()),
-        command=command,
-    )
+        "mistakes": mistakes,
+        "wrong": wrong,
+    }
 
 
-def _write_predictions(path, predictions, classes):
+def _write_predictions(path, predictions, results):
+    columns = {key: predictions[key] for key in ("id", "speaker")}
+    if classes := results["classes"]:
+        for key in ("label", "predicted"):
+            columns[key] = [classes[index] for index in predictions[key]]
+        chances = np.transpose(predictions["probabilities"])
+        for name, column in zip(classes, chances, strict=True):
+            columns[name] = [f"{p:.6f}" for p in column]
+    for i, name in enumerate(results.get("ccc", ())):
+        for title, key in (
+            (name, "values"),
+            (f"predicted {name}", "predicted_values"),
+        ):
+            columns[title] = [f"{row[i]:.6g}" for row in predictions[key]]
     with open(
         path, "w", newline="", encoding="utf-8", errors="backslashreplace"
     ) as file:
         writer = csv.writer(file)
-        writer.writerow(["id", "speaker", "label", "predicted", *classes])
-        columns = ("id", "speaker", "label", "predicted", "probabilities")
-        for id_, speaker, label, guess, row in zip(
-            *(predictions[name] for name in columns), strict=True
-        ):
-            shown = (f"{p:.6f}" for p in row)
-            writer.writerow(
-                [id_, speaker, classes[label], classes[guess], *shown]
-            )
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
 
 
 def _class_rows(confusion, classes):
@@ -217,23 +253,37 @@ def _fairness_rows(result):
     return groups, differences
 
 
-def _epoch_rows(history):
-    shown = {
-        "train_loss": "{:.3f}",
-        "valid_loss": "{:.3f}",
-        "valid_ua": "{:.1%}",
-        "lr_adapter": "{:.2g}",
-        "lr_head": "{:.2g}",
-        "seconds": "{:.1f} s",
+def _epoch_table(history, results):
+    """Head and rows of what every epoch measured, as text."""
+    columns = {
+        "train_loss": ("train loss", "{:.3f}"),
+        "valid_loss": ("valid loss", "{:.3f}"),
+        "valid_ua": ("valid UA", "{:.1%}"),
+        "valid_ccc": ("valid CCC", "{:.3f}"),
+        "lr_adapter": ("adapter lr", "{:.2g}"),
+        "lr_head": ("head lr", "{:.2g}"),
+        "seconds": ("time", "{:.1f} s"),
     }
-    return [
+    if not results["classes"]:
+        del columns["valid_ua"]
+    if "ccc" not in results:
+        del columns["valid_ccc"]
+    rows = [
         [epoch["epoch"]]
         + [
             "–" if epoch.get(key) is None else form.format(epoch[key])
-            for key, form in shown.items()
+            for key, (_, form) in columns.items()
         ]
         for epoch in history
     ]
+    return ["epoch", *(title for title, _ in columns.values())], rows
+
+
+def _valid(results):
+    """Name and value of what the epoch was chosen by, as text."""
+    if results["classes"]:
+        return "UA", _percent(results["valid_ua"])
+    return "CCC", f"{results['valid_ccc']:.3f}"
 
 
 def _mistakes(predictions, truth, guess, classes):

@@ -5,9 +5,14 @@ from importlib.metadata import version
 
 from ser_peft.evaluation.calibration import calibration
 from ser_peft.evaluation.fairness import fairness, worst_speaker
-from ser_peft.evaluation.metrics import scores, speaker_bootstrap
+from ser_peft.evaluation.metrics import (
+    concordance,
+    concordance_bootstrap,
+    scores,
+    speaker_bootstrap,
+)
 
-__all__ = ["run_results"]
+__all__ = ["headline", "judge", "run_results"]
 
 PACKAGES = (
     "ser_peft",
@@ -27,8 +32,9 @@ def run_results(about, valid, measured, groups, model, **more):
     about : dict
         ``protocol.json`` of the manifests.
     valid, measured : dict
-        ``id``, ``speaker``, ``label``, ``predicted`` and ``probabilities`` of
-        the valid and of the test set.
+        Of the valid and of the test set ``id`` and ``speaker``, where there
+        are classes ``label``, ``predicted`` and ``probabilities``, where there
+        are dimensions ``values`` and ``predicted_values`` [N, D].
     groups : dict
         From `ser_peft.evaluation.fairness.group_columns` on the test set.
     model : ser_peft.inference.EmotionModel
@@ -39,26 +45,22 @@ def run_results(about, valid, measured, groups, model, **more):
     Returns
     -------
     dict
-        ``results.json``; rates are fractions.
+        ``results.json``; rates are fractions. Without classes, those of
+        classes are None.
     """
-    classes = about["classes"]
-    judged = measured["label"], measured["predicted"], measured["speaker"]
     taken = "corpus protocol protocol_sha fold folds_total classes".split()
     return {
         **{key: about[key] for key in taken},
         "backbone": model.encoder.lobe.source,
         "method": model.encoder.method_name,
         "head": type(model.head).__name__,
-        **scores(measured["label"], measured["predicted"], classes),
-        "ua_ci95": list(speaker_bootstrap(*judged, len(classes))),
-        "worst_speaker": worst_speaker(*judged, classes),
-        "fairness": {
-            column: fairness(
-                *judged, [group_of[id_] for id_ in measured["id"]], classes
-            )
-            for column, group_of in groups.items()
+        **judge(measured, about),
+        **_more(valid, measured, groups, about),
+        **{
+            f"valid_{key.removesuffix('_mean')}": value
+            for key, value in judge(valid, about).items()
+            if key in ("ua", "ccc_mean")
         },
-        "calibration": calibration(valid, measured),
         "test_speakers": sorted(set(measured["speaker"])),
         "trainable_parameters": {
             name: sum(p.numel() for p in module.parameters() if p.requires_grad)
@@ -74,3 +76,76 @@ def run_results(about, valid, measured, groups, model, **more):
             **{name: version(name) for name in PACKAGES},
         },
     }
+
+
+def judge(measured, about):
+    """Score a valid or test set.
+
+    Arguments
+    ---------
+    measured : dict
+        As for `run_results`.
+    about : dict
+        ``protocol.json`` of the manifests.
+
+    Returns
+    -------
+    dict
+        What `ser_peft.evaluation.metrics.scores` gives, None without classes;
+        where there are dimensions ``ccc`` (name -> CCC) and ``ccc_mean``.
+    """
+    result = {
+        **dict.fromkeys(("ua", "wa", "macro_f1", "confusion")),
+        "per_class_recall": {},
+        "test_utterances": len(measured["id"]),
+    }
+    if about["classes"]:
+        result = scores(
+            measured["label"], measured["predicted"], about["classes"]
+        )
+    if about["dimensions"]:
+        ccc = concordance(measured["values"], measured["predicted_values"])
+        named = zip(about["dimensions"], ccc.tolist(), strict=True)
+        result |= {"ccc": dict(named), "ccc_mean": float(ccc.mean())}
+    return result
+
+
+def headline(results):
+    """The scores of a test set in one line."""
+    parts = []
+    if results["classes"]:
+        low, high = results["ua_ci95"]
+        parts.append(
+            f"UA {results['ua']:.3f} (95 % CI {low:.3f} to {high:.3f}), "
+            f"WA {results['wa']:.3f}"
+        )
+    if "ccc" in results:
+        low, high = results["ccc_ci95"]
+        parts.append(
+            f"mean CCC {results['ccc_mean']:.3f} (95 % CI {low:.3f} to "
+            f"{high:.3f}): "
+            + ", ".join(f"{k} {v:.3f}" for k, v in results["ccc"].items())
+        )
+    return "; ".join(parts)
+
+
+def _more(valid, measured, groups, about):
+    """Intervals, groups and calibration."""
+    speakers, more = measured["speaker"], {"ua_ci95": None}
+    if classes := about["classes"]:
+        judged = measured["label"], measured["predicted"], speakers
+        more = {
+            "ua_ci95": list(speaker_bootstrap(*judged, len(classes))),
+            "worst_speaker": worst_speaker(*judged, classes),
+            "fairness": {
+                column: fairness(
+                    *judged, [group_of[id_] for id_ in measured["id"]], classes
+                )
+                for column, group_of in groups.items()
+            },
+            "calibration": calibration(valid, measured),
+        }
+    if about["dimensions"]:
+        values = measured["values"], measured["predicted_values"]
+        more["ccc_ci95"] = list(concordance_bootstrap(*values, speakers))
+    return more
