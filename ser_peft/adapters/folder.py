@@ -109,6 +109,8 @@ def read(folder):
             "adapter again"
         ) from error
     method.inference_mode = False  # else PEFT builds it without parameters
+    # PEFT would warn that the backbone has moved, which is no matter.
+    method.base_model_name_or_path = None
     return method, None, backbone
 
 
