@@ -17,7 +17,7 @@ from ser_peft.data import datasets, eval_batches, scale_of, values_of
 from ser_peft.evaluation.fairness import group_columns
 from ser_peft.evaluation.metrics import concordance
 from ser_peft.evaluation.report import write_report
-from ser_peft.evaluation.results import run_results
+from ser_peft.evaluation.results import corpus_scores, run_results
 from ser_peft.heads import LinearHead, masked_mean
 from ser_peft.inference import EmotionModel, by_window
 from ser_peft.lobes import lengths_in_samples, load_lobe
@@ -277,6 +277,7 @@ def run_probe(
         measured["test"],
         group_columns(sets["test"].data),
         model,
+        **corpus_scores(sets["test"].data, measured["test"], classes),
         seed=None,
         best_epoch=None,
         kept=probe.choice,

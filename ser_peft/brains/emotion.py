@@ -34,7 +34,11 @@ from ser_peft.data import (
 from ser_peft.errors import InputError
 from ser_peft.evaluation.fairness import group_columns
 from ser_peft.evaluation.report import write_report
-from ser_peft.evaluation.results import judge, run_results
+from ser_peft.evaluation.results import (
+    corpus_scores,
+    judge,
+    run_results,
+)
 from ser_peft.evaluation.robustness import disturbed, talkers
 from ser_peft.inference import EmotionModel, read_model
 from ser_peft.probe import fit_probe, pooled_states
@@ -668,6 +672,9 @@ class EmotionBrain(sb.Brain):
             measured,
             self.groups,
             self.model,
+            **corpus_scores(
+                self.sets["test"].data, measured, self.about["classes"]
+            ),
             seed=self.hparams.seed,
             best_epoch=best["epoch"],
             kept=how[self.hparams.keep],

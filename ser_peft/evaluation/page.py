@@ -199,6 +199,13 @@ true on the corpus's own scale; on the diagonal they agree. CCC %.3f."
  | format(r.ccc[name])) }}
 {% endfor %}
 {% if r.classes %}
+{% if corpus_rows | length > 1 %}
+<section class="card">
+<h2>Corpora</h2>
+{{ table(["corpus", "UA", "WA", "macro F1", "95% CI of UA", "utterances"],
+ corpus_rows) }}
+</section>
+{% endif %}
 <section class="card">
 <h2>Classes</h2>
 {{ table(["class", "recall", "precision", "support"], class_rows) }}

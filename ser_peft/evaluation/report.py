@@ -37,7 +37,7 @@ def write_report(
         test_speakers, trainable_parameters (adapter, head),
         total_parameters, valid_ua, best_epoch, epochs, train_seconds,
         peak_memory_mb, kept, versions, and optionally probe_ua,
-        worst_speaker, fairness, calibration and robustness. Rates are
+        worst_speaker, fairness, calibration, robustness, by_corpus. Rates are
         fractions. Where there are dimensions also ccc (name -> CCC),
         ccc_mean, ccc_ci95 and valid_ccc; without classes `classes` is empty.
     predictions : dict
@@ -179,6 +179,15 @@ def _of_classes(results, predictions):
     mistakes, wrong = _mistakes(predictions, truth, guess, classes)
     return figures, {
         "chance": chance,
+        "corpus_rows": [
+            (
+                name,
+                *(_percent(part[key]) for key in ("ua", "wa", "macro_f1")),
+                " to ".join(map(_percent, part["ua_ci95"])),
+                _number(part["test_utterances"]),
+            )
+            for name, part in results.get("by_corpus", {}).items()
+        ],
         "class_rows": _class_rows(confusion, classes),
         "fairness": [
             (column, *_fairness_rows(result))

@@ -12,7 +12,7 @@ from ser_peft.evaluation.metrics import (
     speaker_bootstrap,
 )
 
-__all__ = ["headline", "judge", "run_results"]
+__all__ = ["corpus_scores", "headline", "judge", "run_results"]
 
 PACKAGES = (
     "ser_peft",
@@ -108,6 +108,44 @@ def judge(measured, about):
         named = zip(about["dimensions"], ccc.tolist(), strict=True)
         result |= {"ccc": dict(named), "ccc_mean": float(ccc.mean())}
     return result
+
+
+def corpus_scores(entries, measured, classes):
+    """Scores of every corpus in a test set of several.
+
+    Arguments
+    ---------
+    entries : dict
+        Test manifest, id -> entry.
+    measured : dict
+        As for `run_results`.
+    classes : list of str
+        Class names.
+
+    Returns
+    -------
+    dict
+        ``by_corpus``: name -> ``ua``, ``ua_ci95``, ``wa``, ``macro_f1`` and
+        ``test_utterances``; nothing without classes or where the entries
+        have no ``corpus``.
+    """
+    corpora = [entries[id_].get("corpus") for id_ in measured["id"]]
+    if not classes or None in corpora:
+        return {}
+    found = {}
+    for name in sorted(set(corpora)):
+        chosen = [i for i, corpus in enumerate(corpora) if corpus == name]
+        judged = [
+            [measured[key][i] for i in chosen]
+            for key in ("label", "predicted", "speaker")
+        ]
+        whole = scores(*judged[:2], classes)
+        found[name] = {
+            "ua": whole["ua"],
+            "ua_ci95": list(speaker_bootstrap(*judged, len(classes))),
+            **{k: whole[k] for k in ("wa", "macro_f1", "test_utterances")},
+        }
+    return {"by_corpus": found}
 
 
 def headline(results):
