@@ -15,8 +15,8 @@ __all__ = ["prepare_pool"]
 def prepare_pool(
     corpora,
     save_folder,
-    train_on,
-    test_on,
+    train_corpora,
+    test_corpora,
     classes=4,
     fold=1,
     protocol="released",
@@ -35,9 +35,9 @@ def prepare_pool(
         folder. Only those named below are read.
     save_folder : str or Path
         Gets ``train.json``, ``valid.json``, ``test.json``, ``protocol.json``.
-    train_on : list of str
+    train_corpora : list of str
         Corpora whose train and valid splits are used.
-    test_on : list of str
+    test_corpora : list of str
         Corpora whose test splits are used, of those not trained on too: a
         score is that of the same utterances whatever was trained on.
     classes : int or str
@@ -62,7 +62,10 @@ def prepare_pool(
     """
     if not isinstance(corpora, dict):
         raise InputError(f"corpora: {corpora}: write {{crema-d: FOLDER}}")
-    for key, names in (("train_on", train_on), ("test_on", test_on)):
+    for key, names in (
+        ("train_corpora", train_corpora),
+        ("test_corpora", test_corpora),
+    ):
         if not isinstance(names, list) or not names:
             raise InputError(
                 f"{key}: {names} is no list of corpora; write [crema-d, "
@@ -74,7 +77,7 @@ def prepare_pool(
                     f"{key}: where {name} is, is not said; give "
                     f"--corpora='{{{name}: FOLDER}}'"
                 )
-    names = sorted({*train_on, *test_on})
+    names = sorted({*train_corpora, *test_corpora})
     roots = {name: root_of(corpora[name]) for name in names}
     chosen, deals = {}, {}
     for name in names:
@@ -99,7 +102,7 @@ def prepare_pool(
         raise InputError(f"--fold={fold}: there are folds 1 to {folds_total}")
     # Those with a single fold are dealt alike in every one.
     folds = {n: 1 if deals[n].folds == 1 else fold for n in names}
-    trained, tested = sorted({*train_on}), sorted({*test_on})
+    trained, tested = sorted({*train_corpora}), sorted({*test_corpora})
     used = dict.fromkeys(deal.name for deal in deals.values())
     title = f"{'+'.join(used)}: {'+'.join(trained)}"
     if tested != trained:
@@ -112,8 +115,8 @@ def prepare_pool(
         "folds_total": folds_total,
         "shares_speakers": any(deals[n].shares_speakers for n in trained),
         "classes": orders[names[0]],
-        "train_on": trained,
-        "test_on": tested,
+        "train_corpora": trained,
+        "test_corpora": tested,
         "corpora": {
             name: {
                 "data_folder": roots[name],

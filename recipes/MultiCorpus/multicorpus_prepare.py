@@ -6,8 +6,8 @@ from ser_peft.pool import prepare_pool
 def prepare_multicorpus(
     corpora,
     save_folder,
-    train_on,
-    test_on,
+    train_corpora,
+    test_corpora,
     fold=1,
     classes=4,
     protocol="released",
@@ -21,9 +21,9 @@ def prepare_multicorpus(
     save_folder : str
         Gets ``train.json``, ``valid.json``, ``test.json`` and
         ``protocol.json``.
-    train_on : list of str
+    train_corpora : list of str
         Corpora to train and validate on.
-    test_on : list of str
+    test_corpora : list of str
         Corpora to test on: their test splits, of unheard ones too.
     fold : int
         From 1; of corpora with more than one.
@@ -42,10 +42,16 @@ def prepare_multicorpus(
     >>> prepare_multicorpus(
     ...     {"crema-d": "/data/CREMA-D", "ravdess": "/data/RAVDESS"},
     ...     "manifests",
-    ...     train_on=["crema-d"],
-    ...     test_on=["ravdess"],
+    ...     train_corpora=["crema-d"],
+    ...     test_corpora=["ravdess"],
     ... )  # doctest: +SKIP
     """
     prepare_pool(
-        corpora, save_folder, train_on, test_on, classes, fold, protocol
+        corpora,
+        save_folder,
+        train_corpora,
+        test_corpora,
+        classes,
+        fold,
+        protocol,
     )

@@ -3,7 +3,7 @@
 
 > python train.py hparams/whisper_lora.yaml --data_folder=/data
 > python train.py hparams/whisper_lora.yaml --data_folder=/data \
-      --train_on="[iemocap, crema-d]" --test_on="[msp-improv]"
+      --train_corpora="[iemocap, crema-d]" --test_corpora="[msp-improv]"
 > torchrun --nproc_per_node=2 train.py hparams/whisper_lora.yaml \
       --data_folder=/data
 """
