@@ -65,9 +65,11 @@ def test_size_of_peft_sers_head(layers, width, conv):
     "classes", [3, ["a", "b", "c"], {"x": "a", "y": "b", "z": "c", "w": "a"}]
 )
 def test_classes(states, name, classes):
-    head = HEADS[name](encoder(), classes)
-    assert head.outputs == 3
-    assert head(states, FRAMES).shape == (3, 3)
+    for dimensions in (0, ["arousal", "valence"]):
+        head = HEADS[name](encoder(), classes, dimensions)
+        outputs = 5 if dimensions else 3
+        assert head.outputs == outputs
+        assert head(states, FRAMES).shape == (3, outputs)
 
 
 @pytest.mark.parametrize("name", HEADS)
