@@ -17,6 +17,7 @@ from speechbrain.utils.distributed import (
 from speechbrain.utils.run_opts import RunOptions
 
 from ser_peft.brains import EmotionBrain
+from ser_peft.brains.settings import check_settings
 from ser_peft.data import datasets
 from ser_peft.errors import InputError, one_line_errors
 from ser_peft.evaluation.results import headline
@@ -73,7 +74,7 @@ def train_emotion(argv, prepare):
             hparams_file, overrides, {*EmotionBrain.reads, *keys}, run_opts
         )
         settings = YAML().load(text)
-        EmotionBrain.check(settings)
+        check_settings(settings)
         folder = Path(settings["output_folder"])
         if finished(text, folder):
             print(f"{folder}/results.json: this run is finished")

@@ -23,6 +23,7 @@ from torch.nn.functional import cross_entropy
 
 from ser_peft.brains.objectives import clip_weights, concordance_loss
 from ser_peft.brains.schedules import SCHEDULES
+from ser_peft.brains.settings import check_settings
 from ser_peft.checkpoints import load_mean, load_optimizer, save_optimizer
 from ser_peft.data import (
     batch_sampler,
@@ -44,38 +45,6 @@ from ser_peft.inference import EmotionModel, read_model
 from ser_peft.probe import fit_probe, pooled_states
 
 __all__ = ["EmotionBrain"]
-
-KEEP = ("best", "last", "average")
-
-# What a key of the yaml may be: one of these, or a number within limits.
-CHOICES = {
-    "keep": KEEP,
-    "schedule": tuple(SCHEDULES),
-    "augment": (True, False),
-    "start_from_probe": (True, False),
-    "robustness": (False, True),
-    "precision": ("fp32", "bf16", "fp16"),
-}
-WHOLE = {
-    "seed": (0, 2**32 - 1),
-    "number_of_epochs": (1, math.inf),
-    "patience": (1, math.inf),
-    "keep_best": (1, math.inf),
-    "num_workers": (0, math.inf),
-    "fold": (1, math.inf),
-}
-REAL = {
-    "adapter_lr": (0, math.inf),
-    "head_lr": (0, math.inf),
-    "weight_decay": (0, math.inf),
-    "warmup_epochs": (0, math.inf),
-    "label_smoothing": (0, 1),
-    "dimension_weight": (0, math.inf),
-    "batch_seconds": (0.1, math.inf),
-    "max_seconds": (0.1, math.inf),
-    "first_seconds": (0.1, math.inf),
-    "crop": (0.1, 1),
-}
 
 
 @register_checkpoint_hooks
@@ -134,47 +103,8 @@ class EmotionBrain(sb.Brain):
         "robustness fairness_columns balance dimension_weight".split()
     )
 
-    @staticmethod
-    def check(settings):
-        """Refuse values that no training could use.
-
-        Arguments
-        ---------
-        settings : dict
-            The yaml, built or not; keys that it does not have are no
-            matter.
-
-        Raises
-        ------
-        InputError
-            If a choice is none, or a number is none or too small.
-        """
-        for key, choices in CHOICES.items():
-            if settings.get(key, choices[0]) not in choices:
-                raise InputError(
-                    f"{key}: {settings[key]} is not one of "
-                    f"{', '.join(map(str, choices))}"
-                )
-        names = settings.get("dimensions", [])
-        if not isinstance(names, list) or len({*names}) < len(names):
-            raise InputError(
-                f"dimensions: {names} is no list of different names; write "
-                "[arousal, valence, dominance]"
-            )
-        for kind, limits in ((int, WHOLE), ((int, float), REAL)):
-            for key, (least, most) in limits.items():
-                value = settings.get(key, least)
-                if value is None and key == "max_seconds":
-                    continue  # no limit
-                if not isinstance(value, kind) or not least <= value <= most:
-                    raise InputError(
-                        f"{key}: {value} is no "
-                        f"{'whole ' if kind is int else ''}number from "
-                        f"{least} to {most}"
-                    )
-
     def __init__(self, hparams, run_opts, about, sets):
-        self.check(hparams)
+        check_settings(hparams)
         methods = hparams["modules"]["encoder"].methods
         if hparams["keep"] == "average" and any(
             getattr(method, "peft_type", None) == "ADALORA"

@@ -1,0 +1,77 @@
+"""What the keys of a training's yaml may be."""
+
+import math
+
+from ser_peft.brains.schedules import SCHEDULES
+from ser_peft.errors import InputError
+
+__all__ = ["check_settings"]
+
+# What a key of the yaml may be: one of these, or a number within limits.
+CHOICES = {
+    "keep": ("best", "last", "average"),
+    "schedule": tuple(SCHEDULES),
+    "augment": (True, False),
+    "start_from_probe": (True, False),
+    "robustness": (False, True),
+    "precision": ("fp32", "bf16", "fp16"),
+}
+WHOLE = {
+    "seed": (0, 2**32 - 1),
+    "number_of_epochs": (1, math.inf),
+    "patience": (1, math.inf),
+    "keep_best": (1, math.inf),
+    "num_workers": (0, math.inf),
+    "fold": (1, math.inf),
+}
+REAL = {
+    "adapter_lr": (0, math.inf),
+    "head_lr": (0, math.inf),
+    "weight_decay": (0, math.inf),
+    "warmup_epochs": (0, math.inf),
+    "label_smoothing": (0, 1),
+    "dimension_weight": (0, math.inf),
+    "batch_seconds": (0.1, math.inf),
+    "max_seconds": (0.1, math.inf),
+    "first_seconds": (0.1, math.inf),
+    "crop": (0.1, 1),
+}
+
+
+def check_settings(settings):
+    """Refuse values that no training could use.
+
+    Arguments
+    ---------
+    settings : dict
+        The yaml, built or not; keys that it does not have are no
+        matter.
+
+    Raises
+    ------
+    InputError
+        If a choice is none, or a number is none or too small.
+    """
+    for key, choices in CHOICES.items():
+        if settings.get(key, choices[0]) not in choices:
+            raise InputError(
+                f"{key}: {settings[key]} is not one of "
+                f"{', '.join(map(str, choices))}"
+            )
+    names = settings.get("dimensions", [])
+    if not isinstance(names, list) or len({*map(str, names)}) < len(names):
+        raise InputError(
+            f"dimensions: {names} is no list of different names; write "
+            "[arousal, valence, dominance]"
+        )
+    for kind, limits in ((int, WHOLE), ((int, float), REAL)):
+        for key, (least, most) in limits.items():
+            value = settings.get(key, least)
+            if value is None and key == "max_seconds":
+                continue  # no limit
+            if not isinstance(value, kind) or not least <= value <= most:
+                raise InputError(
+                    f"{key}: {value} is no "
+                    f"{'whole ' if kind is int else ''}number from "
+                    f"{least} to {most}"
+                )
