@@ -14,6 +14,7 @@ _NEEDED = (
     "macro_f1 confusion trainable_parameters train_seconds"
 ).split()
 # Where a run was, and which: what may differ within a group.
+_NUMBER = re.compile(r"(?<=: )[-+]?\d*\.?\d+(e[-+]?\d+)?$")
 _FREE = re.compile(
     r"(__set_seed|seed|fold|\w+_folder|num_workers|ckpt_interval_minutes):"
 )
@@ -112,6 +113,8 @@ def _settings(path):
     if folder:  # other paths are in it
         text = text.replace(folder[1], "")
     lines = [re.sub(r"(^|\s+)#.*", "", line) for line in text.splitlines()]
+    # 3e-5 and 0.00003 are one setting.
+    lines = [_NUMBER.sub(lambda n: f"{float(n[0]):.12g}", x) for x in lines]
     return tuple(line for line in lines if line and not _FREE.match(line))
 
 
