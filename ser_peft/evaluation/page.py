@@ -37,6 +37,7 @@ svg { display: block; width: 100%; max-width: 600px; height: auto;
 svg text { font-family: inherit !important; }
 .head { display: flex; flex-wrap: wrap; gap: 16px 44px;
   align-items: flex-end; }
+* + .head { margin-top: 22px; }
 .value { font-size: 27px; font-weight: 650; line-height: 1.15; }
 .ua { font-size: 52px; color: var(--blue); letter-spacing: -.02em; }
 .ua small { font-size: 15px; font-weight: 500; color: var(--muted);
