@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.metrics import recall_score
+from sklearn.metrics import log_loss, recall_score
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils.class_weight import compute_sample_weight
 from speechbrain.dataio.dataloader import make_dataloader
 from tqdm import tqdm
 
@@ -46,7 +47,7 @@ class Probe:
     strength : float
         The inverse regularisation strength chosen for the classes.
     valid_ua : float
-        What it was chosen by, a fraction.
+        What it reaches on valid, a fraction.
     alpha : float
         The regularisation strength chosen for the dimensions.
     valid_ccc : float
@@ -67,7 +68,7 @@ class Probe:
         """What was chosen, and by what, as text."""
         parts = []
         if self.strength is not None:
-            parts.append(f"C={self.strength:g} by valid UA")
+            parts.append(f"C={self.strength:g} by valid loss")
         if self.alpha is not None:
             parts.append(f"alpha={self.alpha:g} by valid CCC")
         return ", ".join(parts)
@@ -126,7 +127,7 @@ def fit_probe(train, valid, classes, values=None):
     Returns
     -------
     Probe
-        The best on valid; among equals the most regularised.
+        The best on valid: by log loss, dimensions by CCC.
     """
     scaler = StandardScaler().fit(train[0].flatten(1).numpy())
     features = [
@@ -154,25 +155,35 @@ def fit_probe(train, valid, classes, values=None):
 
 
 def _fit_classes(train, valid, labels, held_out):
-    """Weight and bias, strength and UA of the best logistic regression."""
-    best, chosen, best_ua = None, None, -1
+    """Weight and bias, strength and UA of the best logistic regression.
+
+    The best by log loss, every class counting alike: UA moves by a whole
+    clip, and in a small valid set one clip would choose between a probe
+    hardly fitted and one hardly regularised.
+    """
+    present = np.unique(held_out)
+    weights = compute_sample_weight("balanced", held_out)
+    best, chosen, least = None, None, np.inf
     for strength in STRENGTHS:
         model = LogisticRegression(
             C=strength, class_weight="balanced", max_iter=2000
         ).fit(train, labels)
-        ua = recall_score(
+        loss = log_loss(
             held_out,
-            model.predict(valid),
-            labels=np.unique(held_out),
-            average="macro",
+            model.predict_proba(valid),
+            sample_weight=weights,
+            labels=model.classes_,
         )
-        if ua > best_ua:
-            best, chosen, best_ua = model, strength, float(ua)
+        if loss < least:
+            best, chosen, least = model, strength, loss
+    ua = recall_score(
+        held_out, best.predict(valid), labels=present, average="macro"
+    )
     weight, bias = best.coef_, best.intercept_
     if len(weight) == 1:  # scikit-learn keeps one row for two classes
         weight = np.concatenate([-weight, weight]) / 2
         bias = np.concatenate([-bias, bias]) / 2
-    return (weight, bias), chosen, best_ua
+    return (weight, bias), chosen, float(ua)
 
 
 def _fit_values(train, valid, truth, held_out):
