@@ -1,0 +1,121 @@
+"""Phase 1 of P-TAPT: heads that teach an encoder frame-level emotion states."""
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from ser_peft.heads import Head, masked_mean
+
+__all__ = ["StateHead", "frame_loss"]
+
+
+class StateHead(Head):
+    """Emotion of the utterance and of each of its frames.
+
+    Two heads on the encoder's last hidden state: a bidirectional LSTM, mean
+    over the valid frames and two dense layers for the utterance; two dense
+    layers for each frame by itself, which is what makes single frames carry
+    emotion. Both are thrown away when the frames are clustered. Paper: Chen
+    and Rudnicky 2023, "Exploring wav2vec 2.0 fine-tuning for improved speech
+    emotion recognition", arXiv 2110.06309 (P-TAPT).
+
+    Arguments
+    ---------
+    encoder, classes, dimensions
+        See `Head`. To take states from layer k, give a lobe that ends there.
+
+    Example
+    -------
+    >>> from types import SimpleNamespace
+    >>> encoder = SimpleNamespace(num_layers=2, hidden_size=32)
+    >>> head = StateHead(encoder, 4)
+    >>> states, frames = torch.rand(3, 2, 9, 32), torch.tensor([9, 5])
+    >>> head(states, frames).shape
+    torch.Size([2, 4])
+    >>> head(states, frames, each_frame=True)[1].shape
+    torch.Size([2, 9, 4])
+    """
+
+    score_layers = ("utterance.2.", "frame.2.")
+
+    def __init__(self, encoder, classes, dimensions=()):
+        super().__init__(encoder, classes, dimensions)
+        self.lstm = nn.LSTM(
+            self.width, 256, batch_first=True, bidirectional=True
+        )
+        self.utterance, self.frame = (
+            nn.Sequential(
+                nn.Linear(width, 128), nn.Tanh(), nn.Linear(128, self.outputs)
+            )
+            for width in (512, self.width)
+        )
+
+    @property
+    def layer_weights(self):
+        """All on the last hidden state, [L + 1]."""
+        return torch.eye(self.states)[-1]
+
+    def forward(self, hidden_states, frames, each_frame=False):
+        """Score clips, and their frames if asked to.
+
+        Arguments
+        ---------
+        hidden_states : torch.Tensor
+            [L + 1, B, T, C].
+        frames : torch.Tensor
+            Valid frames, [B].
+        each_frame : bool
+            Whether to give the frames' scores as well: in training, in the
+            same call so that DDP sees every parameter used.
+
+        Returns
+        -------
+        scores : torch.Tensor
+            Of the utterances, [B, classes + dimensions].
+        frame_scores : torch.Tensor
+            If asked for, [B, T, classes + dimensions]; of the padding too.
+        """
+        states = hidden_states[-1]
+        # Packed, so that the backward direction begins at the clip's end.
+        packed = pack_padded_sequence(
+            states, frames.cpu(), batch_first=True, enforce_sorted=False
+        )
+        context, _ = pad_packed_sequence(
+            self.lstm(packed)[0],
+            batch_first=True,
+            total_length=states.shape[1],
+        )
+        scores = self.utterance(masked_mean(context, frames).relu())
+        return (scores, self.frame(states)) if each_frame else scores
+
+
+def frame_loss(logits, frames, labels):
+    """Cross-entropy of each frame against its utterance's emotion.
+
+    Arguments
+    ---------
+    logits : torch.Tensor
+        Of every frame, [B, T, classes].
+    frames : torch.Tensor
+        Valid frames, [B].
+    labels : torch.Tensor
+        The utterances' classes, [B].
+
+    Returns
+    -------
+    torch.Tensor
+        Mean over each clip's valid frames, float32, [B]; to be weighted
+        like the utterance's own cross-entropy.
+
+    Example
+    -------
+    >>> logits = torch.tensor([[[0.0, 0.0], [9.0, 0.0]]])
+    >>> frame_loss(logits, torch.tensor([1]), torch.tensor([1]))
+    tensor([0.6931])
+    """
+    targets = labels[:, None].expand(logits.shape[:2])
+    losses = cross_entropy(
+        logits.float().transpose(1, 2), targets, reduction="none"
+    )
+    return masked_mean(losses[..., None], frames)[..., 0]
