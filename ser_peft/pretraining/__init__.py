@@ -1,0 +1,1 @@
+"""Pretraining that goes on with the speech of the task."""
