@@ -166,8 +166,9 @@ class ContrastiveObjective(torch.nn.Module):
         else:
             choice = one_hot(logits.argmax(-1), module.num_vars).to(logits)
             share = choice
-        # Clamped: a share that underflows to zero has no gradient but NaN.
-        share = share.sum(0).clamp(min=1e-37) / max(len(features), 1)
+        share = share.sum(0) / max(len(features), 1)
+        # A share that underflows to zero has NaN for its gradient.
+        share = share.clamp(min=1e-37)
         perplexity = torch.special.entr(share).sum(-1).exp().sum()
         codevectors = module.codevectors.view(*shape, -1)
         vectors = torch.einsum("ngv,gvd->ngd", choice, codevectors).flatten(1)

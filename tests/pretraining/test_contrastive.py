@@ -343,7 +343,7 @@ def test_no_clip_with_two_masked_frames(folders, train):
     found["loss"].backward()
     for module in (encoder, objective):
         for name, parameter in module.named_parameters():
-            if parameter.requires_grad and "masked_spec_embed" not in name:
+            if parameter.requires_grad:
                 assert not parameter.grad.any(), name
 
 
@@ -403,11 +403,15 @@ def test_probabilities_that_underflow(folders):
 
 def test_bfloat16(folders):
     encoder, objective = build(folders["base"], lora(), train=False)
-    exact = score(encoder, objective)
     with torch.autocast("cpu", torch.bfloat16):
         found = score(encoder, objective)
+        states, _ = encoder(waves(), None, MASK)
+    # The encoder computes in bfloat16, the objective does not.
+    torch.manual_seed(0)
+    again = objective(states[-1].float(), MASK, 0)
     assert found["loss"].dtype == torch.float32
-    assert found["loss"].item() == pytest.approx(exact["loss"].item(), abs=0.2)
+    assert torch.equal(found["loss"], again["loss"])
+    assert found["loss"] != score(encoder, objective)["loss"]
     found["loss"].backward()
     for parameter in encoder.parameters():
         if parameter.requires_grad:
