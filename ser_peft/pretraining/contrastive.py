@@ -86,7 +86,7 @@ class ContrastiveObjective(torch.nn.Module):
         factor from step to step.
     train : bool
         False: quantiser and projections stay as they are, and the targets
-        are the codes nearest to the features (nothing is drawn).
+        are the likeliest codes (nothing is drawn).
 
     Raises
     ------
