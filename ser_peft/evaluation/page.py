@@ -1,8 +1,8 @@
 """The report's page: a Jinja template with its styles inside."""
 
-__all__ = ["CSS", "MACROS", "PAGE"]
+__all__ = ["PAGE", "template"]
 
-CSS = """
+_CSS = """
 :root { color-scheme: light dark; --page: #f5f6f8; --card: #fff;
   --ink: #1b2430; --muted: #5b6675; --line: #dde2e9; --blue: #0072b2;
   --orange: #d55e00; --green: #00805d; }
@@ -75,7 +75,7 @@ code { font: 13px/1.5 ui-monospace, Menlo, Consolas, monospace;
   table { font-size: 13px; } th, td { padding-right: 8px; } }
 """
 
-MACROS = """
+_MACROS = """
 {% macro table(head, rows, left=1) %}
 <div class="wide"><table>
 <thead><tr>{% for cell in head %}
@@ -115,19 +115,7 @@ interval{% endif %}.
 {% endmacro %}
 """
 
-_HEAD = """\
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; style-src 'unsafe-inline'">
-<title>{{ r.corpus }}, fold {{ r.fold }}: {{ r.method }}</title>
-"""
-
 _BODY = """
-<body><main>
 <h1>{{ r.method }} on {{ r.backbone }}</h1>
 <ul class="facts">
 <li>corpus <b>{{ r.corpus }}</b></li>
@@ -316,11 +304,46 @@ Listen to these first: the label may be the doubtful one.</p>
 {% endif %}
 </dl>
 </section>
-</main></body>
-</html>
 """
 
 _SETTINGS = """{% set low, high = r.ua_ci95 or (0, 0) %}
 {% set probe = r.get("probe_ua") %}"""
 
-PAGE = f"{_SETTINGS}{MACROS}{_HEAD}<style>{CSS}</style>\n</head>{_BODY}"
+
+def template(title, body, css=""):
+    """Put a page around its content.
+
+    Arguments
+    ---------
+    title, body : str
+        Jinja templates of the text of ``<title>`` and the inside of
+        ``<main>``; they may call the macros.
+    css : str
+        Styles beside the shared ones.
+
+    Returns
+    -------
+    str
+        Jinja template of a page that loads nothing from anywhere.
+    """
+    return f"""{_MACROS}\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy"
+ content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
+<title>{title}</title>
+<style>{_CSS}{css}</style>
+</head>
+<body><main>
+{body}
+</main></body>
+</html>
+"""
+
+
+PAGE = _SETTINGS + template(
+    "{{ r.corpus }}, fold {{ r.fold }}: {{ r.method }}", _BODY
+)

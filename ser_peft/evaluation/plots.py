@@ -6,12 +6,14 @@ light page, a dark page and a PNG.
 """
 
 import io
+import itertools
 import logging
 import re
 from html import escape
 
 import matplotlib
 import numpy as np
+from markupsafe import Markup
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -19,6 +21,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 __all__ = [
     "confusion_figure",
+    "curve_figure",
     "dimension_figure",
     "inline_svg",
     "layer_figure",
@@ -27,6 +30,8 @@ __all__ = [
     "robustness_figure",
     "runs_figure",
     "speaker_figure",
+    "usage_figure",
+    "utterance_figure",
 ]
 
 # SpeechBrain logs everything to a file; every font is not worth a line.
@@ -34,6 +39,7 @@ logging.getLogger("matplotlib").setLevel(logging.WARNING)
 
 INK, MUTED, LINE = "#1b2430", "#5b6675", "#dde2e9"
 BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"
+PURPLE, AMBER = "#cc79a7", "#e69f00"  # seen on light and dark pages
 CELL = "#004c80"  # no variable: white text on it, on any page
 _VARIABLES = {
     INK: "var(--ink)",
@@ -160,18 +166,9 @@ def learning_figure(history, best_epoch=None):
     key = "valid_ua"
     if not any(key in epoch for epoch in history):
         key = "valid_ccc"
-    epochs = [epoch["epoch"] for epoch in history]
-
-    def draw(ax, key, label, style):
-        values = [epoch.get(key) for epoch in history]
-        # float: an epoch without the value becomes a gap in the line.
-        ax.plot(epochs, np.array(values, float), style, ms=3, label=label)
-
-    loss.set_prop_cycle(color=[BLUE, ORANGE])
-    score.set_prop_cycle(color=[ORANGE])
-    draw(loss, "train_loss", "train", "o-")
-    draw(loss, "valid_loss", "valid", "o--")
-    draw(score, key, "valid", "o--")
+    _curve(loss, history, "train_loss", "o-", color=BLUE, label="train")
+    _curve(loss, history, "valid_loss", "o--", color=ORANGE, label="valid")
+    _curve(score, history, key, "o--", color=ORANGE)
     for ax in (loss, score):
         ax.grid(axis="y")
         if best_epoch:
@@ -179,10 +176,156 @@ def learning_figure(history, best_epoch=None):
     handles = loss.get_lines()
     figure.legend(handles=handles, loc="outside upper center", ncols=3)
     loss.set_ylabel("loss")
-    score.set(ylabel=key.removeprefix("valid_").upper(), xlabel="epoch")
+    score.set_ylabel(key.removeprefix("valid_").upper())
     if key == "valid_ua":
         score.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    score.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _by_epoch(score, history)
+    return figure
+
+
+@matplotlib.rc_context(_STYLE)
+def curve_figure(history, curves, ylabel, kept, low=None, baseline=None):
+    """Draw measures by epoch, with the kept epoch marked.
+
+    Arguments
+    ---------
+    history : list of dict
+        One an epoch: `epoch` and measures.
+    curves : dict
+        Key of `history` -> name.
+    ylabel : str
+        What the measures are, and their unit.
+    kept : int
+        The epoch that was kept.
+    low : float, optional
+        Where the measures' axis begins.
+    baseline : tuple of (str, dict), optional
+        Name of what the measures have to beat, and for each key of `curves`
+        the key of `history` that has it. With it all are fractions.
+
+    Returns
+    -------
+    Figure
+    """
+    figure = Figure()
+    ax = figure.subplots()
+    name, baselines = baseline or ("", {})
+    for (key, label), style in zip(curves.items(), _styles(), strict=False):
+        _curve(ax, history, key, **style, label=label)
+        if key in baselines:
+            _curve(ax, history, baselines[key], ":", color=style["color"])
+    if baseline:
+        ax.plot([], [], ":", color=MUTED, label=name)
+        ax.yaxis.set_major_formatter(PercentFormatter(1))
+    ax.axvline(kept, color=GREEN, ls=":", label="kept epoch")
+    ax.grid(axis="y")
+    figure.legend(loc="outside upper center", ncols=3)
+    ax.set(ylabel=ylabel, ylim=(low, None))
+    _by_epoch(ax, history)
+    return figure
+
+
+@matplotlib.rc_context(_STYLE)
+def usage_figure(counts):
+    """Draw how evenly clusters, or the codes of a codebook, are used.
+
+    Arguments
+    ---------
+    counts : dict
+        Name -> how often each one occurred.
+
+    Returns
+    -------
+    Figure
+    """
+    figure = Figure()
+    ax = figure.subplots()
+    ax.axhline(1, color=MUTED, ls=":", lw=1.3, label="even use")
+    for (name, count), style in zip(counts.items(), _styles(), strict=False):
+        # Beside even use, by rank in percent: comparable at any number.
+        count = np.sort(np.asarray(count, float))[::-1]
+        used = count[count > 0]
+        rank = np.arange(1, len(used) + 1) / len(count)
+        label = f"{name}: {len(used)} used"
+        ax.plot(rank, used / count.mean(), **style, label=label,
+                markevery=0.1)  # fmt: skip
+    ax.set_yscale("log")
+    ax.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
+    ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    ax.grid(axis="y")
+    ax.set(xlim=(0, 1.02), xlabel="most used first, share of all")
+    ax.set_ylabel("occurrences, times those of even use")
+    figure.legend(loc="outside upper center", ncols=2)
+    return figure
+
+
+@matplotlib.rc_context(_STYLE)
+def utterance_figure(log_mel, labels, seconds, frame_seconds):
+    """Draw a spectrogram, and under it a strip of labels a clustering.
+
+    Colours say where clusters change, with lightness too; one that comes back
+    in a strip has its colour again.
+
+    Arguments
+    ---------
+    log_mel : array_like
+        Power in dB, [bands, frames]; bands evenly spaced in mel, from 0 to
+        8000 Hz.
+    labels : dict
+        Number of clusters -> cluster of each frame.
+    seconds : float
+        Duration of `log_mel`.
+    frame_seconds : float
+        From one label to the next.
+
+    Returns
+    -------
+    Figure
+    """
+    # Inches; the width of the page, less margins and the names of strips.
+    width, across = 10.2, 8.6
+    figure = Figure((width, 3.2 + 0.42 * len(labels)), dpi=200)
+    upper, *strips = figure.subplots(
+        1 + len(labels), sharex=True, height_ratios=[6, *[1] * len(labels)]
+    )  # fmt: skip
+    picture = upper.imshow(
+        log_mel, extent=(0, seconds, 0, _mel(8000)), aspect="auto",
+        origin="lower", cmap="magma", vmin=np.max(log_mel) - 70,
+    )  # fmt: skip
+    figure.colorbar(
+        picture, cax=upper.inset_axes([1.01, 0, 0.012, 1]), label="power (dB)"
+    )
+    hertz = [250, 500, 1000, 2000, 4000, 8000]
+    upper.set_yticks([_mel(f) for f in hertz], hertz)
+    upper.set_ylabel("frequency (Hz)")
+    colors = matplotlib.colormaps["viridis"]
+    for ax, (size, clusters) in zip(strips, labels.items(), strict=True):
+        clusters = np.asarray(clusters)
+        _, first, where = np.unique(
+            clusters, return_index=True, return_inverse=True
+        )
+        # By appearance, in steps of the golden ratio: neighbours differ.
+        shade = first.argsort().argsort()[where] * 0.618 % 1
+        length = len(clusters) * frame_seconds
+        ax.imshow(colors(shade)[None], extent=(0, length, 0, 1), aspect="auto",
+                  interpolation="nearest")  # fmt: skip
+        ends = [0, *np.flatnonzero(np.diff(clusters)) + 1, len(clusters)]
+        for start, end in zip(ends, ends[1:], strict=False):
+            name = str(clusters[start])
+            # Where there is room: a digit is 4.5 points wide.
+            points = 72 * across * (end - start) * frame_seconds / seconds
+            if points > 4.5 * len(name) + 2:
+                ax.text(
+                    (start + end) / 2 * frame_seconds, 0.46, name, size=7.5,
+                    color="black" if shade[start] > 0.55 else "white",
+                    ha="center", va="center",
+                )  # fmt: skip
+        ax.set_yticks([0.5], [f"K = {size}"])
+        ax.tick_params("y", labelcolor=INK)
+    for ax in (upper, *strips):
+        ax.spines[:].set_visible(False)
+    figure.axes[-1].set(xlim=(0, seconds))
+    (strips or [upper])[-1].set_xlabel("time (s)")
     return figure
 
 
@@ -385,7 +528,7 @@ def inline_svg(figure, name, alt):
 
     Returns
     -------
-    str
+    markupsafe.Markup
         One `<svg>` element, its text escaped, with no link to anywhere.
     """
     buffer = io.StringIO()
@@ -399,7 +542,41 @@ def inline_svg(figure, name, alt):
     for color, variable in _VARIABLES.items():
         svg = svg.replace(color, variable)
     label = f'<svg role="img" aria-label="{escape(alt)}"'
-    return svg.replace("<svg", label, 1)
+    return Markup(svg.replace("<svg", label, 1))
+
+
+def _curve(ax, history, key, *style, **how):
+    """Plot a measure by epoch."""
+    values = [epoch.get(key) for epoch in history]
+    epochs = [epoch["epoch"] for epoch in history]
+    # float: an epoch without the value becomes a gap in the line.
+    how = {"ms": 3, "markevery": 1 + len(epochs) // 40} | how
+    ax.plot(epochs, np.array(values, float), *style, **how)
+
+
+def _by_epoch(ax, history):
+    """Let the horizontal axis count epochs, be it one."""
+    ax.set_xlabel("epoch")
+    ax.set_xlim(history[0]["epoch"] - 0.5, history[-1]["epoch"] + 0.5)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+
+
+def _styles():
+    """Line styles told apart without colour too, for ever."""
+    return itertools.cycle(
+        {"color": color, "marker": marker, "ls": ls, "ms": 4}
+        for color, marker, ls in zip(
+            (BLUE, ORANGE, PURPLE, AMBER, MUTED),
+            "os^Dv",
+            ("-", "--", "-.", "-", "--"),
+            strict=True,
+        )
+    )
+
+
+def _mel(hertz):
+    """The mel scale of HTK."""
+    return 2595 * np.log10(1 + hertz / 700)
 
 
 def _level(ax, y, text, color, style):

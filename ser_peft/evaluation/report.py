@@ -5,7 +5,6 @@ from pathlib import Path
 
 import jinja2
 import numpy as np
-from markupsafe import Markup
 
 from ser_peft.evaluation import plots
 from ser_peft.evaluation.calibration import reliability, scale
@@ -13,7 +12,7 @@ from ser_peft.evaluation.metrics import from_confusion, speaker_confusions
 from ser_peft.evaluation.page import PAGE
 from ser_peft.io import atomic_path, write_json
 
-__all__ = ["ENVIRONMENT", "render", "write_report"]
+__all__ = ["ENVIRONMENT", "epoch_table", "render", "write_page", "write_report"]
 
 _MISTAKES = 10
 
@@ -64,12 +63,26 @@ def write_report(
         figure = plots.confusion_figure(results["confusion"], classes)
         with atomic_path(folder / "confusion.png") as tmp:
             figure.savefig(tmp, dpi=160)
-    page = render(results, predictions, history, layer_weights, command)
-    with atomic_path(folder / "report.html") as tmp:
+    write_page(
+        folder, render(results, predictions, history, layer_weights, command)
+    )
+    write_json(finished, results)
+
+
+def write_page(folder, page):
+    """Write a page as the report of a run.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Output folder of the run; created if absent.
+    page : str
+        HTML.
+    """
+    with atomic_path(Path(folder) / "report.html") as tmp:
         # A file name that is no valid text is shown escaped, not a reason to
         # lose the report of a finished training.
         tmp.write_text(page, encoding="utf-8", errors="backslashreplace")
-    write_json(finished, results)
 
 
 def render(results, predictions, history, layer_weights=None, command=""):
@@ -110,11 +123,16 @@ def render(results, predictions, history, layer_weights=None, command=""):
             plots.layer_figure(layer_weights),
             f"Weight of each hidden state: {shares}",
         )
-    epoch_head, epoch_rows = _epoch_table(history, results)
+    measures = {}
+    if results["classes"]:
+        measures["valid_ua"] = ("valid UA", "{:.1%}")
+    if "ccc" in results:
+        measures["valid_ccc"] = ("valid CCC", "{:.3f}")
+    epoch_head, epoch_rows = epoch_table(history, measures)
     return ENVIRONMENT.from_string(PAGE).render(
         r=results,
         svg={
-            name: Markup(plots.inline_svg(figure, name, alt))
+            name: plots.inline_svg(figure, name, alt)
             for name, (figure, alt) in figures.items()
         },
         dimensions=dimensions,
@@ -262,21 +280,29 @@ def _fairness_rows(result):
     return groups, differences
 
 
-def _epoch_table(history, results):
-    """Head and rows of what every epoch measured, as text."""
+def epoch_table(history, measures):
+    """Lay out what every epoch measured.
+
+    Arguments
+    ---------
+    history : list of dict
+        One an epoch.
+    measures : dict
+        Key of `history` -> name and format, beside losses, rates and time.
+
+    Returns
+    -------
+    tuple of (list of str, list of list)
+        Names of the columns and rows, as text.
+    """
     columns = {
         "train_loss": ("train loss", "{:.3f}"),
         "valid_loss": ("valid loss", "{:.3f}"),
-        "valid_ua": ("valid UA", "{:.1%}"),
-        "valid_ccc": ("valid CCC", "{:.3f}"),
+        **measures,
         "lr_adapter": ("adapter lr", "{:.2g}"),
         "lr_head": ("head lr", "{:.2g}"),
         "seconds": ("time", "{:.1f} s"),
     }
-    if not results["classes"]:
-        del columns["valid_ua"]
-    if "ccc" not in results:
-        del columns["valid_ccc"]
     rows = [
         [epoch["epoch"]]
         + [

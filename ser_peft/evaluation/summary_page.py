@@ -2,29 +2,18 @@
 
 import itertools
 
-from markupsafe import Markup
-
 from ser_peft.evaluation import plots
-from ser_peft.evaluation.page import CSS, MACROS
+from ser_peft.evaluation.page import template
 from ser_peft.evaluation.report import ENVIRONMENT
 from ser_peft.evaluation.summary import title_of
 from ser_peft.evaluation.tables import comparison_table, group_table
 
 __all__ = ["render_summary"]
 
-_PAGE = """\
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; style-src 'unsafe-inline'">
-<title>{{ sections | map(attribute="corpus") | unique | join(", ") }}:
- summary of {{ runs }} runs</title>
-<style>{{ css }} .grid + h1 { margin-top: 48px; }</style>
-</head>
-<body><main>
+_TITLE = """{{ sections | map(attribute="corpus") | unique | join(", ") }}:
+ summary of {{ runs }} runs"""
+
+_BODY = """
 {% for s in sections %}
 <h1>{{ s.corpus }}</h1>
 <ul class="facts">
@@ -70,9 +59,9 @@ a seed. Colour and %% by row, counts below." | format(count | number)) }}
 {% for text in warnings %}<p>{{ text }}</p>{% endfor %}
 </section>
 {% endif %}
-</main></body>
-</html>
 """
+
+_PAGE = template(_TITLE, _BODY, ".grid + h1 { margin-top: 48px; }")
 
 
 def render_summary(summary):
@@ -94,8 +83,7 @@ def render_summary(summary):
             itertools.groupby(summary["groups"], title_of)
         )
     ]
-    return ENVIRONMENT.from_string(MACROS + _PAGE).render(
-        css=Markup(CSS),
+    return ENVIRONMENT.from_string(_PAGE).render(
         sections=sections,
         runs=sum(group["runs"] for group in summary["groups"]),
         warnings=summary["warnings"],
@@ -120,7 +108,7 @@ def _section(number, groups, comparisons):
         "rows": rows,
         "spread_of_folds": any(len(group["seeds"]) > 1 for group in groups),
         "score": score,
-        "figure": _svg(
+        "figure": plots.inline_svg(
             plots.runs_figure(groups),
             f"runs{number}",
             f"{score} of every run, by method; the table has the means",
@@ -130,7 +118,7 @@ def _section(number, groups, comparisons):
         "confusions": [
             (
                 group["name"],
-                _svg(
+                plots.inline_svg(
                     plots.confusion_figure(
                         group["pooled"]["confusion"], group["classes"]
                     ),
@@ -144,7 +132,3 @@ def _section(number, groups, comparisons):
             if group["pooled"]
         ],
     }
-
-
-def _svg(figure, name, alt):
-    return Markup(plots.inline_svg(figure, name, alt))

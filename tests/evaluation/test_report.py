@@ -2,18 +2,17 @@
 
 import csv
 import json
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from matplotlib.image import imread
+from pages import HOSTILE, Page
 
 from ser_peft.evaluation import plots
 from ser_peft.evaluation.metrics import scores, speaker_bootstrap
 from ser_peft.evaluation.report import render, write_report
 
 CLASSES = ["angry", "happy", "sad"]
-HOSTILE = '"><script>alert(1)</script><img src=http://evil.example/x> $\\frac'
 
 
 @pytest.fixture
@@ -66,27 +65,6 @@ def run():
         "layer_weights": [0.2, 0.5, 0.3],
         "command": "python train.py hparams/wavlm_lora.yaml",
     }
-
-
-class Page(HTMLParser):
-    """Collects what a browser would fetch, run and show."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.links, self.images, self.open = [], [], [], []
-        self.shown = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        attrs = dict(attrs)
-        self.tags.append(tag)
-        names = ("src", "href", "xlink:href", "srcset", "action", "data")
-        self.links += [attrs[name] for name in names if name in attrs]
-        if tag == "svg":
-            self.images.append(attrs)
-
-    def handle_data(self, data):
-        self.shown += f"{data} "
 
 
 def shown(run):
