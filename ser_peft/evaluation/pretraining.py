@@ -172,16 +172,16 @@ def write_pretraining_report(
     kept = results["kept"]
     tapt = results["stage"] == "tapt"
     # What accuracy has to beat: its key, its name.
-    rival, baseline = ("largest", "largest cluster")
+    rival, baseline = "largest", "largest cluster"
     if tapt:
         rival = baseline = "chance"
-    # End of the keys -> what they are of: "" is TAPT's, "_64" of 64 clusters.
-    names = {
-        key.removeprefix("valid_accuracy"): key.rpartition("_")[2]
+    ends = [
+        key.removeprefix("valid_accuracy")
         for key in kept
         if key.startswith("valid_accuracy")
-    }
-    names = {end: f"K = {size}" if end else "" for end, size in names.items()}
+    ]
+    # TAPT's is "" and has no name, that of 64 clusters "_64".
+    names = {end: end.replace("_", "K = ") for end in ends}
     figures = _curves(history, results["kept_epoch"], names, rival, baseline)
     counts = [] if counts is None else [np.asarray(part) for part in counts]
     if counts:
