@@ -5,18 +5,31 @@ import os
 import shutil
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
-from speechbrain.utils.checkpoints import Checkpointer
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from speechbrain.utils.checkpoints import (
+    Checkpointer,
+    mark_as_loader,
+    mark_as_saver,
+    register_checkpoint_hooks,
+)
 from speechbrain.utils.distributed import (
     ddp_barrier,
     if_main_process,
     main_process_only,
 )
 
+from ser_peft.errors import InputError
 from ser_peft.io import atomic_path
 
-__all__ = ["SafeCheckpointer", "load_mean", "load_optimizer", "save_optimizer"]
+__all__ = [
+    "SafeCheckpointer",
+    "SafeModule",
+    "load_mean",
+    "load_optimizer",
+    "load_tensors",
+    "save_optimizer",
+]
 
 PARTIAL = "partial-"
 
@@ -133,3 +146,50 @@ def load_mean(module, paths):
                 mean += parameter
         for mean, parameter in zip(total, trained, strict=True):
             parameter.copy_(mean / len(paths))
+
+
+def load_tensors(module, path, kept=()):
+    """Load a module's state from safetensors, every key matched.
+
+    Arguments
+    ---------
+    module : torch.nn.Module
+        Gets the tensors.
+    path : str or Path
+        A safetensors file.
+    kept : dict of str to torch.Tensor
+        Stand in for those of the file.
+
+    Raises
+    ------
+    InputError
+        If the file is not one, or holds other tensors than the module.
+    """
+    try:
+        module.load_state_dict({**load_file(path), **dict(kept)})
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"{path}: cannot be read ({error}); restore it or train again"
+        ) from error
+    except RuntimeError as error:
+        raise InputError(
+            f"{path}: does not fit {type(module).__name__} ({error}); was it "
+            "trained with other classes, another backbone or another head?"
+        ) from error
+
+
+@register_checkpoint_hooks
+class SafeModule(torch.nn.Module):
+    """A module whose checkpoint is one safetensors file."""
+
+    @mark_as_saver
+    def save(self, path):
+        """Write the state as safetensors."""
+        save_file(
+            {k: v.contiguous() for k, v in self.state_dict().items()}, path
+        )
+
+    @mark_as_loader
+    def load(self, path, end_of_epoch=True):
+        """Read what `save` wrote."""
+        load_tensors(self, path)

@@ -220,6 +220,7 @@ def _crossval(args):
         numbers(args.seeds),
         args.output_folder,
         args.overrides,
+        args.pretrain,
     )
     with _stoppable():
         failed = crossval(runs, args.jobs, slurm)
@@ -341,6 +342,11 @@ def _parser():
     sub.add_argument(
         "--output_folder", help="default: results, in the recipe's folder"
     )
+    sub.add_argument(
+        "--pretrain", nargs=2, metavar=("SCRIPT", "YAML"),
+        help="as train_ptapt.py hparams/ptapt.yaml: done first, a fold and "
+        "seed; the runs start from it",
+    )  # fmt: skip
     sub.add_argument("--jobs", type=int, default=1, help="at once, here")
     sub.add_argument("--cluster", choices=["local", "slurm"], default="local")
     sub.add_argument(

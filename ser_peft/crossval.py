@@ -21,6 +21,7 @@ from submitit.helpers import Checkpointable
 from tqdm import tqdm
 
 from ser_peft.errors import InputError
+from ser_peft.yamls import DONE
 
 __all__ = ["crossval", "numbers", "trainings"]
 
@@ -53,12 +54,16 @@ class Training(Checkpointable):
         Folder it runs in.
     folder : Path
         Its output folder. What it prints goes to ``console.log`` there.
+    first : Training, optional
+        The pretraining that it starts from, done before it if it is not
+        finished.
     """
 
     name: str
     command: list
     recipe: Path
     folder: Path
+    first: "Training" = None
     process = None
 
     def __getstate__(self):
@@ -72,8 +77,13 @@ class Training(Checkpointable):
 
     @property
     def results(self):
-        """Path of the file that says it is finished."""
+        """Path of its scores."""
         return self.folder / "results.json"
+
+    @property
+    def finished(self):
+        """Whether it need not be done again."""
+        return any((self.folder / name).exists() for name in DONE)
 
     def __call__(self, **environment):
         """Train.
@@ -88,14 +98,22 @@ class Training(Checkpointable):
         str or None
             Why it failed.
         """
+        if self.first and (reason := self.first._train(environment, True)):
+            return f"{self.first.name}: {reason}"
+        return self._train(environment)
+
+    def _train(self, environment, wait=False):
+        """Run the command; if told to, wait for another who runs it."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with open(self.log, "ab") as log:
             # The child inherits the lock, so that it outlives this process:
             # a run that a killed crossval left behind is not started twice.
             try:
-                fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB * (not wait))
             except BlockingIOError:
                 return "another process is training it; wait for it or stop it"
+            if wait and self.finished:
+                return None
             self.process = subprocess.Popen(
                 self.command,
                 cwd=self.recipe,
@@ -112,11 +130,13 @@ class Training(Checkpointable):
         if code:
             how = f"exit code {code}" if code > 0 else f"signal {-code}"
             return f"{how}: {self.last_line()}; see {self.log}"
-        if not self.results.exists():
-            return f"no results.json: {self.last_line()}; see {self.log}"
+        if not self.finished:
+            return f"left no results: {self.last_line()}; see {self.log}"
 
     def stop(self):
         """End it and its workers, if it runs."""
+        if self.first:
+            self.first.stop()
         with suppress(ProcessLookupError):
             if self.process and self.process.poll() is None:
                 os.killpg(self.process.pid, signal.SIGTERM)
@@ -150,7 +170,15 @@ class Training(Checkpointable):
         return f"{score}, {results['train_seconds']:,.0f} s"
 
 
-def trainings(script, hparams, folds, seeds, output_folder=None, overrides=()):
+def trainings(
+    script,
+    hparams,
+    folds,
+    seeds,
+    output_folder=None,
+    overrides=(),
+    pretrain=None,
+):
     """Name the runs of a cross-validation.
 
     Arguments
@@ -169,6 +197,11 @@ def trainings(script, hparams, folds, seeds, output_folder=None, overrides=()):
         ``--key=value`` for all runs. A path that exists here is meant, though
         the runs are started in the recipe's folder.
 
+    pretrain : tuple of str, optional
+        Script and yaml of a pretraining of the recipe: done once a fold and
+        seed, with those of the overrides whose keys its yaml has, and what
+        the runs start from. They write to ``<its yaml>+<yaml>``.
+
     Returns
     -------
     list of Training
@@ -186,32 +219,65 @@ def trainings(script, hparams, folds, seeds, output_folder=None, overrides=()):
     output_folder = Path(output_folder or recipe / "results").absolute()
     yamls = {}
     for name in hparams:
-        path = Path(name) if Path(name).is_file() else recipe / name
-        if not path.is_file():
-            raise InputError(
-                f"{name}: no such yaml here or in {recipe}; give one of the "
-                "recipe's hparams/*.yaml"
-            )
+        path = _yaml(name, recipe)
         if path.stem in yamls:
             raise InputError(
                 f"{name}: two yamls called {path.stem} would share a folder; "
                 "rename one or leave it out"
             )
-        yamls[path.stem] = path.absolute()
+        yamls[path.stem] = path
     overrides = [_override(text) for text in overrides]
+    first, before = {}, ""
+    if pretrain:
+        first_script, path = recipe / Path(pretrain[0]).name, pretrain[1]
+        if not first_script.is_file():
+            raise InputError(
+                f"--pretrain {pretrain[0]}: {recipe} has no such script"
+            )
+        path = _yaml(path, recipe)
+        before = f"{path.stem}+"
+        keys = re.findall(r"^(\w+):", path.read_text("utf-8"), re.MULTILINE)
+        shared = [o for o in overrides if re.match(r"--(\w+)", o)[1] in keys]
+        first = {
+            (fold, seed): _training(
+                first_script.name, path, path.stem, fold, seed,
+                output_folder, recipe, shared,
+            )
+            for fold in folds for seed in seeds
+        }  # fmt: skip
     runs = []
     for stem, path in yamls.items():
         for fold in folds:
             for seed in seeds:
-                name = f"{stem}/fold{fold}/{seed}"
-                folder = output_folder / name
-                own = [f"--fold={fold}", f"--seed={seed}"]
-                own.append(f"--output_folder={folder}")
-                command = [sys.executable, script.name, path, *own, *overrides]
-                runs.append(
-                    Training(name, [*map(str, command)], recipe, folder)
-                )
+                own, start = overrides, first.get((fold, seed))
+                if start:
+                    own = [*own, f"--init_from={start.folder}"]
+                run = _training(
+                    script.name, path, before + stem, fold, seed,
+                    output_folder, recipe, own,
+                )  # fmt: skip
+                run.first = start
+                runs.append(run)
     return runs
+
+
+def _yaml(name, recipe):
+    """Path of a recipe's yaml."""
+    path = Path(name) if Path(name).is_file() else recipe / name
+    if not path.is_file():
+        raise InputError(
+            f"{name}: no such yaml here or in {recipe}; give one of the "
+            "recipe's hparams/*.yaml"
+        )
+    return path.absolute()
+
+
+def _training(script, path, stem, fold, seed, output_folder, recipe, own):
+    name = f"{stem}/fold{fold}/{seed}"
+    folder = output_folder / name
+    where = [f"--fold={fold}", f"--seed={seed}", f"--output_folder={folder}"]
+    command = [sys.executable, script, path, *where, *own]
+    return Training(name, [*map(str, command)], recipe, folder)
 
 
 def crossval(runs, jobs=1, slurm=None):
@@ -242,7 +308,7 @@ def crossval(runs, jobs=1, slurm=None):
     InputError
         If there is no SLURM or it has no such parameter.
     """
-    todo = [run for run in runs if not run.results.exists()]
+    todo = [run for run in runs if not run.finished]
     failed = {}
     executor = _local(jobs, todo) if slurm is None else _slurm(slurm)
     with (
@@ -268,6 +334,11 @@ def crossval(runs, jobs=1, slurm=None):
                 bar.write(f"{run.name}: {reason or run.scores()}")
                 bar.update()
             started = [run for run in running.values() if run.log.exists()]
+            started += [
+                run.first
+                for run in running.values()
+                if run.first and run.first.log.exists()
+            ]
             if started and not bar.disable:
                 run = max(started, key=lambda run: run.log.stat().st_mtime)
                 bar.set_postfix_str(f"{run.name}: {run.progress()}")

@@ -334,7 +334,7 @@ def _need(content, keys, where):
             )
 
 
-def datasets(folder, max_seconds=None, crop=1.0, first_seconds=None):
+def datasets(folder, max_seconds=None, crop=1.0, first_seconds=None, hop=1):
     """SpeechBrain datasets of a manifests folder.
 
     Arguments
@@ -349,6 +349,9 @@ def datasets(folder, max_seconds=None, crop=1.0, first_seconds=None):
     first_seconds : float, optional
         Of all clips, those of valid and test too, only the beginning is
         taken, as PEFT-SER does.
+    hop : int
+        Training clips are cut at multiples of so many samples, so that
+        frames of the whole clip are frames of the cut one.
 
     Returns
     -------
@@ -356,6 +359,7 @@ def datasets(folder, max_seconds=None, crop=1.0, first_seconds=None):
         ``protocol.json``.
     sets : dict
         Split -> DynamicItemDataset with ``id``, ``sig`` (16 kHz mono, [T]),
+        ``start`` (its first sample's place in the clip),
         ``label`` (index into the classes, -1 without them), ``values`` (of
         the dimensions, [D]), ``speaker`` and ``duration``.
     """
@@ -365,19 +369,20 @@ def datasets(folder, max_seconds=None, crop=1.0, first_seconds=None):
     for split, entries in manifests.items():
 
         @takes("wav")
-        @provides("sig")
+        @provides("sig", "start")
         def audio(wav, train=split == "train"):
             sig = read_audio(wav.replace("{data_root}", about["data_folder"]))
             if first_seconds is not None:
                 sig = sig[: int(first_seconds * SAMPLE_RATE)]
             if not train:
-                return sig
+                return sig, 0
             share = crop + (1 - crop) * float(torch.rand(()))
             length = int(share * len(sig))
             if max_seconds is not None:
                 length = min(length, int(max_seconds * SAMPLE_RATE))
             start = int(torch.randint(len(sig) - length + 1, ()))
-            return sig[start : start + length]
+            start -= start % hop
+            return sig[start : start + length], start
 
         @takes("id")
         @provides("label")
@@ -392,7 +397,7 @@ def datasets(folder, max_seconds=None, crop=1.0, first_seconds=None):
         sets[split] = DynamicItemDataset(
             entries,
             dynamic_items=[audio, label, values],
-            output_keys=["id", "sig", "label", "values", "speaker"],
+            output_keys=["id", "sig", "start", "label", "values", "speaker"],
         )
     return about, sets
 

@@ -6,15 +6,9 @@ arousal and the like, standardised. Padding never counts.
 """
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from speechbrain.utils.checkpoints import (
-    mark_as_loader,
-    mark_as_saver,
-    register_checkpoint_hooks,
-)
 from torch import nn
 
+from ser_peft.checkpoints import SafeModule, load_tensors
 from ser_peft.errors import InputError
 
 __all__ = [
@@ -22,8 +16,8 @@ __all__ = [
     "AttentivePoolingHead",
     "LayerMixHead",
     "LinearHead",
+    "MeanHead",
     "ProbeMixHead",
-    "load_tensors",
     "masked_mean",
 ]
 
@@ -74,39 +68,8 @@ def masked_mean(frames, lengths):
     return weighted_sum(frames, inside < lengths[:, None]) / lengths[:, None]
 
 
-def load_tensors(module, path, kept=()):
-    """Load a module's state from safetensors, every key matched.
-
-    Arguments
-    ---------
-    module : torch.nn.Module
-        Gets the tensors.
-    path : str or Path
-        A safetensors file.
-    kept : dict of str to torch.Tensor
-        Stand in for those of the file.
-
-    Raises
-    ------
-    InputError
-        If the file is not one, or holds other tensors than the module.
-    """
-    try:
-        module.load_state_dict({**load_file(path), **dict(kept)})
-    except (OSError, SafetensorError) as error:
-        raise InputError(
-            f"{path}: cannot be read ({error}); restore it or train again"
-        ) from error
-    except RuntimeError as error:
-        raise InputError(
-            f"{path}: does not fit {type(module).__name__} ({error}); was it "
-            "trained with other classes, another backbone or another head?"
-        ) from error
-
-
-@register_checkpoint_hooks
-class Head(nn.Module):
-    """What all heads share: how many scores, safetensors checkpoints.
+class Head(SafeModule):
+    """What all heads share: how many scores they give.
 
     Arguments
     ---------
@@ -134,18 +97,6 @@ class Head(nn.Module):
         )
         self.states = encoder.num_layers + 1
         self.width = encoder.hidden_size
-
-    @mark_as_saver
-    def save(self, path):
-        """Write the state as safetensors."""
-        save_file(
-            {k: v.contiguous() for k, v in self.state_dict().items()}, path
-        )
-
-    @mark_as_loader
-    def load(self, path, end_of_epoch=True):
-        """Read what `save` wrote."""
-        load_tensors(self, path)
 
     def start_from_head(self, path, same_scores):
         """Take over a trained head, as far as it fits.
@@ -349,6 +300,47 @@ class LinearHead(Head):
         return self.linear(self.dropout(means.flatten(1)))
 
 
+class MeanHead(Head):
+    """V-FT's head: the last hidden state, rectified and averaged.
+
+    Paper: Chen and Rudnicky 2023, "Exploring wav2vec 2.0 fine tuning for
+    improved speech emotion recognition", arXiv 2110.06309.
+
+    Arguments
+    ---------
+    encoder, classes, dimensions
+        See `Head`.
+    order : str
+        "reference": every frame is rectified, then the mean taken, as the
+        authors' code does; "paper": the mean is taken first.
+
+    Raises
+    ------
+    InputError
+        If the order is another.
+    """
+
+    score_layers = ("linear.",)
+
+    def __init__(self, encoder, classes, dimensions=(), order="reference"):
+        if order not in ("reference", "paper"):
+            raise InputError(f"order: {order} is not one of reference, paper")
+        super().__init__(encoder, classes, dimensions, order=order)
+        self.linear = nn.Linear(self.width, self.outputs)
+
+    @property
+    def layer_weights(self):
+        """All on the last hidden state, [L + 1]."""
+        return nn.functional.one_hot(torch.tensor(self.states - 1)).float()
+
+    def forward(self, hidden_states, frames):
+        """See `LayerMixHead.forward`."""
+        last = hidden_states[-1]
+        if self.settings["order"] == "reference":
+            last = last.relu()
+        return self.linear(masked_mean(last, frames).relu())
+
+
 class ProbeMixHead(LayerMixHead):
     """The linear probe plus what `LayerMixHead` adds to it.
 
@@ -385,5 +377,11 @@ class ProbeMixHead(LayerMixHead):
 
 HEADS = {
     head.__name__: head
-    for head in (LayerMixHead, AttentivePoolingHead, LinearHead, ProbeMixHead)
+    for head in (
+        LayerMixHead,
+        AttentivePoolingHead,
+        LinearHead,
+        MeanHead,
+        ProbeMixHead,
+    )
 }

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from ser_peft.adapters import load_adapter
+from ser_peft.checkpoints import load_tensors
 from ser_peft.data import SAMPLE_RATE, check_samples, read_audio
 from ser_peft.errors import InputError
-from ser_peft.heads import HEADS, load_tensors
+from ser_peft.heads import HEADS
 from ser_peft.io import atomic_path, write_json
 from ser_peft.lobes import load_lobe
 from ser_peft.released import find, is_name

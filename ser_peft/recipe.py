@@ -1,52 +1,30 @@
-"""What the train.py of every recipe does: SpeechBrain's skeleton, once."""
+"""What the scripts of every recipe do: SpeechBrain's skeleton, once."""
 
-import re
+from contextlib import contextmanager
 from inspect import signature
-from io import StringIO
 from pathlib import Path
 
 import speechbrain as sb
 import torch
-from hyperpyyaml import load_hyperpyyaml, resolve_references
-from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml import YAML
 from speechbrain.utils.distributed import (
     ddp_init_group,
     if_main_process,
     run_on_main,
 )
-from speechbrain.utils.run_opts import RunOptions
 
-from ser_peft.brains import EmotionBrain
+from ser_peft.adapters import PeftLobe
+from ser_peft.brains import EmotionBrain, PtaptBrain, StateBrain, TaptBrain
 from ser_peft.brains.settings import check_settings
-from ser_peft.data import datasets
+from ser_peft.data import datasets, eval_batches
 from ser_peft.errors import InputError, one_line_errors
 from ser_peft.evaluation.results import headline
 from ser_peft.io import atomic_path
+from ser_peft.lobes import load_lobe
+from ser_peft.pretraining.clusters import cluster_frames, random_labels
+from ser_peft.yamls import build, dump, finished, read_settings
 
-__all__ = ["build", "finished", "read_settings", "train_emotion"]
-
-# What may change between two starts of one run: where things are, how fast,
-# and what is measured besides.
-FREE = (
-    "data_folder",
-    "corpora",
-    "num_workers",
-    "ckpt_interval_minutes",
-    "robustness",
-    "fairness_columns",
-)
-
-# Options of SpeechBrain's command line that change what is trained: they are
-# kept with the settings, so that no other run goes on from this one.
-DECISIVE = (
-    "debug",
-    "eval_precision",
-    "grad_accumulation_factor",
-    "max_grad_norm",
-    "optimizer_step_limit",
-    "precision",
-    "skip_nonfinite_grads",
-)
+__all__ = ["train_emotion", "train_ptapt", "train_tapt"]
 
 
 def train_emotion(argv, prepare):
@@ -64,52 +42,114 @@ def train_emotion(argv, prepare):
         keys of the yaml, as ``data_folder``, ``fold``, ``classes``,
         ``protocol``.
     """
+    with _session(argv) as arguments:
+        brain = _train(EmotionBrain, prepare, *arguments)
+        if brain and if_main_process():
+            results, folder = brain.results, brain.hparams.output_folder
+            print(f"test {headline(results)}; report in {folder}/report.html")
+
+
+def train_tapt(argv, prepare):
+    """Prepare a corpus, continue wav2vec 2.0's pretraining on it.
+
+    Arguments
+    ---------
+    argv, prepare
+        See `train_emotion`.
+    """
+    with _session(argv) as arguments:
+        _say(_train(TaptBrain, prepare, *arguments))
+
+
+def train_ptapt(argv, prepare):
+    """Prepare a corpus, pretrain on it by pseudo-labels: all three phases.
+
+    Each goes on where it was, or is skipped if it is finished.
+
+    Arguments
+    ---------
+    argv, prepare
+        See `train_emotion`. The yaml's ``states`` names the yaml of phase 1,
+        which lies beside it and gets all keys that it shares with it and
+        that say which corpus, fold, seed, backbone and layer; without one
+        the frames of the backbone as it is are clustered.
+    """
+    with _session(argv) as (hparams_file, run_opts, overrides):
+        text, settings = _settings(
+            PtaptBrain, prepare, hparams_file, run_opts, overrides
+        )
+        folder = Path(settings["output_folder"])
+        if not finished(text, folder):
+            _claim(folder, text)
+            states = None
+            if settings["states"]:
+                states = _states(settings, prepare, hparams_file)
+                _train(StateBrain, prepare, states[0], run_opts, states[1])
+            run_on_main(_label, (settings, prepare, run_opts, states))
+        _say(_train(PtaptBrain, prepare, hparams_file, run_opts, overrides))
+
+
+def _states(settings, prepare, hparams_file):
+    """Yaml of phase 1 and its overrides."""
+    path = Path(hparams_file).parent / settings["states"]
+    shared = {*signature(prepare).parameters, "seed", "backbone", "layer"}
+    try:
+        tree = YAML().load(path)
+    except OSError as error:
+        raise InputError(
+            f"states: {path} cannot be read; name a yaml beside {hparams_file}"
+        ) from error
+    given = {
+        key: settings[key]
+        for key in tree
+        if key in (shared | {"num_workers"}) - {"save_folder"}
+        and key in settings
+    }
+    given["output_folder"] = f"{settings['output_folder']}/states"
+    given["manifests_folder"] = settings["manifests_folder"]
+    return str(path), dump(given)
+
+
+def _label(settings, prepare, run_opts, states):
+    """Phase 2: cluster the frames of the estimator, if not done yet."""
+    folder = Path(settings["output_folder"])
+    path = folder / "labels.safetensors"
+    if path.exists():
+        return
+    _prepare(settings, prepare)
+    device = run_opts["device"]
+    if states is None:
+        lobe = load_lobe(
+            settings["backbone"], settings["save_folder"], settings["layer"]
+        )
+        encoder = PeftLobe(lobe, "frozen")
+    else:
+        text, _ = _settings(StateBrain, prepare, states[0], run_opts, states[1])
+        encoder = build(states[0], text)["modules"]["encoder"]
+        encoder.load(folder / "states" / "encoder.safetensors")
+    encoder.eval().to(device)
+    _, sets = datasets(settings["manifests_folder"])
+    loaders = {
+        split: torch.utils.data.DataLoader(
+            sets[split],
+            batch_sampler=eval_batches(sets[split], settings["batch_seconds"]),
+            collate_fn=sb.dataio.batch.PaddedBatch,
+        )
+        for split in ("train", "valid")
+    }
+    how = random_labels if settings["labels"] == "random" else cluster_frames
+    how(
+        encoder, loaders, folder, settings["clusters"], settings["seed"], device
+    ).save(path)
+
+
+@contextmanager
+def _session(argv):
+    """One-line errors and SpeechBrain's processes around what a script does."""
     with one_line_errors():
-        keys = signature(prepare).parameters
         hparams_file, run_opts, overrides = sb.parse_arguments(argv)
         ddp_init_group(run_opts)
-        # Everything that can be checked at once is, before anything is
-        # written or loaded.
-        text = read_settings(
-            hparams_file, overrides, {*EmotionBrain.reads, *keys}, run_opts
-        )
-        settings = YAML().load(text)
-        check_settings(settings)
-        folder = Path(settings["output_folder"])
-        if finished(text, folder):
-            print(f"{folder}/results.json: this run is finished")
-            return
-        given = settings | {"save_folder": settings["manifests_folder"]}
-        run_on_main(
-            prepare, kwargs={key: given[key] for key in keys if key in given}
-        )
-        about, sets = datasets(
-            settings["manifests_folder"],
-            settings["max_seconds"],
-            settings["crop"] if settings["augment"] else 1.0,
-            settings.get("first_seconds"),
-        )
-        if not isinstance(settings["classes"], (int, dict)):
-            # As "all" of a csv: only the manifests tell which these are.
-            settings["head"]["classes"] = about["classes"]
-        stream = StringIO()
-        YAML().dump(settings, stream)
-        hparams = build(hparams_file, stream.getvalue())
-        sb.create_experiment_directory(folder)
-        if if_main_process():
-            # Not by SpeechBrain: a kill could leave half of the file, which
-            # would look like another run's.
-            with atomic_path(folder / "hyperparams.yaml") as tmp:
-                tmp.write_text(text, encoding="utf-8")
-        brain = EmotionBrain(hparams, run_opts, about, sets)
-        brain.fit(
-            hparams["epoch_counter"],
-            brain.train_loader(),
-            brain.eval_loader("valid"),
-        )
-        results = brain.report()
-        if if_main_process():
-            print(f"test {headline(results)}; report in {folder}/report.html")
+        yield hparams_file, run_opts, overrides
         if torch.distributed.is_initialized():
             # Left to the interpreter's exit, gloo's threads now and then
             # abort a finished process, and torchrun calls the run failed.
@@ -117,173 +157,65 @@ def train_emotion(argv, prepare):
             torch.distributed.destroy_process_group()
 
 
-def read_settings(hparams_file, overrides, reads, run_opts=None):
-    """Read a recipe's yaml, refusing what nothing would read.
-
-    Arguments
-    ---------
-    hparams_file : str
-        Path of the yaml.
-    overrides : str
-        ``--key=value`` pairs of the command line, as SpeechBrain's
-        `parse_arguments` gives them.
-    reads : iterable of str
-        Top-level keys that the Brain and the script read.
-    run_opts : speechbrain.utils.run_opts.RunOptions, optional
-        The options of the command line; those that change what is trained
-        are written into the settings.
-
-    Returns
-    -------
-    str
-        The yaml with overrides and references resolved, nothing built.
-
-    Raises
-    ------
-    InputError
-        If the file is missing or no yaml, a flag names no key, a required
-        key is not given, or a key is read by nothing.
-    """
-    try:
-        text = Path(hparams_file).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{hparams_file}: cannot be read; give one of the recipe's "
-            "hparams/*.yaml"
-        ) from error
-    tree = _parse(text, hparams_file)
-    given = _parse(overrides, "command line")
-    options = {
-        key: run_opts[key]
-        for key in DECISIVE
-        if run_opts is not None and key in run_opts.overridden_args
-    }
-    known = {"seed", *reads, *RunOptions().as_dict()}
-    known.update(re.findall(r"<(\w+)", text))
-    for key in tree:
-        if key not in known and not key.startswith("__"):
-            raise InputError(
-                f"{hparams_file}: nothing reads the key '{key}'; remove it "
-                "or correct its name"
-            )
-    for key in given:
-        if key not in tree:
-            raise InputError(
-                f"--{key}: {hparams_file} has no such key; it has "
-                f"{', '.join(key for key in tree if not key.startswith('__'))}"
-            )
-        if key.endswith("_folder") and not isinstance(given[key], str):
-            raise InputError(
-                f"--{key}={given[key]}: is no path; write it as ./{given[key]}"
-            )
-    for key in re.findall(r"^(\w+): *!PLACEHOLDER", text, re.MULTILINE):
-        if key not in given:
-            raise InputError(f"--{key}=... is needed")
-    merged = {}
-    for key, value in (given | options).items():
-        # hyperpyyaml merges a mapping into one, but takes none for a number.
-        if isinstance(tree.get(key), dict):
-            merged[key] = value
-        else:
-            tree[key] = value
-    stream = StringIO()
-    YAML().dump(tree, stream)
-    stream.seek(0)
-    try:
-        return resolve_references(stream, merged).getvalue()
-    except ValueError as error:
-        raise InputError(f"{hparams_file}: {error}") from error
+def _say(brain):
+    if brain and if_main_process():
+        folder = brain.hparams.output_folder
+        print(f"pretrained; give --init_from={folder} to a training")
 
 
-def build(hparams_file, text):
-    """Build the hyperparameters: objects where the yaml says so.
-
-    Arguments
-    ---------
-    hparams_file : str
-        Path of the yaml, for messages.
-    text : str
-        From `read_settings`.
-
-    Returns
-    -------
-    dict
-        Top-level key -> value or object.
-
-    Raises
-    ------
-    InputError
-        If the yaml names what does not exist or gives it arguments that it
-        does not take.
-    """
-    try:
-        return load_hyperpyyaml(StringIO(text))
-    except ImportError as error:
-        raise InputError(f"{hparams_file}: {error}") from error
-    except TypeError as error:
-        # What hyperpyyaml says of a call's arguments; anything else is a bug.
-        if not str(error.args[0]).startswith("Invalid argument"):
-            raise
-        reason = ": ".join(map(str, error.args))
-        raise InputError(f"{hparams_file}: {reason}") from error
+def _settings(brain_class, prepare, hparams_file, run_opts, overrides):
+    """A yaml's text and content, refused if anything in it is unfit."""
+    keys = signature(prepare).parameters
+    text = read_settings(
+        hparams_file, overrides, {*brain_class.reads, *keys}, run_opts
+    )
+    settings = YAML().load(text)
+    check_settings(settings)
+    return text, settings
 
 
-def finished(text, output_folder):
-    """Whether this very run is finished; refuse to mix two runs.
-
-    Arguments
-    ---------
-    text : str
-        From `read_settings`.
-    output_folder : str or Path
-        Where the run writes.
-
-    Returns
-    -------
-    bool
-        True if ``results.json`` is there.
-
-    Raises
-    ------
-    InputError
-        If the folder holds a run with other settings.
-    """
-    folder = Path(output_folder)
-    before = folder / "hyperparams.yaml"
-    if before.exists():
-        old = _by_key(before.read_text(encoding="utf-8"))
-        new = _by_key(text)
-        # In the file's order: what follows from a changed key stands below.
-        for key in {**new, **old}:
-            if key not in FREE and old.get(key) != new.get(key):
-                raise InputError(
-                    f"output_folder {folder}: holds a run with another "
-                    f"'{key}'; choose another --output_folder or delete it"
-                )
-    return (folder / "results.json").exists()
+def _train(brain_class, prepare, hparams_file, run_opts, overrides):
+    """SpeechBrain's skeleton; gives the Brain, or None if all was done."""
+    # Everything that can be checked at once is, before anything is
+    # written or loaded.
+    text, settings = _settings(
+        brain_class, prepare, hparams_file, run_opts, overrides
+    )
+    folder = Path(settings["output_folder"])
+    if finished(text, folder):
+        print(f"{folder}: this run is finished")
+        return None
+    _prepare(settings, prepare)
+    about, sets = brain_class.datasets(settings)
+    if not isinstance(settings["classes"], (int, dict)) and "head" in settings:
+        # As "all" of a csv: only the manifests tell which these are.
+        settings["head"]["classes"] = about["classes"]
+    hparams = build(hparams_file, dump(settings))
+    _claim(folder, text)
+    brain = brain_class(hparams, run_opts, about, sets)
+    brain.fit(
+        hparams["epoch_counter"],
+        brain.train_loader(),
+        brain.eval_loader("valid"),
+    )
+    brain.results = brain.report()
+    return brain
 
 
-def _parse(text, source):
-    """A yaml's top level, tags kept."""
-    try:
-        tree = YAML().load(text) or {}
-    except YAMLError as error:
-        raise InputError(f"{source}: not valid yaml ({error})") from error
-    if not isinstance(tree, dict):
-        raise InputError(
-            f"{source}: '{text.strip()[:40]}' is no list of keys and values; "
-            "give --key=value"
-        )
-    return tree
+def _prepare(settings, prepare):
+    """Write the manifests, on the main process."""
+    keys = signature(prepare).parameters
+    given = settings | {"save_folder": settings["manifests_folder"]}
+    run_on_main(
+        prepare, kwargs={key: given[key] for key in keys if key in given}
+    )
 
 
-def _by_key(text):
-    """Top-level keys and the text of their values, comments left out."""
-    settings, key = {}, None
-    for line in text.splitlines():
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        match = re.match(r"([A-Za-z_]\w*):", line)
-        key = match.group(1) if match else key
-        settings[key] = settings.get(key, "") + line + "\n"
-    return settings
+def _claim(folder, text):
+    """Make a run's folder and say in it which run that is."""
+    sb.create_experiment_directory(folder)
+    if if_main_process():
+        # Not by SpeechBrain: a kill could leave half of the file, which
+        # would look like another run's.
+        with atomic_path(folder / "hyperparams.yaml") as tmp:
+            tmp.write_text(text, encoding="utf-8")

@@ -62,6 +62,22 @@ def _whisper():
     return transformers.WhisperModel(config)
 
 
+@pytest.fixture(scope="session")
+def tiny_pretrained(tmp_path_factory):
+    """Folder of a tiny random wav2vec 2.0 with its quantiser, for TAPT."""
+    config = _wav2vec2_like("Wav2Vec2", stable=False).config
+    config.update(
+        {"num_codevectors_per_group": 8, "codevector_dim": 16,
+         "proj_codevector_dim": 12, "layerdrop": 0.0}
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("pretrained") / "wav2vec2"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        transformers.Wav2Vec2ForPreTraining(config).save_pretrained(folder)
+    transformers.Wav2Vec2FeatureExtractor().save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory):
     """Leave the user's cache alone, in processes that are started too."""
@@ -209,13 +225,14 @@ def train(tmp_path_factory):
     def run(
         argv,
         processes=1,
+        script="train.py",
         kill_at=None,
         kill_after=None,
         largest_file=None,
     ):
         folder = tmp_path_factory.mktemp("train")
         job = {
-            "script": str(Path(argv[0]).parents[1] / "train.py"),
+            "script": str(Path(argv[0]).parents[1] / script),
             "argv": list(map(str, argv)),
             "log": str(folder / "log"),
             "processes": processes,

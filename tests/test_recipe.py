@@ -15,7 +15,8 @@ from ruamel.yaml import YAML
 from ser_peft.brains import EmotionBrain
 from ser_peft.data import prepare
 from ser_peft.errors import InputError
-from ser_peft.recipe import build, finished, read_settings, train_emotion
+from ser_peft.recipe import train_emotion
+from ser_peft.yamls import build, finished, read_settings
 
 HPARAMS = (
     Path(__file__).resolve().parents[1] / "recipes" / "RAVDESS" / "hparams"

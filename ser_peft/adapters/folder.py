@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 
 import peft
 import torch
@@ -9,13 +10,64 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ser_peft.adapters.bottleneck import BottleneckConfig
+from ser_peft.adapters.methods import WHOLE
 from ser_peft.adapters.prompts import PromptConfig
 from ser_peft.errors import InputError
+from ser_peft.released import find as find_released
+from ser_peft.released import is_name
 
-__all__ = ["copy_tensors", "load", "read", "read_tensors", "write"]
+__all__ = [
+    "BASE",
+    "copy_tensors",
+    "find",
+    "load",
+    "read",
+    "read_tensors",
+    "several",
+    "write",
+]
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
+BASE = "base"
+"""Subfolder of an adapter that is folded into the encoder before it."""
 OURS = {config.peft_type: config for config in (BottleneckConfig, PromptConfig)}
+
+
+def find(run):
+    """Folder of the adapter of a run.
+
+    Arguments
+    ---------
+    run : str or Path
+        A finished run, its ``model/`` folder, an exported adapter, or the
+        name of a released model.
+
+    Returns
+    -------
+    Path
+        What `PeftLobe.export` wrote.
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
+    root = Path(find_released(run) if is_name(run) else run)
+    for folder in (root / "model" / "adapter", root / "adapter", root):
+        if several(folder):
+            return folder
+    raise InputError(
+        f"{root}: holds no adapter; give a finished run or its model/ folder"
+    )
+
+
+def several(folder):
+    """The folders, one a method, that an adapter consists of."""
+    folder = Path(folder)
+    if (folder / CONFIG).exists():
+        return [folder]
+    parts = sorted(path.parent for path in folder.glob(f"*/{CONFIG}"))
+    return [part for part in parts if part.name != BASE]
 
 
 def write(lobe, method, layers, own, folder):
@@ -90,7 +142,7 @@ def read(folder):
         config = json.loads(path.read_text(encoding="utf-8"))
         kind = config.pop("peft_type")
         backbone = (config.get("auto_mapping") or {}).get("base_model_class")
-        if kind in ("FROZEN", "FULL"):
+        if kind.lower() in WHOLE:
             return kind.lower(), config["layers"], backbone
         if kind in OURS:
             config.setdefault("residual", False)  # older than this field

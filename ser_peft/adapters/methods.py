@@ -13,6 +13,8 @@ from ser_peft.errors import InputError
 __all__ = ["as_methods", "method_name", "prepare"]
 
 OURS = (BottleneckConfig, PromptConfig)
+WHOLE = ("frozen", "full", "transformer")
+"""Methods that add nothing to the encoder."""
 PRESETS = ("attention", "ffn", "attention+ffn", "norm")
 
 
@@ -27,7 +29,7 @@ def as_methods(method):
     Returns
     -------
     list
-        Of configurations; or ["frozen"] or ["full"].
+        Of configurations; or ["frozen"], ["full"] or ["transformer"].
 
     Raises
     ------
@@ -39,11 +41,11 @@ def as_methods(method):
     for one in methods:
         if isinstance(one, (PeftConfig, *OURS)):
             continue
-        if not alone or one not in ("frozen", "full"):
+        if not alone or one not in WHOLE:
             raise InputError(
-                f"method: {one!r} is none; give 'frozen', 'full', a "
-                "configuration of peft (peft.LoraConfig, ...), "
-                "BottleneckConfig, PromptConfig, or a list of these"
+                f"method: {one!r} is none; give 'frozen', 'full', "
+                "'transformer', a configuration of peft (peft.LoraConfig, "
+                "...), BottleneckConfig, PromptConfig, or a list of these"
             )
     kinds = ["peft" if isinstance(m, PeftConfig) else type(m) for m in methods]
     if not methods or len(set(kinds)) < len(kinds):
@@ -65,9 +67,10 @@ def method_name(methods):
     Returns
     -------
     str
-        "frozen", "full", "combined", "adapter", "parallel_adapter",
-        "prompt", or PEFT's name of the method in lower case; LoRA's
-        variants have their own: "dora", "rslora", "pissa", "olora".
+        "frozen", "full", "transformer", "combined", "adapter",
+        "parallel_adapter", "prompt", or PEFT's name of the method in lower
+        case; LoRA's variants have their own: "dora", "rslora", "pissa",
+        "olora".
 
     Example
     -------

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 import warnings
 from itertools import chain
 from pathlib import Path
@@ -17,6 +18,7 @@ from speechbrain.utils.checkpoints import (
 )
 
 from ser_peft.adapters import folder as adapter_folder
+from ser_peft.adapters.folder import several
 from ser_peft.adapters.liveness import gradients, reference_states
 from ser_peft.adapters.methods import as_methods, method_name, prepare
 from ser_peft.errors import InputError
@@ -41,7 +43,8 @@ class PeftLobe(torch.nn.Module):
         From `ser_peft.lobes.load_lobe`. Changed in place.
     method : peft.PeftConfig, BottleneckConfig, PromptConfig, str or list
         What trains: a method of PEFT (``!new:peft.LoraConfig {r: 16}``),
-        one of ours, "frozen" (nothing), "full" (all that can), or a list of
+        one of ours, "frozen" (nothing), "full" (all that can),
+        "transformer" (all but the convolutional front end), or a list of
         methods used together, with at most one of PEFT's.
     targets : str
         Where a method of PEFT goes: "attention", "ffn", "attention+ffn",
@@ -50,6 +53,14 @@ class PeftLobe(torch.nn.Module):
     layers : list of int, optional
         Transformer layers that are adapted, counted from 0 at the bottom;
         all where absent. With "full": the layers that train, nothing else.
+    mask : SpanMask, optional
+        Hides spans of frames and channels in training, as SpecAugment does.
+    init_from : str or Path, optional
+        A run, its ``model/`` folder, or an exported adapter, to start from.
+        One of the same method is carried on; any other is folded into the
+        encoder's weights, and the method starts anew on top of that.
+    init_merged : bool
+        Fold in one of the same method too.
     trainable : bool
         False for inference: nothing trains, eval mode whatever `train`
         says, and no check.
@@ -71,20 +82,33 @@ class PeftLobe(torch.nn.Module):
     torch.Size([13, 2, 49, 768])
     """
 
+    base = None
+    """Folder of an adapter that was folded into the encoder's weights."""
+
     def __init__(
-        self, lobe, method, targets="attention+ffn", layers=None, trainable=True
+        self,
+        lobe,
+        method,
+        targets="attention+ffn",
+        layers=None,
+        mask=None,
+        init_from=None,
+        init_merged=False,
+        trainable=True,
     ):
         super().__init__()
         self.lobe = lobe
         self.methods = as_methods(method)
         self.method_name = method_name(self.methods)
         self.layers = layers
+        self.mask = mask
         self.trainable = trainable and self.methods != ["frozen"]
         self._check_layers()
+        carried = self._fold_in(init_from, init_merged)
         # Held until the adapters' tensors are told from these by their ids.
         base = [*lobe.model.parameters(), *lobe.model.buffers()]
-        if self.methods == ["full"]:
-            self._freeze_other_layers()
+        if self.methods in (["full"], ["transformer"]):
+            self._freeze_others()
         else:
             lobe.model.requires_grad_(False)
             self._attach(targets)
@@ -96,7 +120,25 @@ class PeftLobe(torch.nn.Module):
             self._check_liveness()
         else:
             lobe.requires_grad_(False)
+        if carried:
+            self._carry_on(carried)
         self.train(lobe.training)
+
+    def _fold_in(self, run, merged):
+        """Fold another run's adapter in; give it back if it is carried on."""
+        if not run:
+            return None
+        folder = adapter_folder.find(run)
+        methods = [adapter_folder.read(one)[0] for one in several(folder)]
+        if methods == ["frozen"]:
+            return None
+        carried = method_name(methods) == self.method_name and not merged
+        self.base = folder / adapter_folder.BASE if carried else folder
+        if self.base.is_dir():
+            load_adapter(self.lobe, self.base).merge()
+        else:
+            self.base = None
+        return folder if carried else None
 
     def _check_layers(self):
         count = self.num_layers
@@ -109,7 +151,11 @@ class PeftLobe(torch.nn.Module):
                 f"{count - 1} of {self.lobe.source}"
             )
 
-    def _freeze_other_layers(self):
+    def _freeze_others(self):
+        if self.methods == ["transformer"]:
+            for name, parameter in self.lobe.model.named_parameters():
+                if name.startswith(self.lobe.front_end):
+                    parameter.requires_grad_(False)
         if self.layers is None:
             return
         kept = {
@@ -191,7 +237,7 @@ class PeftLobe(torch.nn.Module):
 
     def _check_liveness(self):
         found = gradients(self.lobe)
-        if self.methods == ["full"]:
+        if isinstance(self.methods[0], str):
             # Parts of a checkpoint that no hidden state depends on.
             for name, gradient in found.items():
                 if gradient is None:
@@ -249,7 +295,7 @@ class PeftLobe(torch.nn.Module):
         """Train mode, unless nothing trains."""
         return super().train(mode and self.trainable)
 
-    def forward(self, wav, wav_lens=None):
+    def forward(self, wav, wav_lens=None, time_mask=None):
         """Encode a batch of clips.
 
         Arguments
@@ -258,6 +304,8 @@ class PeftLobe(torch.nn.Module):
             16 kHz mono waveforms, [B, T].
         wav_lens : torch.Tensor, optional
             Lengths relative to T, [B].
+        time_mask : torch.Tensor, optional
+            Frames to be hidden, bool, [B, T'], whatever `mask` is.
 
         Returns
         -------
@@ -266,8 +314,16 @@ class PeftLobe(torch.nn.Module):
         frames : torch.Tensor
             Valid frames of each clip, [B].
         """
+        masks = (time_mask, None)
+        if self.mask and self.training and time_mask is None:
+            frames = self.lobe.valid_frames(wav, wav_lens)
+            width = self.lobe.mask_channels
+            masks = (
+                self.mask.time(frames),
+                self.mask.channels(len(wav), width, wav.device),
+            )
         with torch.set_grad_enabled(self.trainable and torch.is_grad_enabled()):
-            return self.lobe(wav, wav_lens)
+            return self.lobe(wav, wav_lens, *masks)
 
     def _tensors(self, method=None):
         """The live tensors that are saved, by name; or one method's."""
@@ -276,7 +332,7 @@ class PeftLobe(torch.nn.Module):
         live = {name: live[name] for name in self._saved}
         if method is None:
             return live | self._importance()
-        if method == "full":
+        if isinstance(method, str):
             return live
         part = f".{getattr(method, 'attribute', None)}."
         return {
@@ -428,32 +484,14 @@ class PeftLobe(torch.nn.Module):
                     self._tensors(method),
                     tmp / method_name([method]) if self.methods[1:] else tmp,
                 )
+            if self.base:
+                shutil.copytree(self.base, tmp / adapter_folder.BASE)
 
-    def start_from(self, folder):
-        """Take over the tensors of an exported adapter, to train on.
-
-        Arguments
-        ---------
-        folder : str or Path
-            From `export`, of the same method with the same settings. One of
-            "frozen" holds none and changes nothing.
-
-        Raises
-        ------
-        InputError
-            If the adapter is another method's or does not fit.
-        """
-        found = [(one, *adapter_folder.read(one)) for one in _folders(folder)]
-        if [method for _, method, *_ in found] == ["frozen"]:
-            return
-        name = method_name([method for _, method, *_ in found])
-        if name != self.method_name:
-            raise InputError(
-                f"{folder}: is an adapter of {name}, here is "
-                f"{self.method_name}; start from one of the same method"
-            )
+    def _carry_on(self, folder):
+        """Take over the tensors of an adapter of the same method."""
         mine = {method_name([method]): method for method in self.methods}
-        for one, method, *_ in found:
+        for one in several(folder):
+            method, *_ = adapter_folder.read(one)
             own = self._tensors(mine[method_name([method])])
             adapter_folder.load(self.lobe, method, own, one)
 
@@ -488,6 +526,7 @@ class PeftLobe(torch.nn.Module):
                 ) from error
             self._warn_if_shifted(before, "by merging")
         self.methods, self._saved, self.trainable = [], [], False
+        self.base = None
         self.lobe.requires_grad_(False)
         return self.eval()
 
@@ -513,7 +552,10 @@ def load_adapter(lobe, folder):
     InputError
         If the folder cannot be read, or does not fit this backbone.
     """
-    folders = _folders(folder)
+    base = Path(folder) / adapter_folder.BASE
+    if base.is_dir():
+        load_adapter(lobe, base).merge()
+    folders = several(folder) or [Path(folder)]
     methods = []
     for one in folders:
         method, layers, backbone = adapter_folder.read(one)
@@ -531,13 +573,6 @@ def load_adapter(lobe, folder):
     )
     for method, one in zip(methods, folders, strict=True):
         adapter_folder.load(lobe, method, encoder._tensors(method), one)
+    encoder.base = base if base.is_dir() else None
     # AdaLoRA makes new, smaller parameters for the ranks that were kept.
     return encoder.requires_grad_(False)
-
-
-def _folders(folder):
-    """The folders of one method each that `PeftLobe.export` wrote."""
-    folder = Path(folder)
-    several = sorted(p.parent for p in folder.glob("*/adapter_config.json"))
-    single = (folder / "adapter_config.json").exists()
-    return [folder] if single or not several else several

@@ -5,7 +5,7 @@ Pure functions: nothing to save, and a resumed run gets the same rates.
 
 import math
 
-__all__ = ["SCHEDULES", "constant", "cosine", "plateau"]
+__all__ = ["SCHEDULES", "constant", "cosine", "linear", "plateau"]
 
 
 def constant(progress, losses):
@@ -29,6 +29,26 @@ def cosine(progress, losses):
     0.5...
     """
     return 0.5 * (1.0 + math.cos(math.pi * min(progress, 1.0)))
+
+
+def linear(progress, losses, flat=0.05):
+    """One for a while, then in a straight line to zero.
+
+    Arguments
+    ---------
+    progress : float
+        Share of the training that is done, in [0, 1].
+    losses : list of float
+        Unused.
+    flat : float
+        Share that is flat; the published TAPT's.
+
+    Example
+    -------
+    >>> linear(0.05, []), linear(1.0, [])
+    (1.0, 0.0)
+    """
+    return min(1.0, (1.0 - progress) / (1.0 - flat))
 
 
 def plateau(progress, losses, factor=0.5, patience=5, lowest=0.1):
@@ -59,4 +79,9 @@ def plateau(progress, losses, factor=0.5, patience=5, lowest=0.1):
     return max(scale, lowest)
 
 
-SCHEDULES = {"constant": constant, "cosine": cosine, "plateau": plateau}
+SCHEDULES = {
+    "constant": constant,
+    "cosine": cosine,
+    "linear": linear,
+    "plateau": plateau,
+}

@@ -13,6 +13,7 @@ CHOICES = {
     "schedule": tuple(SCHEDULES),
     "augment": (True, False),
     "start_from_probe": (True, False),
+    "init_merged": (False, True),
     "robustness": (False, True),
     "precision": ("fp32", "bf16", "fp16"),
 }

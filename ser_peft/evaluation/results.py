@@ -12,7 +12,7 @@ from ser_peft.evaluation.metrics import (
     speaker_bootstrap,
 )
 
-__all__ = ["corpus_scores", "headline", "judge", "run_results"]
+__all__ = ["corpus_scores", "headline", "judge", "run_results", "versions"]
 
 PACKAGES = (
     "ser_peft",
@@ -71,10 +71,15 @@ def run_results(about, valid, measured, groups, model, **more):
         },
         "total_parameters": sum(p.numel() for p in model.parameters()),
         **more,
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in PACKAGES},
-        },
+        "versions": versions(),
+    }
+
+
+def versions():
+    """Of Python and of what matters for a result."""
+    return {
+        "python": platform.python_version(),
+        **{name: version(name) for name in PACKAGES},
     }
 
 

@@ -15,8 +15,11 @@ _NEEDED = (
 ).split()
 # Where a run was, and which: what may differ within a group.
 _NUMBER = re.compile(r"(?<=: )[-+]?\d*\.?\d+(e[-+]?\d+)?$")
+# The pretrained run of the same fold and seed.
+_PRETRAINED = re.compile(r"(init_from: ).*?([^/]+)/fold\d+/\d+(/model)?/?$")
 _FREE = re.compile(
-    r"(__set_seed|seed|fold|\w+_folder|num_workers|ckpt_interval_minutes):"
+    r"(__set_seed|seed|fold|\w+_folder|num_workers|ckpt_interval_minutes"
+    r"|robustness|fairness_columns):"
 )
 
 
@@ -114,6 +117,7 @@ def _settings(path):
         text = text.replace(folder[1], "")
     lines = [re.sub(r"(^|\s+)#.*", "", line) for line in text.splitlines()]
     # 3e-5 and 0.00003 are one setting.
+    lines = [_PRETRAINED.sub(r"\1\2", line) for line in lines]
     lines = [_NUMBER.sub(lambda n: f"{float(n[0]):.12g}", x) for x in lines]
     return tuple(line for line in lines if line and not _FREE.match(line))
 

@@ -4,11 +4,13 @@ from transformers import AutoConfig
 
 from ser_peft.errors import InputError
 from ser_peft.lobes.base import SpeechLobe, lengths_in_samples
+from ser_peft.lobes.masks import SpanMask
 from ser_peft.lobes.wav2vec2 import Wav2Vec2Lobe
 from ser_peft.lobes.wavlm import WavLMLobe
 from ser_peft.lobes.whisper import WhisperLobe
 
 __all__ = [
+    "SpanMask",
     "SpeechLobe",
     "Wav2Vec2Lobe",
     "WavLMLobe",
@@ -26,7 +28,7 @@ LOBES = {
 }
 
 
-def load_lobe(source, save_path="", **kwargs):
+def load_lobe(source, save_path="", depth=None, **kwargs):
     """Load the encoder of a checkpoint, whichever of the four it is.
 
     Arguments
@@ -36,6 +38,8 @@ def load_lobe(source, save_path="", **kwargs):
         safetensors weights.
     save_path : str
         Where downloads are kept.
+    depth : int, optional
+        Keep so many of the lowest transformer layers; all where absent.
     **kwargs
         See `SpeechLobe`.
 
@@ -51,7 +55,10 @@ def load_lobe(source, save_path="", **kwargs):
         If there is no such checkpoint or it is no speech encoder.
     """
     config = read_config(source, save_path)
-    return LOBES[config.model_type](str(source), save_path, **kwargs)
+    lobe = LOBES[config.model_type](str(source), save_path, **kwargs)
+    if depth is not None:
+        lobe.truncate(depth)
+    return lobe
 
 
 def read_config(source, save_path=""):

@@ -13,7 +13,9 @@ from speechbrain.dataio.dataio import length_to_mask
 from speechbrain.integrations.huggingface.huggingface import (
     HFTransformersInterface,
 )
-from transformers import AutoModel
+from torch.utils.checkpoint import checkpoint
+from transformers import AttentionInterface, AutoModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.utils import logging
 
 from ser_peft.errors import InputError
@@ -21,6 +23,7 @@ from ser_peft.errors import InputError
 __all__ = ["SpeechLobe", "lengths_in_samples"]
 
 SAMPLE_RATE = 16000
+ATTENTION = "ser_peft"
 
 
 def lengths_in_samples(wav, wav_lens=None):
@@ -80,6 +83,9 @@ class SpeechLobe(HFTransformersInterface):
     max_samples = None
     """Longest input in samples; None where the encoder has no limit."""
 
+    frame_hop = 320
+    """Samples from one frame to the next (20 ms)."""
+
     not_needed = ("masked_spec_embed",)
     """Tensors that the checkpoint may lack."""
     prefix = ""
@@ -96,6 +102,8 @@ class SpeechLobe(HFTransformersInterface):
     """The layer norm in front of the feed-forward block."""
     post_norm = False
     """Whether a layer ends in a norm instead of beginning with one."""
+    front_end = ()
+    """What is below the transformer: convolutions and their projection."""
 
     def __init__(
         self,
@@ -106,7 +114,7 @@ class SpeechLobe(HFTransformersInterface):
         weights=True,
     ):
         source = str(source)
-        with _quiet():
+        with quiet():
             super().__init__(
                 source,
                 save_path=str(save_path or HF_HUB_CACHE),
@@ -117,6 +125,7 @@ class SpeechLobe(HFTransformersInterface):
                 self.model.gradient_checkpointing_enable(
                     gradient_checkpointing_kwargs={"use_reentrant": False}
                 )
+        self.model.config._attn_implementation = ATTENTION
         # Absolute, so that a saved model finds its backbone from anywhere.
         local = os.path.isdir(source)
         self.source = os.path.abspath(source) if local else source
@@ -149,10 +158,13 @@ class SpeechLobe(HFTransformersInterface):
                 "it once with transformers.AutoModel.from_pretrained(THIS)"
                 ".save_pretrained(FOLDER) and give that folder"
             ) from error
+        missing = sorted(report["missing_keys"])
+        for name in missing:
+            if name == "masked_spec_embed":
+                # A random one would be another in every run.
+                self.model.masked_spec_embed.data.zero_()
         missing = [
-            name
-            for name in sorted(report["missing_keys"])
-            if not name.startswith(self.not_needed)
+            name for name in missing if not name.startswith(self.not_needed)
         ]
         if missing:
             raise InputError(
@@ -203,6 +215,30 @@ class SpeechLobe(HFTransformersInterface):
         """The transformer layers, bottom first (ModuleList)."""
         return self.backbone.get_submodule(self.layers_path)
 
+    def truncate(self, depth):
+        """Keep the first layers only, whose hidden states stay as they were.
+
+        Arguments
+        ---------
+        depth : int
+            How many.
+
+        Raises
+        ------
+        InputError
+            If there are not so many.
+        """
+        if not 1 <= depth <= self.num_layers:
+            raise InputError(
+                f"depth: {depth}: {self.source} has 1 to {self.num_layers} "
+                "layers"
+            )
+        self.truncated = depth < self.num_layers
+        del self.layers[depth:]
+
+    truncated = False
+    """Whether layers were cut off, and with them the closing norm."""
+
     @property
     def num_layers(self):
         """Number of transformer layers; there is one hidden state more."""
@@ -217,7 +253,16 @@ class SpeechLobe(HFTransformersInterface):
         """Number of valid encoder frames of clips of so many samples."""
         raise NotImplementedError
 
-    def embed(self, wav, lengths, frames):
+    def frame_centres(self, count):
+        """Where the first frames are: centres in samples, float, [count]."""
+        return torch.arange(count) * float(self.frame_hop)
+
+    @property
+    def mask_channels(self):
+        """Width of what a channel mask applies to."""
+        return self.hidden_size
+
+    def embed(self, wav, lengths, frames, time_mask=None, channel_mask=None):
         """Waveforms to what the first transformer layer takes, [B, T', C]."""
         raise NotImplementedError
 
@@ -229,7 +274,12 @@ class SpeechLobe(HFTransformersInterface):
         """Apply one transformer layer."""
         return layer(hidden, **kwargs)
 
-    def forward(self, wav, wav_lens=None):
+    def valid_frames(self, wav, wav_lens=None):
+        """Valid frames of each clip, [B], as `forward` gives them."""
+        lengths = lengths_in_samples(wav, wav_lens)
+        return self.frames(lengths.clamp(min=self.min_samples))
+
+    def forward(self, wav, wav_lens=None, time_mask=None, channel_mask=None):
         """Encode a batch of clips.
 
         Arguments
@@ -239,6 +289,13 @@ class SpeechLobe(HFTransformersInterface):
             are ignored, whatever they hold.
         wav_lens : torch.Tensor, optional
             Lengths relative to T, [B].
+        time_mask : torch.Tensor, optional
+            Frames to be hidden, bool, [B, T'], from a `SpanMask`: the
+            checkpoint's mask embedding stands in for them; of Whisper their
+            mel frames are zeroed.
+        channel_mask : torch.Tensor, optional
+            Channels to be zeroed throughout a clip, bool, [B, C] ([B, mel
+            bins] of Whisper).
 
         Returns
         -------
@@ -270,7 +327,7 @@ class SpeechLobe(HFTransformersInterface):
             )
         lengths = lengths.clamp(min=self.min_samples)
         frames = self.frames(lengths)
-        hidden = self.embed(wav, lengths, frames)
+        hidden = self.embed(wav, lengths, frames, time_mask, channel_mask)
 
         valid = length_to_mask(frames, hidden.shape[1], torch.bool)
         # Without padding no mask: the fused attention kernels are faster.
@@ -280,12 +337,33 @@ class SpeechLobe(HFTransformersInterface):
         for layer in self.layers:
             hidden = self.run_layer(layer, hidden, attention_mask=mask, **extra)
             states.append(hidden)
-        states[-1] = self.final_norm(hidden)
+        if not self.truncated:
+            states[-1] = self.final_norm(hidden)
         return torch.stack(states), frames
 
     def final_norm(self, hidden):
         """Normalise the last hidden state where the model does."""
         return hidden
+
+
+def _attend(module, query, key, value, mask, dropout=0.0, **kwargs):
+    """Scaled dot-product attention, [B, H, T, D] to [B, T, H, D].
+
+    With dropout torch has no fused kernel on CPU and would keep several
+    tensors as large as the square of the frames: they are computed again in
+    the backward pass.
+    """
+    inputs = (module, query, key, value, mask)
+    trains = query.requires_grad or key.requires_grad or value.requires_grad
+    if dropout and query.device.type == "cpu" and trains:
+        return checkpoint(
+            sdpa_attention_forward, *inputs, dropout=dropout,
+            use_reentrant=False, **kwargs,
+        )  # fmt: skip
+    return sdpa_attention_forward(*inputs, dropout=dropout, **kwargs)
+
+
+AttentionInterface.register(ATTENTION, _attend)
 
 
 class LeanDropout(torch.nn.Dropout):
@@ -364,7 +442,7 @@ if torch.backends.mkldnn.is_available():
 
 
 @contextmanager
-def _quiet():
+def quiet():
     """Load without the noise of transformers; downloads keep their bar.
 
     What its report of the weights says that matters is an error of ours,

@@ -50,6 +50,8 @@ class Wav2Vec2Lobe(SpeechLobe):
     2.0"; Hsu et al. 2021, "HuBERT".
     """
 
+    front_end = ("feature_extractor", "feature_projection")
+
     def __init__(self, source, save_path="", **kwargs):
         super().__init__(source, save_path, **kwargs)
         try:
@@ -61,7 +63,7 @@ class Wav2Vec2Lobe(SpeechLobe):
             # A folder without preprocessor_config.json: models with layer
             # norm in the extractor were pretrained on normalised waves.
             self.normalize_wav = self.config.feat_extract_norm == "layer"
-        # Nothing is masked here, so nothing could ever reach this.
+        # Most trainings mask nothing, and nothing would ever reach this.
         if hasattr(self.model, "masked_spec_embed"):
             self.model.masked_spec_embed.requires_grad_(False)
 
@@ -96,7 +98,18 @@ class Wav2Vec2Lobe(SpeechLobe):
             samples = (samples - kernel) // stride + 1
         return samples
 
-    def embed(self, wav, lengths, frames):
+    def frame_centres(self, count):
+        """See `SpeechLobe`: a frame's window is 25 ms long."""
+        window = 1
+        for kernel, stride in zip(
+            reversed(self.config.conv_kernel),
+            reversed(self.config.conv_stride),
+            strict=True,
+        ):
+            window = (window - 1) * stride + kernel
+        return super().frame_centres(count) + (window - 1) / 2
+
+    def embed(self, wav, lengths, frames, time_mask=None, channel_mask=None):
         """CNN, projection and positional convolution, [B, T', C]."""
         model = self.backbone
         if self.normalize_wav:
@@ -116,6 +129,12 @@ class Wav2Vec2Lobe(SpeechLobe):
         hidden = model.feature_projection(hidden.transpose(1, 2))
         if isinstance(hidden, tuple):  # wav2vec 2.0 also gives the normed CNN
             hidden = hidden[0]
+        if time_mask is not None:
+            blank = getattr(model, "masked_spec_embed", torch.zeros(1))
+            blank = blank.to(hidden.device, hidden.dtype)
+            hidden = torch.where(time_mask[..., None], blank, hidden)
+        if channel_mask is not None:
+            hidden = hidden.masked_fill(channel_mask[:, None], 0.0)
         valid = length_to_mask(frames, hidden.shape[1], hidden.dtype)
         hidden = hidden * valid[..., None]
 

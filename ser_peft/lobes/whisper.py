@@ -28,6 +28,7 @@ class WhisperLobe(SpeechLobe):
     not_needed = ("decoder.",)
     prefix = "encoder."
     layers_path = "layers"
+    front_end = ("conv1", "conv2", "embed_positions")
     attention = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj",
                  "self_attn.out_proj")  # fmt: skip
     ffn = ("fc1", "fc2")
@@ -91,11 +92,22 @@ class WhisperLobe(SpeechLobe):
         peak = mel.amax((1, 2), keepdim=True)
         return (torch.maximum(mel, peak - 8.0) + 4.0) / 4.0
 
-    def embed(self, wav, lengths, frames):
+    @property
+    def mask_channels(self):
+        """Mel bins."""
+        return self.config.num_mel_bins
+
+    def embed(self, wav, lengths, frames, time_mask=None, channel_mask=None):
         """Log-mel, convolutional stem and positions, [B, T', C]."""
         model = self.backbone
         with torch.autocast(wav.device.type, enabled=False):
             mel = self.log_mel(wav, lengths)
+        if time_mask is not None:
+            blank = time_mask.repeat_interleave(2, dim=1)
+            blank = pad(blank, (0, mel.shape[2] - blank.shape[1]))
+            mel = mel.masked_fill(blank[:, None], 0.0)
+        if channel_mask is not None:
+            mel = mel.masked_fill(channel_mask[..., None], 0.0)
         hidden = gelu(model.conv1(mel.to(model.conv1.weight.dtype)))
         hidden = gelu(model.conv2(hidden)).transpose(1, 2)
         hidden = hidden[:, : int(frames.max())]

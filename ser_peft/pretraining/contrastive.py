@@ -2,12 +2,6 @@
 
 import torch
 from huggingface_hub.constants import HF_HUB_CACHE
-from safetensors.torch import save_file
-from speechbrain.utils.checkpoints import (
-    mark_as_loader,
-    mark_as_saver,
-    register_checkpoint_hooks,
-)
 from torch.nn.functional import (
     cross_entropy,
     gumbel_softmax,
@@ -16,9 +10,9 @@ from torch.nn.functional import (
 )
 from transformers import Wav2Vec2ForPreTraining
 
+from ser_peft.checkpoints import SafeModule
 from ser_peft.errors import InputError
-from ser_peft.heads import load_tensors
-from ser_peft.lobes.base import _quiet
+from ser_peft.lobes.base import quiet
 
 __all__ = ["ContrastiveObjective", "sample_negatives"]
 
@@ -59,8 +53,7 @@ def sample_negatives(time_mask, count):
     return first + drawn + (drawn >= own)
 
 
-@register_checkpoint_hooks
-class ContrastiveObjective(torch.nn.Module):
+class ContrastiveObjective(SafeModule):
     """Tell a masked frame's quantised features from those of other frames.
 
     The quantiser and both projections are those of the encoder's checkpoint.
@@ -242,18 +235,6 @@ class ContrastiveObjective(torch.nn.Module):
             "counts": choice.detach().sum(0).round().long(),
         }
 
-    @mark_as_saver
-    def save(self, path):
-        """Write quantiser and projections as safetensors."""
-        save_file(
-            {k: v.contiguous() for k, v in self.state_dict().items()}, path
-        )
-
-    @mark_as_loader
-    def load(self, path, end_of_epoch=True):
-        """Read what `save` wrote."""
-        load_tensors(self, path)
-
 
 def _pretrained(lobe, save_path):
     """The whole model of the lobe's checkpoint, with its quantiser."""
@@ -264,7 +245,7 @@ def _pretrained(lobe, save_path):
             "quantiser that TAPT goes on with; take facebook/wav2vec2-base, "
             "or P-TAPT, which suits every backbone"
         )
-    with _quiet():
+    with quiet():
         model, report = Wav2Vec2ForPreTraining.from_pretrained(
             lobe.source,
             cache_dir=str(save_path or HF_HUB_CACHE),

@@ -8,7 +8,7 @@ from ruamel.yaml import YAML
 
 from ser_peft.brains import EmotionBrain
 from ser_peft.data import datasets, prepare
-from ser_peft.recipe import build, read_settings
+from ser_peft.yamls import build, read_settings
 
 
 @pytest.fixture(scope="session")

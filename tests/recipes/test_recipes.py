@@ -15,15 +15,18 @@ import speechbrain as sb
 import trees_a
 import trees_b
 
-from ser_peft.brains import EmotionBrain
+from ser_peft.brains import EmotionBrain, PtaptBrain, StateBrain, TaptBrain
 from ser_peft.errors import InputError
 from ser_peft.inference import load_model
-from ser_peft.recipe import read_settings
+from ser_peft.yamls import read_settings
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
-YAMLS = sorted(
+ALL = sorted(
     str(path.relative_to(RECIPES)) for path in RECIPES.glob("*/hparams/*.yaml")
 )
+# Phase 1 of P-TAPT has a yaml, but no script of its own.
+PRETRAINING = [n for n in ALL if "tapt" in n and not n.endswith("states.yaml")]
+YAMLS = [name for name in ALL if "tapt" not in name]
 
 
 @pytest.fixture(scope="session")
@@ -64,7 +67,13 @@ TREES = {
     "Custom": trees_b.custom_tree,
 }
 # Of another size or training than the tiny backbone that stands for it.
-STAND_INS = {"mms": "wav2vec2"}
+BRAINS = {
+    "states": StateBrain,
+    "ptapt": PtaptBrain,
+    "tapt": TaptBrain,
+    "": EmotionBrain,
+}
+STAND_INS = {"mms": "wav2vec2", "vft": "wav2vec2"}
 # So few steps leave AdaLoRA no time.
 OVERRIDES = {"adalora": {"encoder": "{method: {tinit: 0, tfinal: 0}}"}}
 
@@ -108,8 +117,10 @@ def test_every_recipe_has_some():
 def test_yaml_runs(name, corpus, tiny_backbones, arguments, train, tmp_path):
     recipe = name.split("/")[0]
     family, method = re.fullmatch(
-        "(wavlm_large|[^_]+)(?:_compat)?_(.+)", Path(name).stem
+        "(wavlm_large|[^_]+)(?:_compat)?_(.+)|vft", Path(name).stem
     ).groups()
+    if name.endswith("vft.yaml"):
+        family, method = family or "vft", "transformer"
     end = train(
         arguments(
             tmp_path / "run",
@@ -125,6 +136,48 @@ def test_yaml_runs(name, corpus, tiny_backbones, arguments, train, tmp_path):
     assert end.code == 0, end.log
     name = "pooled" if recipe == "MultiCorpus" else recipe.lower()
     check(tmp_path / "run", name, method)
+
+
+@pytest.mark.parametrize("name", PRETRAINING)
+def test_pretraining_yaml_runs(
+    name, corpus, tiny_backbones, tiny_pretrained, arguments, train, tmp_path
+):
+    """And what it leaves is a start for a training."""
+    recipe, _, file = name.split("/")
+    stage = re.search("p?tapt", file)[0]
+    backbone = tiny_pretrained
+    if file.startswith("whisper"):
+        backbone = tiny_backbones["whisper"]
+    given = {
+        "data_folder": corpus(recipe),
+        "manifests_folder": tmp_path / "manifests",
+        "backbone": backbone,
+        "number_of_epochs": 1,
+        "precision": None,
+    }
+    more = {}
+    if stage == "ptapt":
+        more = {"clusters": "[4, 6]", "layer": 1}
+    out = tmp_path / "pretrained"
+    end = train(
+        arguments(out, name, robustness=None, **given, **more),
+        script=f"train_{stage}.py",
+    )
+    assert end.code == 0, end.log
+    results = json.loads((out / "pretraining.json").read_text())
+    assert results["stage"] == stage
+    assert "<html" in (out / "report.html").read_text()
+    like = "whisper_lora" if file.startswith("whisper") else "wav2vec2_lora"
+    end = train(
+        arguments(
+            tmp_path / "run",
+            f"{recipe}/hparams/{like}.yaml",
+            init_from=out,
+            **given,
+        )
+    )
+    assert end.code == 0, end.log
+    check(tmp_path / "run", recipe.lower(), "lora")
 
 
 @pytest.mark.parametrize("family", ["wav2vec2", "hubert", "wavlm_large"])
@@ -154,7 +207,7 @@ def settings(recipe, path, *overrides):
     return read_settings(str(path), given, reads, options)
 
 
-@pytest.mark.parametrize("name", YAMLS)
+@pytest.mark.parametrize("name", ALL)
 def test_every_key_is_read(name, tmp_path):
     recipe, text = name.split("/")[0], (RECIPES / name).read_text()
     settings(recipe, RECIPES / name, "--data_folder=corpus")
@@ -165,24 +218,25 @@ def test_every_key_is_read(name, tmp_path):
             settings(recipe, path, "--data_folder=corpus")
 
 
-def test_what_is_said_to_be_read_is_read():
-    """The keys that the Brain claims stand in the code."""
+@pytest.mark.parametrize("brain", BRAINS.values())
+def test_what_is_said_to_be_read_is_read(brain):
+    """The keys that a Brain claims stand in the code."""
     package = Path(sys.modules["ser_peft.brains"].__file__).parents[1]
-    code = (
-        "".join(
-            (package / name).read_text()
-            for name in ("brains/emotion.py", "recipe.py")
+    code = "".join(
+        path.read_text()
+        for path in (
+            *package.glob("brains/*.py"), package / "recipe.py",
+            Path(sb.core.__file__),
         )
-        + Path(sb.core.__file__).read_text()
-    )
-    for key in EmotionBrain.reads:
+    )  # fmt: skip
+    for key in brain.reads:
         item = r'(hparams|settings)(\[|\.get\()"'
         used = rf'(hparams\.|["(]hparams", "|{item}){key}\b'
-        optimiser = rf'\("{key}", self\.model'
+        optimiser = rf'\("{key}", self\.'
         assert re.search(f"{used}|{optimiser}", code), key
 
 
-@pytest.mark.parametrize("name", YAMLS)
+@pytest.mark.parametrize("name", ALL)
 def test_says_what_it_is_for(name):
     """A banner first; what differs from another yaml is said there."""
     lines = (RECIPES / name).read_text().splitlines()

@@ -1,0 +1,310 @@
+"""What every way of training shares: batches, steps, resume."""
+
+import json
+import logging
+import math
+import time
+from pathlib import Path
+
+import speechbrain as sb
+import torch
+from speechbrain.utils.checkpoints import (
+    mark_as_loader,
+    mark_as_saver,
+    register_checkpoint_hooks,
+)
+from speechbrain.utils.seed import seed_everything
+
+from ser_peft.brains.schedules import SCHEDULES
+from ser_peft.brains.settings import check_settings
+from ser_peft.checkpoints import load_optimizer, save_optimizer
+from ser_peft.data import batch_sampler, eval_batches
+from ser_peft.errors import InputError
+
+__all__ = ["PeftBrain"]
+
+
+@register_checkpoint_hooks
+class History(list):
+    """What every finished epoch measured; saved with each checkpoint."""
+
+    @mark_as_saver
+    def save(self, path):
+        """Write as JSON."""
+        Path(path).write_text(json.dumps(self), encoding="utf-8")
+
+    @mark_as_loader
+    def load(self, path, end_of_epoch=True):
+        """Read what `save` wrote."""
+        self[:] = json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+class PeftBrain(sb.Brain):
+    """Trains a `PeftLobe` and what sits on it.
+
+    Everything random in an epoch follows from seed and epoch, and
+    checkpoints are written between epochs: a killed run goes on with the
+    epoch it was in and ends as if nothing had happened.
+
+    Arguments
+    ---------
+    hparams : dict
+        The loaded yaml; the keys in `reads` are read.
+    run_opts : dict
+        SpeechBrain's run options.
+    sets : dict
+        Split -> DynamicItemDataset, from `ser_peft.data.datasets`.
+    """
+
+    reads = frozenset(
+        "seed output_folder manifests_folder init_from "
+        "modules checkpointer epoch_counter train_logger "
+        "adapter_opt head_opt schedule warmup_epochs "
+        "batch_seconds max_seconds num_workers keep_best sorting".split()
+    )
+    head_name = "head"
+    """Of the module that `head_opt` trains."""
+
+    def __init__(self, hparams, run_opts, sets):
+        check_settings(hparams)
+        super().__init__(
+            modules=hparams["modules"],
+            hparams=hparams,
+            run_opts=run_opts,
+            checkpointer=hparams["checkpointer"],
+        )
+        # Kept apart from self.modules, which DDP will wrap: evaluation calls
+        # these, so that ranks need not have equally many batches.
+        self.encoder = self.modules.encoder
+        self.head = self.modules[self.head_name]
+        self.sets = sets
+        self.history = History()
+        self.checkpointer.add_recoverable("history", self.history)
+        self.world = 1
+        if self.distributed_launch:
+            self.world = torch.distributed.get_world_size()
+
+    # ---------------------------------------------------------------- data
+
+    def train_loader(self):
+        """Length-bucketed batches, dealt to the processes by SpeechBrain."""
+        sampler = batch_sampler(
+            self.sets["train"],
+            self.hparams.batch_seconds,
+            shuffle=True,
+            seed=self.hparams.seed,
+            max_seconds=self.hparams.max_seconds,
+        )
+        # SpeechBrain tells its own samplers the epoch; this one, without
+        # DDP, only if told so.
+        self.train_sampler = sampler
+        loader = self.make_dataloader(
+            self.sets["train"],
+            sb.Stage.TRAIN,
+            batch_sampler=sampler,
+            num_workers=self.hparams.num_workers,
+        )
+        # Of the optimisers, in an epoch; what is left over makes none.
+        self.steps = len(self.train_sampler) // self.grad_accumulation_factor
+        if not self.steps:
+            raise InputError(
+                f"grad_accumulation_factor: {self.grad_accumulation_factor} is "
+                f"more than the {len(self.train_sampler)} batches of an epoch; "
+                "lower it, or batch_seconds"
+            )
+        self.encoder.set_total_steps(
+            self.steps * self.hparams.epoch_counter.limit
+        )
+        return loader
+
+    def eval_loader(self, split, sets=None):
+        """Every clip of a split once, over all processes together."""
+        dataset = (sets or self.sets)[split]
+        rank = self.rank if self.distributed_launch else 0
+        return self.make_dataloader(
+            dataset,
+            sb.Stage.VALID,
+            ckpt_prefix=None,
+            batch_sampler=eval_batches(dataset, self.hparams.batch_seconds)[
+                rank :: self.world
+            ],
+            num_workers=self.hparams.num_workers,
+        )
+
+    def gather(self, items):
+        """Lists of all processes, joined, the same everywhere."""
+        if self.world == 1:
+            return items
+        everyone = [None] * self.world
+        torch.distributed.all_gather_object(everyone, items)
+        return [item for part in everyone for item in part]
+
+    # ------------------------------------------------------------ training
+
+    def init_optimizers(self):
+        """One optimiser for the adapter, one for the head."""
+        self.optimizers_dict = {}
+        for name, module in (
+            ("adapter_opt", self.encoder),
+            ("head_opt", self.head),
+        ):
+            params = [p for p in module.parameters() if p.requires_grad]
+            if params:
+                try:
+                    optimizer = getattr(self.hparams, name)(params)
+                except (TypeError, ValueError) as error:
+                    raise InputError(f"{name}: {error}") from error
+                self.optimizers_dict[name] = optimizer
+                self.checkpointer.add_recoverable(
+                    name, optimizer, load_optimizer, save_optimizer
+                )
+        self.full_lr = {
+            name: optimizer.param_groups[0]["lr"]
+            for name, optimizer in self.optimizers_dict.items()
+        }
+
+    def on_stage_start(self, stage, epoch=None):
+        """Seed a training epoch, empty the lists of an evaluation."""
+        self.collected = []
+        if stage == sb.Stage.TRAIN:
+            self.loss_sum, self.loss_count = 0.0, 0
+            self.epoch = epoch
+            self.stage_start = time.time()
+            rank = self.rank if self.distributed_launch else 0
+            seed_everything(
+                (self.hparams.seed * 10007 + epoch * 101 + rank) % 2**32,
+                verbose=False,
+            )
+
+    def on_fit_batch_start(self, batch, should_step):
+        """Set the learning rates of this step."""
+        step = (self.step - 1) // self.grad_accumulation_factor
+        done = self.epoch - 1 + step / self.steps
+        epochs = self.hparams.epoch_counter.limit
+        warm = max(self.hparams.warmup_epochs, 1e-9)
+        factor = min(1.0, (done + 1 / self.steps) / warm)
+        factor *= SCHEDULES[self.hparams.schedule](
+            done / epochs, [past["valid_loss"] for past in self.history]
+        )
+        for name, optimizer in self.optimizers_dict.items():
+            optimizer.param_groups[0]["lr"] = self.full_lr[name] * factor
+
+    def train_objective(self, total, count):
+        """Loss of a training batch, noted for the epoch's mean.
+
+        DDP averages the processes' gradients, whose batches may differ in
+        size: they are weighed so that the mean is that over all.
+
+        Arguments
+        ---------
+        total : torch.Tensor
+            Sum over this process's clips (or frames), scalar.
+        count : int
+            Of them.
+
+        Returns
+        -------
+        torch.Tensor
+            What to call ``backward`` on, the adapter's own loss added.
+        """
+        self.loss_sum += float(total.detach())
+        self.loss_count += count
+        count = torch.tensor(float(count), device=total.device)
+        if self.world > 1:
+            torch.distributed.all_reduce(count)
+        loss = total * self.world / count.clamp(min=1)
+        return loss + self.encoder.regularization()
+
+    def train_loss(self):
+        """Mean loss of the epoch so far, over all processes."""
+        sums = self.gather([(self.loss_sum, self.loss_count)])
+        total, count = (sum(part) for part in zip(*sums, strict=True))
+        return total / count
+
+    def check_loss_isfinite(self, loss):
+        """Stop in one line where SpeechBrain would with a traceback."""
+        try:
+            super().check_loss_isfinite(loss)
+        except ValueError as error:
+            raise InputError(
+                f"epoch {self.epoch}: the training loss is {loss.item()}; "
+                "lower adapter_lr or head_lr"
+            ) from error
+
+    def optimizers_step(self):
+        """Step both optimisers after clipping one norm over all gradients."""
+        for optimizer in self.optimizers_dict.values():
+            self.scaler.unscale_(optimizer)
+        if self.max_grad_norm > 0:
+            torch.nn.utils.clip_grad_norm_(
+                [
+                    p
+                    for optimizer in self.optimizers_dict.values()
+                    for p in optimizer.param_groups[0]["params"]
+                ],
+                self.max_grad_norm,
+            )
+        if self.skip_nonfinite_grads and not self.scaler.is_enabled():
+            self.check_gradients()
+        for optimizer in self.optimizers_dict.values():
+            self.scaler.step(optimizer)
+        self.scaler.update()
+        self.optimizer_step += 1
+        self.encoder.on_step(self.optimizer_step)
+        self.zero_grad(set_to_none=True)
+
+    def learning_rates(self):
+        """Name -> rate now."""
+        return {
+            f"lr_{name.removesuffix('_opt')}": optimizer.param_groups[0]["lr"]
+            for name, optimizer in self.optimizers_dict.items()
+        }
+
+    def finish_epoch(self, epoch, score, train, valid):
+        """Note and log what an epoch measured, save it, count it.
+
+        Arguments
+        ---------
+        epoch : int
+            Its number.
+        score : float
+            Higher is better: what decides early stopping.
+        train, valid : dict
+            Name -> measure. ``loss`` must be in both.
+        """
+        loss = valid["loss"]
+        if not math.isfinite(loss):
+            raise InputError(
+                f"epoch {epoch}: the valid loss is {loss}; lower adapter_lr "
+                "or head_lr"
+            )
+        self.history.append(
+            {
+                "epoch": epoch,
+                **{f"train_{name.lower()}": v for name, v in train.items()},
+                **{f"valid_{name.lower()}": v for name, v in valid.items()},
+                **self.learning_rates(),
+                "seconds": time.time() - self.stage_start,
+            }
+        )
+        self.hparams.train_logger.log_stats(
+            {"epoch": epoch, **self.learning_rates()},
+            train_stats=train,
+            valid_stats=valid,
+        )
+        counter = self.hparams.epoch_counter
+        # It takes an equal score for a better one, and would never stop.
+        counter.update_metric(
+            score if score > counter.best_score else -math.inf
+        )
+        self.checkpointer.save_and_keep_only(
+            # Among equal scores the lower loss is better.
+            meta={
+                "epoch": epoch,
+                **valid,
+                "rank": score - 1e-6 * min(loss, 1e3),
+            },
+            max_keys=["rank"],
+            num_to_keep=self.hparams.keep_best,
+            verbosity=logging.DEBUG,  # it would name the provisional folder
+        )
