@@ -21,7 +21,7 @@ __all__ = ["assign", "inertia", "kmeans", "lloyd"]
 
 SAMPLE = 2**17
 """Frames in memory, or 32 a cluster where that is more."""
-SEEDING = 8
+SEEDING = 2**13
 """Frames a cluster that k-means++ chooses from."""
 COMPONENTS = 64
 """Principal components that the first centroids are found in."""
@@ -72,7 +72,7 @@ def kmeans(frames, n_clusters, seed=0, device="cpu", max_passes=3, tol=0.01):
     generator = torch.Generator().manual_seed(seed)
     sample = _draw(frames, max(SAMPLE, 32 * n_clusters), generator).to(device)
     _check_finite(sample)
-    seeds = sample[: SEEDING * n_clusters].unique(dim=0)
+    seeds = sample[: max(SEEDING, 8 * n_clusters)].unique(dim=0)
     if len(seeds) < n_clusters:
         # Many are the same, digital silence for instance.
         seeds = sample.unique(dim=0)
@@ -264,7 +264,7 @@ def _plus_plus(points, n_clusters, generator):
 
 def _far(frames, centroids, number, generator):
     """Up to `number` frames, drawn by their squared distances."""
-    some = _draw(frames, SEEDING * len(centroids), generator)
+    some = _draw(frames, max(SEEDING, 8 * len(centroids)), generator)
     some = some.to(centroids).unique(dim=0)
     distances = (some - centroids[_Nearest(centroids)(some)]).square().sum(1)
     number = min(number, int(distances.count_nonzero()))
