@@ -31,7 +31,7 @@ CHUNK = 2**22
 """Numbers in the largest matrix of a chunk: 16 MiB."""
 
 
-def kmeans(frames, n_clusters, seed=0, device="cpu", max_passes=3, tol=0.01):
+def kmeans(frames, n_clusters, seed=0, device="cpu", max_passes=20, tol=1e-3):
     """Find the centroids of frames.
 
     Reads all frames once for the sample and once a pass. Holds the sample
@@ -90,7 +90,7 @@ def kmeans(frames, n_clusters, seed=0, device="cpu", max_passes=3, tol=0.01):
         [(x - mean) @ basis for x in _chunks(sample, n_clusters, device)]
     )
     centroids = _plus_plus((seeds - mean) @ basis, n_clusters, generator)
-    centroids = lloyd(points, centroids, device, SAMPLE_PASSES, tol, seed)
+    centroids = lloyd(points, centroids, device, SAMPLE_PASSES, tol / 10, seed)
     centroids = centroids @ basis.T.cpu() + mean.cpu()
     return lloyd(frames, centroids, device, max_passes, tol, seed)
 
