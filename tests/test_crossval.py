@@ -141,7 +141,7 @@ def test_failures_are_reported_and_the_others_done(recipe, capsys):
         f"folder; see {log}",
         "failed: lora/fold3/8: signal 9: epoch 2 of 3; see "
         f"{runs}/fold3/8/console.log",
-        "failed: lora/fold4/8: no results.json: epoch 2 of 3; see "
+        "failed: lora/fold4/8: left no results: epoch 2 of 3; see "
         f"{runs}/fold4/8/console.log",
     ]
     assert "some noise" in log.read_text()
@@ -188,6 +188,66 @@ def test_so_many_at_once_share_the_cores(recipe, monkeypatch, jobs):
     calls = [called(run.folder)[0] for run in runs]
     assert {c["OMP_NUM_THREADS"] for c in calls} == {str(8 // jobs)}
     assert {c["CUDA_VISIBLE_DEVICES"] for c in calls} == {None}
+
+
+def pretrained(recipe, name="pre"):
+    """A pretraining for a recipe: the stand-in, and a yaml that has a key."""
+    (recipe / "train_pre.py").write_text(
+        STAND_IN.replace('"results.json"', '"pretraining.json"')
+    )
+    (recipe / "hparams" / f"{name}.yaml").write_text("all: good\n")
+    return ("train_pre.py", f"hparams/{name}.yaml")
+
+
+def test_pretrains_once_a_fold_and_seed(recipe, tmp_path):
+    out = tmp_path / "out"
+    runs = trainings(
+        recipe / "train.py", ["hparams/lora.yaml", "hparams/full.yaml"],
+        [1, 2], [8], out, ["--all=slow", "--patience=3"], pretrained(recipe),
+    )  # fmt: skip
+    assert crossval(runs, jobs=4) == {}
+    for fold in (1, 2):
+        pre = out / "pre" / f"fold{fold}" / "8"
+        (first,) = called(pre)
+        # Of the overrides those that its yaml has.
+        assert first["argv"] == [
+            str(recipe / "hparams" / "pre.yaml"), f"--fold={fold}", "--seed=8",
+            f"--output_folder={pre}", "--all=slow",
+        ]  # fmt: skip
+        for method in ("lora", "full"):
+            folder = out / f"pre+{method}" / f"fold{fold}" / "8"
+            (call,) = called(folder)
+            assert call["argv"][-1] == f"--init_from={pre}"
+            assert call["start"] > first["start"] + 0.4
+    assert crossval(runs) == {}
+    assert len(called(out / "pre" / "fold1" / "8")) == 1
+
+
+def test_a_failed_pretraining_fails_what_starts_from_it(recipe, tmp_path):
+    (recipe / "hparams" / "pre.yaml").touch()
+    script, _ = pretrained(recipe)
+    (recipe / "hparams" / "pre.yaml").write_text("fold1: good\n")
+    runs = trainings(
+        recipe / "train.py", ["hparams/lora.yaml"], [1, 2], [8],
+        tmp_path / "out", ["--fold1=bad"], (script, "hparams/pre.yaml"),
+    )  # fmt: skip
+    failed = crossval(runs)
+    assert list(failed) == ["pre+lora/fold1/8"]
+    assert failed["pre+lora/fold1/8"].startswith("pre/fold1/8: exit code 2")
+    assert not (tmp_path / "out/pre+lora/fold1/8").exists()
+    assert runs[1].finished
+
+
+def test_no_such_pretraining(recipe):
+    for pretrain, says in (
+        (("train_x.py", "hparams/lora.yaml"), "has no such script"),
+        (("train.py", "hparams/x.yaml"), "no such yaml"),
+    ):
+        with pytest.raises(InputError, match=says):
+            trainings(
+                recipe / "train.py", ["hparams/lora.yaml"], [1], [8],
+                pretrain=pretrain,
+            )  # fmt: skip
 
 
 def test_threads_that_are_set_stay(recipe, monkeypatch):

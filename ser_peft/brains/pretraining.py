@@ -63,6 +63,11 @@ class PretrainBrain(PeftBrain):
     def __init__(self, hparams, run_opts, about, sets):
         super().__init__(hparams, run_opts, sets)
         self.about = about
+        if hparams["keep"] == "average":
+            raise InputError(
+                "keep: average is for trainings that are tested; pretraining "
+                "keeps last or best"
+            )
         if not self.encoder.trainable:
             raise InputError(
                 "method: frozen: pretraining trains an encoder; choose "

@@ -14,6 +14,7 @@ CHOICES = {
     "augment": (True, False),
     "start_from_probe": (True, False),
     "init_merged": (False, True),
+    "labels": ("clusters", "random"),
     "robustness": (False, True),
     "precision": ("fp32", "bf16", "fp16"),
 }
@@ -24,6 +25,7 @@ WHOLE = {
     "keep_best": (1, math.inf),
     "num_workers": (0, math.inf),
     "fold": (1, math.inf),
+    "layer": (1, math.inf),
 }
 REAL = {
     "adapter_lr": (0, math.inf),
@@ -64,6 +66,14 @@ def check_settings(settings):
         raise InputError(
             f"dimensions: {names} is no list of different names; write "
             "[arousal, valence, dominance]"
+        )
+    sizes = settings.get("clusters", [2])
+    if not isinstance(sizes, list) or not all(
+        isinstance(size, int) and 2 <= size <= 2**16 for size in sizes
+    ):
+        raise InputError(
+            f"clusters: {sizes} is no list of numbers from 2 to 65536; write "
+            "[64, 512]"
         )
     for kind, limits in ((int, WHOLE), ((int, float), REAL)):
         for key, (least, most) in limits.items():

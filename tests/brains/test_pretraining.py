@@ -1,6 +1,7 @@
 """TAPT and P-TAPT through their scripts: what is left, what goes on from it."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -33,7 +34,7 @@ def pretraining(folder):
 def outcome(folder):
     """What a P-TAPT must repeat exactly."""
     results = pretraining(folder)
-    for key in ("train_seconds", "peak_memory_mb"):
+    for key in ("train_seconds", "peak_memory_mb", "command"):
         results.pop(key)
     results["kept"].pop("seconds")
     files = ["labels.safetensors", "model/adapter/adapter_model.safetensors"]
@@ -101,7 +102,7 @@ PLACES = [
     ("labels.safetensors", 1),
     ("partial-CKPT", 6),
     ("partial-CKPT", 8),
-    ("adapter_model.safetensors", 1),
+    ("adapter_config.json", 1),
     ("report.html", 1),
     ("pretraining.json", 1),
 ]
@@ -213,6 +214,23 @@ def test_frozen_encoder_cannot_be_pretrained(arguments, train, tmp_path):
     end = ptapt(tmp_path / "run", arguments, train, encoder="{method: frozen}")
     assert end.code == 2
     assert "pretraining trains an encoder" in end.log
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("clusters", "64", "clusters: 64 is no list"),
+        ("clusters", "[1]", "is no list of numbers from 2 to 65536"),
+        ("layer", 0, "layer: 0 is no whole number from 1"),
+        ("layer", 7, "depth: 7: .* has 1 to 2 layers"),
+        ("labels", "gold", "labels: gold is not one of clusters, random"),
+        ("keep", "average", "keep: average is for trainings"),
+    ],
+)
+def test_unfit_settings(key, value, says, arguments, train, tmp_path):
+    end = ptapt(tmp_path / "run", arguments, train, **{key: value})
+    assert end.code == 2
+    assert re.search(says, end.log), end.log
 
 
 def test_no_such_states_yaml(arguments, train, tmp_path):
