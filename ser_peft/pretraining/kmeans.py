@@ -86,9 +86,11 @@ def kmeans(frames, n_clusters, seed=0, device="cpu", max_passes=20, tol=1e-3):
     mean = seeds.mean(0)
     scatter = (seeds - mean).T @ (seeds - mean)
     basis = torch.linalg.eigh(scatter)[1][:, -COMPONENTS:]
-    points = torch.cat(
-        [(x - mean) @ basis for x in _chunks(sample, n_clusters, device)]
-    )
+    points = torch.empty(len(sample), basis.shape[1], device=device)
+    start = 0
+    for x in _chunks(sample, n_clusters, device):
+        points[start : start + len(x)] = (x - mean) @ basis
+        start += len(x)
     centroids = _plus_plus((seeds - mean) @ basis, n_clusters, generator)
     centroids = lloyd(points, centroids, device, SAMPLE_PASSES, tol / 10, seed)
     centroids = centroids @ basis.T.cpu() + mean.cpu()
@@ -161,11 +163,13 @@ def assign(frames, centroids, device="cpu"):
         Indices of centroids, [N] long, on the CPU.
     """
     frames, nearest = _open(frames), _Nearest(centroids.to(device).float())
-    labels = [
-        nearest(x).cpu()
-        for x in _chunks(frames, len(centroids), device, "labels")
-    ]
-    return torch.cat(labels)
+    # Filled, not joined: parts that stay between a chunk's matrices keep the
+    # allocator from using their room again.
+    labels, start = torch.empty(len(frames), dtype=torch.long), 0
+    for x in _chunks(frames, len(centroids), device, "labels"):
+        labels[start : start + len(x)] = nearest(x)
+        start += len(x)
+    return labels
 
 
 def inertia(frames, centroids, labels, device="cpu"):
