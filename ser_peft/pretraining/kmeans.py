@@ -287,11 +287,15 @@ def _draw(frames, number, generator):
     order = torch.randperm(len(frames), generator=generator)[:number]
     if isinstance(frames, torch.Tensor):
         return frames[order.to(frames.device)]
-    # Along the file, and back into random order in memory.
+    # Stretch by stretch along the file, back into random order in memory.
     rows, places = order.sort()
+    stretch = max(1, CHUNK // frames.shape[1])
+    edges = torch.tensor([*range(stretch, len(frames), stretch)]).long()
+    parts = torch.searchsorted(rows, edges)
+    rows, places = rows.tensor_split(parts), places.tensor_split(parts)
     dtype = torch.from_numpy(np.empty(0, frames.dtype)).dtype
     drawn = torch.empty(len(order), frames.shape[1], dtype=dtype)
-    for some, where in zip(rows.split(4096), places.split(4096), strict=True):
+    for some, where in zip(rows, places, strict=True):
         drawn[where] = torch.from_numpy(frames[some.numpy()])
         _release(frames)
     return drawn

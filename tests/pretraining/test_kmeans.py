@@ -160,13 +160,18 @@ def test_not_finite(monkeypatch, value, sample):
 
 
 MEMORY = """
-import resource, sys
+import re, sys
+from pathlib import Path
 import numpy as np
 from ser_peft.pretraining import kmeans as module
 
 module.SAMPLE = 2000
 frames = np.load(sys.argv[1], mmap_mode="r")
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+def peak():  # not getrusage: a process starts with its parent's
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\\s+(\\d+)", status)[1]) / 1024
+
 module.assign(frames[:20000], module.kmeans(frames[:20000], 8, max_passes=2))
 before = peak()
 module.assign(frames, module.kmeans(frames, 8, max_passes=2))
@@ -183,7 +188,7 @@ def test_memory_does_not_grow(tmp_path):
         capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert float(done.stdout) < 30
+    assert float(done.stdout) < 50  # 98 and more if it kept the file
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
