@@ -26,12 +26,14 @@ SEEDING = 2**13
 COMPONENTS = 64
 """Principal components that the first centroids are found in."""
 SAMPLE_PASSES = 20
-"""At most, over the sample."""
+"""At most, over the sample, in either space."""
+SUBSPACE_TOL, SAMPLE_TOL = 1e-4, 1e-3
+"""Of `lloyd` over the sample, in the subspace and in all dimensions."""
 CHUNK = 2**22
 """Numbers in the largest matrix of a chunk: 16 MiB."""
 
 
-def kmeans(frames, n_clusters, seed=0, device="cpu", max_passes=20, tol=1e-3):
+def kmeans(frames, n_clusters, seed=0, device="cpu", max_passes=10, tol=0.02):
     """Find the centroids of frames.
 
     Reads all frames once for the sample and once a pass. Holds the sample
@@ -49,7 +51,7 @@ def kmeans(frames, n_clusters, seed=0, device="cpu", max_passes=20, tol=1e-3):
     device : str
         Where to compute.
     max_passes, tol : int, float
-        Of `lloyd` over all frames.
+        Of `lloyd` over all frames, where they are more than the sample.
 
     Returns
     -------
@@ -92,8 +94,13 @@ def kmeans(frames, n_clusters, seed=0, device="cpu", max_passes=20, tol=1e-3):
         points[start : start + len(x)] = (x - mean) @ basis
         start += len(x)
     centroids = _plus_plus((seeds - mean) @ basis, n_clusters, generator)
-    centroids = lloyd(points, centroids, device, SAMPLE_PASSES, tol / 10, seed)
+    limits = device, SAMPLE_PASSES
+    centroids = lloyd(points, centroids, *limits, SUBSPACE_TOL, seed)
     centroids = centroids @ basis.T.cpu() + mean.cpu()
+    centroids = lloyd(sample, centroids, *limits, SAMPLE_TOL, seed)
+    if len(sample) == len(frames):
+        return centroids
+    # What is left is the sample's noise: a pass or two.
     return lloyd(frames, centroids, device, max_passes, tol, seed)
 
 
