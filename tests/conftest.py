@@ -225,10 +225,10 @@ def train(tmp_path_factory):
     def run(
         argv,
         processes=1,
-        script="train.py",
         kill_at=None,
         kill_after=None,
         largest_file=None,
+        script="train.py",
     ):
         folder = tmp_path_factory.mktemp("train")
         job = {

@@ -174,7 +174,8 @@ def test_without_conv_the_input_of_the_first_layer_does_not_count(states):
 def test_layer_weights_are_shares(name):
     weights = build(name).layer_weights
     assert weights.shape == (LAYERS + 1,)
-    assert (weights > 0).all()
+    # MeanHead looks at the last hidden state only.
+    assert ((weights > 0) | (name == "MeanHead")).all()
     assert float(weights.sum()) == pytest.approx(1)
 
 
@@ -210,7 +211,9 @@ def test_probe_mix_head_learns_beside_the_probe(states):
 @pytest.mark.parametrize("name", HEADS)
 def test_saved_heads_are_rebuilt_from_their_settings(states, name, tmp_path):
     settings = {"dropout": 0.3}
-    if name != "LinearHead":
+    if name == "MeanHead":
+        settings = {"order": "paper"}
+    elif name != "LinearHead":
         settings |= {"conv": False, "normalize": False}
     head = build(name, **settings)
     path = tmp_path / "head.safetensors"
@@ -256,3 +259,22 @@ def test_no_head_to_load(tmp_path):
     path.write_bytes(b"no safetensors")
     with pytest.raises(InputError, match="head.safetensors: cannot be read"):
         build("LinearHead").load(path)
+
+
+def test_mean_head_in_both_orders(states):
+    """ReLU and mean do not commute; padding never counts."""
+    found = {}
+    for order in ("reference", "paper"):
+        head = build("MeanHead", order=order)
+        means = []
+        for i, n in enumerate(FRAMES):
+            last = states[-1, i, :n]
+            means.append(
+                last.relu().mean(0) if order == "reference" else last.mean(0)
+            )
+        expected = head.linear(torch.stack(means).relu())
+        found[order] = head(states, FRAMES)
+        torch.testing.assert_close(found[order], expected)
+    assert not torch.allclose(*found.values(), atol=1e-3)
+    with pytest.raises(InputError, match="order: other is not one of"):
+        build("MeanHead", order="other")

@@ -205,7 +205,7 @@ def nothing_written(tmp_path):
         ({"classes": "{happy: joy, bored: dull}"}, "'bored'"),
         ({"classes": "{happy: joy"}, "command line: not valid yaml"),
         ({"keep": "worst"}, "keep: worst"),
-        ({"schedule": "linear"}, "schedule: linear"),
+        ({"schedule": "cyclic"}, "schedule: cyclic"),
         ({"seed": -1}, "seed: -1"),
         ({"seed": "lucky"}, "seed: lucky"),
         ({"number_of_epochs": 0}, "number_of_epochs: 0"),

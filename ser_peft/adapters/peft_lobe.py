@@ -134,10 +134,16 @@ class PeftLobe(torch.nn.Module):
             return None
         carried = method_name(methods) == self.method_name and not merged
         self.base = folder / adapter_folder.BASE if carried else folder
-        if self.base.is_dir():
-            load_adapter(self.lobe, self.base).merge()
-        else:
+        if not self.base.is_dir():
             self.base = None
+            return folder
+        trains = [p.requires_grad for p in self.lobe.model.parameters()]
+        load_adapter(self.lobe, self.base).merge()
+        # Merging is for inference otherwise, and freezes all.
+        for parameter, free in zip(
+            self.lobe.model.parameters(), trains, strict=True
+        ):
+            parameter.requires_grad_(free)
         return folder if carried else None
 
     def _check_layers(self):

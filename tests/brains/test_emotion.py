@@ -335,6 +335,7 @@ def test_labels_are_smoothed_in_training_only(new_brain, tmp_path):
     brain = new_brain(tmp_path, **PLAIN | {"label_smoothing": 0.2})
     weights = torch.tensor([1.0, 2.0, 0.5, 1.0])
     brain.weight_of = dict(zip("abcd", weights.tolist(), strict=True))
+    brain.on_stage_start(sb.Stage.TRAIN, 1)
     logits = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
     labels = [0, 1, 2, 3]
     batch = batch_of(labels)
@@ -352,6 +353,7 @@ def test_loss_is_the_mean_over_all_processes(new_brain, tmp_path, monkeypatch):
     """DDP averages over processes, whose batches may differ in size."""
     brain = new_brain(tmp_path, **PLAIN)
     brain.weight_of = dict.fromkeys("abcd", 1.0)
+    brain.on_stage_start(sb.Stage.TRAIN, 1)
     brain.on_stage_start(sb.Stage.VALID)
     logits = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
     mean = brain.compute_objectives(logits, batch_of([0, 1, 2, 3]), None)

@@ -3,9 +3,15 @@
 import json
 
 import pytest
+import torch
+from peft import LoraConfig
 from safetensors.torch import load_file
 
+from ser_peft.adapters import PeftLobe, load_adapter
 from ser_peft.inference import load_model
+from ser_peft.lobes import load_lobe
+
+CONFIG = "adapter_config.json"
 
 YAMLS = ["whisper_lora", "whisper_adapter", "whisper_combined", "whisper_full"]
 
@@ -56,11 +62,63 @@ def test_starts_where_the_other_ended(name, train, arguments, tmp_path):
 
 
 def test_another_method(train, arguments, tmp_path):
-    argv = arguments(tmp_path / "a", number_of_epochs=1)
-    assert train(argv).code == 0
+    """LoRA is folded in under an adapter; an adapter cannot be."""
+    assert train(arguments(tmp_path / "a", number_of_epochs=1)).code == 0
     hparams = "RAVDESS/hparams/whisper_adapter.yaml"
-    end = train(arguments(tmp_path / "b", hparams, init_from=tmp_path / "a"))
+    argv = arguments(
+        tmp_path / "b", hparams, init_from=tmp_path / "a", number_of_epochs=1
+    )
+    end = train(argv)
+    assert end.code == 0, end.log
+    adapter = tmp_path / "b" / "model" / "adapter"
+    for folder, kind in (("base", "LORA"), (".", "BOTTLENECK")):
+        config = json.loads((adapter / folder / CONFIG).read_text())
+        assert config["peft_type"] == kind
+    end = train(arguments(tmp_path / "c", init_from=tmp_path / "b"))
     assert end.code == 2
-    assert "is an adapter of lora, here is adapter" in end.log
-    assert not (tmp_path / "b" / "results.json").exists()
-    assert json.loads((tmp_path / "a" / "results.json").read_text())
+    assert "merge: adapter is a module of its own" in end.log
+    assert not (tmp_path / "c" / "results.json").exists()
+
+
+def test_nothing_to_start_from(train, arguments, tmp_path):
+    end = train(arguments(tmp_path / "a", init_from=tmp_path / "nothing"))
+    assert end.code == 2
+    assert "nothing: holds no adapter; give a finished run" in end.log
+
+
+def test_a_base_stays_below(tiny_backbones, tmp_path):
+    """What was folded in is folded in again, and counted in no gradient."""
+    wav = 0.1 * torch.randn(1, 8000)
+    source = tiny_backbones["whisper"]
+
+    def encoder(**settings):
+        return PeftLobe(
+            load_lobe(source), LoraConfig(r=2, init_lora_weights=False),
+            **settings,
+        )  # fmt: skip
+
+    encoder().export(tmp_path / "first")
+    encoder(init_from=tmp_path / "first", init_merged=True).export(
+        tmp_path / "second"
+    )
+    third = encoder(init_from=tmp_path / "second").eval()  # carried on
+    again = load_adapter(load_lobe(source), tmp_path / "second")
+    with torch.no_grad():
+        assert torch.allclose(third(wav)[0], again(wav)[0], atol=1e-5)
+    third.export(tmp_path / "third")
+    assert (tmp_path / "third" / "base").is_dir()
+    whole = PeftLobe(
+        load_lobe(source), "transformer", init_from=tmp_path / "third"
+    ).eval()
+    with torch.no_grad():
+        assert torch.allclose(third(wav)[0], whole(wav)[0], atol=1e-5)
+    plain = PeftLobe(load_lobe(source), "transformer")
+    assert whole.num_adapter_parameters == plain.num_adapter_parameters
+    front = {
+        name: p
+        for name, p in whole.lobe.model.named_parameters()
+        if not p.requires_grad
+    }
+    assert {name.split(".")[0] for name in front} == {
+        "conv1", "conv2", "embed_positions",
+    }  # fmt: skip

@@ -3,19 +3,33 @@
 import pytest
 import torch
 
-from ser_peft.brains.schedules import SCHEDULES, constant, cosine, plateau
+from ser_peft.brains.schedules import (
+    SCHEDULES,
+    constant,
+    cosine,
+    linear,
+    plateau,
+)
 
 
 def test_names():
     assert SCHEDULES == {
         "constant": constant,
         "cosine": cosine,
+        "linear": linear,
         "plateau": plateau,
     }
 
 
 def test_constant_is_one():
     assert constant(0.7, [3.0, 4.0]) == 1.0
+
+
+def test_linear_falls_to_zero():
+    shares = [linear(done / 20, []) for done in range(21)]
+    assert shares[:2] == [1.0, 1.0] and shares[-1] == 0.0
+    falls = torch.tensor(shares[1:]).diff()
+    assert torch.allclose(falls, falls[0].expand(19), atol=1e-6)
 
 
 def test_cosine_is_torchs():

@@ -202,7 +202,8 @@ def settings(recipe, path, *overrides):
     prepare = runpy.run_path(script)[
         f"prepare_{script.stem.removesuffix('_prepare')}"
     ]
-    reads = {*EmotionBrain.reads, *signature(prepare).parameters}
+    stage = re.search("states|p?tapt|$", path.stem.replace("ptapt_s", "s"))[0]
+    reads = {*BRAINS[stage].reads, *signature(prepare).parameters}
     _, options, given = sb.parse_arguments([str(path), *overrides])
     return read_settings(str(path), given, reads, options)
 
@@ -212,7 +213,7 @@ def test_every_key_is_read(name, tmp_path):
     recipe, text = name.split("/")[0], (RECIPES / name).read_text()
     settings(recipe, RECIPES / name, "--data_folder=corpus")
     for key in ("adapter_rl", "patient"):
-        path = tmp_path / "a.yaml"
+        path = tmp_path / Path(name).name
         path.write_text(f"{text}\n{key}: 3\n")
         with pytest.raises(InputError, match=f"nothing reads the key '{key}'"):
             settings(recipe, path, "--data_folder=corpus")
