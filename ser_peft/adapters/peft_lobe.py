@@ -134,16 +134,9 @@ class PeftLobe(torch.nn.Module):
             return None
         carried = method_name(methods) == self.method_name and not merged
         self.base = folder / adapter_folder.BASE if carried else folder
-        if not self.base.is_dir():
-            self.base = None
-            return folder
-        trains = [p.requires_grad for p in self.lobe.model.parameters()]
-        load_adapter(self.lobe, self.base).merge()
-        # Merging is for inference otherwise, and freezes all.
-        for parameter, free in zip(
-            self.lobe.model.parameters(), trains, strict=True
-        ):
-            parameter.requires_grad_(free)
+        self.base = self.base if self.base.is_dir() else None
+        if self.base:
+            _fold(self.lobe, self.base)
         return folder if carried else None
 
     def _check_layers(self):
@@ -560,7 +553,7 @@ def load_adapter(lobe, folder):
     """
     base = Path(folder) / adapter_folder.BASE
     if base.is_dir():
-        load_adapter(lobe, base).merge()
+        _fold(lobe, base)
     folders = several(folder) or [Path(folder)]
     methods = []
     for one in folders:
@@ -582,3 +575,11 @@ def load_adapter(lobe, folder):
     encoder.base = base if base.is_dir() else None
     # AdaLoRA makes new, smaller parameters for the ranks that were kept.
     return encoder.requires_grad_(False)
+
+
+def _fold(lobe, folder):
+    """Fold an exported adapter in, and leave free what was."""
+    free = [parameter.requires_grad for parameter in lobe.model.parameters()]
+    load_adapter(lobe, folder).merge()
+    for parameter, trains in zip(lobe.model.parameters(), free, strict=True):
+        parameter.requires_grad_(trains)
