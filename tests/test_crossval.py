@@ -365,6 +365,8 @@ def started(recipe):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        # As in a terminal: where the tests run behind nohup it is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     # Both the stand-in and its worker.
     wait_for(lambda: len([*recipe.rglob("pid*")]) == 4, 60)
