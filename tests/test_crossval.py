@@ -390,7 +390,7 @@ def alive(path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_the_children(started, recipe, number):
     started.send_signal(number)
-    assert started.wait(20) == 128 + number
+    assert started.wait(60) == 128 + number
     pids = [*recipe.rglob("pid*")]
     wait_for(lambda: not any(map(alive, pids)))
     assert len(pids) == 4  # the third run was not started
