@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import resource
 import time
 from pathlib import Path
 
@@ -252,6 +253,19 @@ class PeftBrain(sb.Brain):
         self.optimizer_step += 1
         self.encoder.on_step(self.optimizer_step)
         self.zero_grad(set_to_none=True)
+
+    def costs(self):
+        """What the training took, for its results."""
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+        if self.device_type == "cuda":
+            peak = torch.cuda.max_memory_allocated() / 2**20
+        return {
+            "epochs": len(self.history),
+            "steps": self.optimizer_step,
+            "train_seconds": sum(past["seconds"] for past in self.history),
+            "peak_memory_mb": peak,
+            "processes": self.world,
+        }
 
     def learning_rates(self):
         """Name -> rate now."""

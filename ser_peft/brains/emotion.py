@@ -1,6 +1,5 @@
 """Emotion recognition: the Brain, from first batch to report."""
 
-import resource
 import shlex
 import sys
 from pathlib import Path
@@ -362,10 +361,6 @@ class EmotionBrain(PeftBrain):
             "average": f"mean of the {len(epochs)} best by valid "
             f"{self.chosen_by}: epochs {', '.join(map(str, epochs))}",
         }
-        if self.device_type == "cuda":
-            peak = torch.cuda.max_memory_allocated() / 2**20
-        else:
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
         key = f"valid_{self.chosen_by.lower()}"
         best = max(
             self.history, key=lambda past: (past[key], -past["valid_loss"])
@@ -382,10 +377,6 @@ class EmotionBrain(PeftBrain):
             seed=self.hparams.seed,
             best_epoch=best["epoch"],
             kept=how[self.hparams.keep],
-            epochs=len(self.history),
-            steps=self.optimizer_step,
-            train_seconds=sum(past["seconds"] for past in self.history),
-            peak_memory_mb=peak,
             device=self.device,
-            processes=self.world,
+            **self.costs(),
         )

@@ -1,6 +1,5 @@
 """Pretraining on the task's own speech, by telling what masked frames were."""
 
-import resource
 import shlex
 import sys
 from pathlib import Path
@@ -183,9 +182,6 @@ class PretrainBrain(PeftBrain):
         """
         self.checkpointer.recover_if_possible()
         self.evaluate(self.eval_loader("valid"))
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-        if self.device_type == "cuda":
-            peak = torch.cuda.max_memory_allocated() / 2**20
         epoch = self.kept_epoch
         results = {
             "stage": self.stage,
@@ -204,11 +200,7 @@ class PretrainBrain(PeftBrain):
             },
             "kept_epoch": epoch,
             "kept": self.history[epoch - 1],
-            "epochs": len(self.history),
-            "steps": self.optimizer_step,
-            "train_seconds": sum(past["seconds"] for past in self.history),
-            "peak_memory_mb": peak,
-            "processes": self.world,
+            **self.costs(),
             "versions": versions(),
             "command": shlex.join(["python", *sys.argv]),
             **more,
@@ -260,10 +252,8 @@ class PtaptBrain(PretrainBrain):
     Arguments
     ---------
     hparams, run_opts, about, sets
-        See `PretrainBrain`. The training clips are cut at multiples of the
-        encoder's hop.
-    labels : PseudoLabels
-        Of all their clips.
+        See `PretrainBrain`. The pseudo-labels of all clips lie in the output
+        folder, from phase 2.
     """
 
     reads = PretrainBrain.reads | {"states", "layer", "clusters", "labels"}

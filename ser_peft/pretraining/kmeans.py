@@ -16,6 +16,7 @@ import torch
 from tqdm import tqdm
 
 from ser_peft.errors import InputError
+from ser_peft.lobes.base import one_dnn_linear
 
 __all__ = ["assign", "inertia", "kmeans", "lloyd"]
 
@@ -218,16 +219,11 @@ class _Nearest:
         lean = (
             mean.device.type == "cpu" and torch.backends.mkldnn.is_available()
         )
-        self.linear = _one_dnn if lean else torch.nn.functional.linear
+        self.linear = one_dnn_linear if lean else torch.nn.functional.linear
 
     def __call__(self, x):
         # max, since argmax alone takes longer.
         return self.linear(x, self.weight, self.bias).max(1).indices
-
-
-def _one_dnn(x, weight, bias):
-    """Twice as fast as MKL on AMD processors."""
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
 def _sums(frames, centroids, title):
