@@ -117,10 +117,10 @@ def test_clips_too_long_for_the_encoder_are_probed(encoder):
     states, clips = pooled_states(encoder, [PaddedBatch([item, short])])
     assert [clip[0] for clip in clips] == ["a", "b"]
     model = EmotionModel(encoder, LinearHead(encoder, 4), list("wxyz")).eval()
+    head = model.head
     for row, wav in zip(states, (sig, sig[:8000]), strict=True):
-        torch.testing.assert_close(
-            model.head.score(row[None]), model(wav[None]), atol=1e-4, rtol=0
-        )
+        scores = head.score(head.standardize(row[None]))
+        torch.testing.assert_close(scores, model(wav[None]), atol=1e-4, rtol=0)
 
 
 @pytest.fixture(scope="module")
@@ -154,8 +154,8 @@ def test_results_say_what_was_done(run, manifests, tiny_backbones):
     _, results = run
     assert set(results) >= set(
         "corpus protocol protocol_sha fold seed backbone method classes ua "
-        "ua_ci95 wa macro_f1 per_class_recall confusion test_utterances "
-        "test_speakers trainable_parameters total_parameters valid_ua "
+        "ua_ci95 wa macro_f1 weighted_f1 per_class_recall confusion "
+        "test_utterances test_speakers trainable_parameters total_parameters valid_ua "
         "best_epoch epochs train_seconds peak_memory_mb versions".split()
     )
     for key in "corpus protocol protocol_sha fold classes".split():

@@ -1,11 +1,12 @@
-"""UA, WA, macro F1 and CCC, with an interval that respects speakers.
+"""UA, WA, F1 and CCC, with an interval that respects speakers.
 
-UA (unweighted accuracy) is the mean of per-class recalls, WA (weighted
-accuracy) plain accuracy: the two names of speech emotion recognition since
-the INTERSPEECH 2009 Emotion Challenge (Schuller et al., 2009). UA and macro
-F1 average over the classes that occur among the labels. CCC is the concordance
-correlation coefficient of Lin (1989), the measure of dimensional emotion since
-the Audio/Visual Emotion Challenge 2015 (Ringeval et al., 2015).
+UA (unweighted accuracy) is balanced accuracy, the mean of per-class recalls,
+WA (weighted accuracy) plain accuracy: the two names of speech emotion
+recognition since the INTERSPEECH 2009 Emotion Challenge (Schuller et al.,
+2009); some papers swap them. UA and macro F1 average over the classes that
+occur among the labels, weighted F1 by how often they do. CCC is the
+concordance correlation coefficient of Lin (1989), the measure of dimensional
+emotion since the Audio/Visual Emotion Challenge 2015 (Ringeval et al., 2015).
 """
 
 import numpy as np
@@ -42,9 +43,10 @@ def scores(labels, predictions, classes):
     Returns
     -------
     dict
-        `ua`, `wa` and `macro_f1` (fractions), `per_class_recall` (name ->
-        fraction, None where the labels have no such class), `confusion`
-        (counts, rows are the truth) and `test_utterances`.
+        `ua`, `wa`, `macro_f1` and `weighted_f1` (fractions),
+        `per_class_recall` (name -> fraction, None where the labels have no
+        such class), `confusion` (counts, rows are the truth) and
+        `test_utterances`.
 
     Raises
     ------
@@ -67,9 +69,12 @@ def scores(labels, predictions, classes):
     return {
         "ua": float(recalls.mean()),
         "wa": float(accuracy_score(labels, predictions)),
-        "macro_f1": float(
-            f1_score(labels, predictions, labels=present, average="macro")
-        ),
+        **{
+            f"{average}_f1": float(
+                f1_score(labels, predictions, labels=present, average=average)
+            )
+            for average in ("macro", "weighted")
+        },
         "per_class_recall": {
             name: recall_of.get(i) for i, name in enumerate(classes)
         },
@@ -110,7 +115,7 @@ def from_confusion(confusion, metric="ua"):
     confusion : np.ndarray
         Counts [..., C, C], rows are the truth.
     metric : str
-        "ua", "wa" or "macro_f1".
+        "ua", "wa", "macro_f1" or "weighted_f1".
 
     Returns
     -------
@@ -126,11 +131,13 @@ def from_confusion(confusion, metric="ua"):
     truth = confusion.sum(-1)
     if metric == "wa":
         return hits.sum(-1) / truth.sum(-1)
-    whole = {"ua": truth, "macro_f1": (truth + confusion.sum(-2)) / 2}[metric]
+    whole = truth if metric == "ua" else (truth + confusion.sum(-2)) / 2
     # An absent class is left out of the mean: a speaker, or a resample of
     # speakers, need not have shown every emotion.
     present = truth > 0
     rates = hits / np.where(whole > 0, whole, 1)
+    if metric == "weighted_f1":
+        return (rates * truth).sum(-1) / truth.sum(-1)
     return rates.sum(-1, where=present) / present.sum(-1)
 
 
@@ -159,7 +166,7 @@ def speaker_bootstrap(
     n_classes : int
         Number of classes C.
     metric : str
-        "ua", "wa" or "macro_f1".
+        "ua", "wa", "macro_f1" or "weighted_f1".
     resamples : int
         Number of bootstrap draws.
     seed : int

@@ -140,6 +140,8 @@ _BODY = """
 <div class="value">{{ r.wa | percent }}</div></div>
 <div><div class="label">macro F1</div>
 <div class="value">{{ r.macro_f1 | percent }}</div></div>
+<div><div class="label">weighted F1</div>
+<div class="value">{{ r.weighted_f1 | percent }}</div></div>
 </div>
 <div class="scale" aria-hidden="true">
 <i class="track"></i><span class="end">0%</span>
@@ -191,7 +193,8 @@ true on the corpus's own scale; on the diagonal they agree. CCC %.3f."
 {% if corpus_rows | length > 1 %}
 <section class="card">
 <h2>Corpora</h2>
-{{ table(["corpus", "UA", "WA", "macro F1", "95% CI of UA", "utterances"],
+{{ table(["corpus", "UA", "WA", "macro F1", "weighted F1", "95% CI of UA",
+ "utterances"],
  corpus_rows) }}
 </section>
 {% endif %}

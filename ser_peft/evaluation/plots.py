@@ -49,7 +49,7 @@ _VARIABLES = {
     ORANGE: "var(--orange)",
     GREEN: "var(--green)",
 }
-_STYLE = {
+STYLE = {
     "axes.axisbelow": True,
     "axes.edgecolor": LINE,
     "axes.labelcolor": MUTED,
@@ -70,7 +70,7 @@ _STYLE = {
 }
 
 
-@matplotlib.rc_context(_STYLE)
+@matplotlib.rc_context(STYLE)
 def confusion_figure(confusion, classes):
     """Draw a confusion matrix: counts, and colour and % by row.
 
@@ -104,7 +104,7 @@ def confusion_figure(confusion, classes):
             color="white" if share > 0.5 else INK,
             fontsize=10 if n <= 6 else 8,
         )
-    names = [_short(name) for name in classes]
+    names = [short(name) for name in classes]
     ax.set_xticks(range(n), names)
     if n * max(map(len, names)) > 52:
         ax.tick_params("x", rotation=90)
@@ -116,7 +116,7 @@ def confusion_figure(confusion, classes):
     return figure
 
 
-@matplotlib.rc_context(_STYLE)
+@matplotlib.rc_context(STYLE)
 def dimension_figure(truth, predicted):
     """Draw predicted against true values, with the diagonal.
 
@@ -145,7 +145,7 @@ def dimension_figure(truth, predicted):
     return figure
 
 
-@matplotlib.rc_context(_STYLE)
+@matplotlib.rc_context(STYLE)
 def learning_figure(history, best_epoch=None):
     """Draw losses and what was chosen by, with the best epoch marked.
 
@@ -183,7 +183,7 @@ def learning_figure(history, best_epoch=None):
     return figure
 
 
-@matplotlib.rc_context(_STYLE)
+@matplotlib.rc_context(STYLE)
 def curve_figure(history, curves, ylabel, kept, low=None, baseline=None):
     """Draw measures by epoch, with the kept epoch marked.
 
@@ -225,7 +225,7 @@ def curve_figure(history, curves, ylabel, kept, low=None, baseline=None):
     return figure
 
 
-@matplotlib.rc_context(_STYLE)
+@matplotlib.rc_context(STYLE)
 def usage_figure(counts):
     """Draw how evenly clusters, or the codes of a codebook, are used.
 
@@ -259,7 +259,7 @@ def usage_figure(counts):
     return figure
 
 
-@matplotlib.rc_context(_STYLE)
+@matplotlib.rc_context(STYLE)
 def utterance_figure(log_mel, labels, seconds, frame_seconds):
     """Draw a spectrogram, and under it a strip of labels a clustering.
 
@@ -329,7 +329,7 @@ def utterance_figure(log_mel, labels, seconds, frame_seconds):
     return figure
 
 
-@matplotlib.rc_context(_STYLE)
+@matplotlib.rc_context(STYLE)
 def speaker_figure(speakers, ua, chance, genders=None):
     """Draw one bar a speaker, sorted, with the mean over speakers.
 
@@ -363,7 +363,7 @@ def speaker_figure(speakers, ua, chance, genders=None):
     _level(ax, ua.mean(), f"mean {100 * ua.mean():.0f}%", INK, "-")
     _level(ax, chance, "chance", MUTED, ":")
     if len(ua) <= 30:
-        names = [_short(speakers[i], 10) for i in order]
+        names = [short(speakers[i], 10) for i in order]
         ax.set_xticks(range(len(ua)), names)
         if sum(map(len, names)) > 60:
             ax.tick_params("x", rotation=90)
@@ -375,7 +375,7 @@ def speaker_figure(speakers, ua, chance, genders=None):
     return figure
 
 
-@matplotlib.rc_context(_STYLE)
+@matplotlib.rc_context(STYLE)
 def runs_figure(groups):
     """Draw the UA of every run, by method, and that of all test sets pooled.
 
@@ -416,14 +416,14 @@ def runs_figure(groups):
     figure.legend(
         marks.values(), marks.keys(), loc="outside upper center", ncols=3
     )
-    ax.set_yticks(range(len(groups)), [_short(g["name"], 30) for g in groups])
+    ax.set_yticks(range(len(groups)), [short(g["name"], 30) for g in groups])
     ax.tick_params("y", labelcolor=INK)
     ax.grid(axis="x")
     ax.set(xlabel="UA" if classes else "CCC", ylim=(len(groups) - 0.5, -0.5))
     return figure
 
 
-@matplotlib.rc_context(_STYLE)
+@matplotlib.rc_context(STYLE)
 def layer_figure(weights):
     """Draw the weight of each hidden state in the head's mix.
 
@@ -446,7 +446,7 @@ def layer_figure(weights):
     return figure
 
 
-@matplotlib.rc_context(_STYLE)
+@matplotlib.rc_context(STYLE)
 def reliability_figure(curves):
     """Draw accuracy by confidence, and how often there is such confidence.
 
@@ -487,7 +487,7 @@ def reliability_figure(curves):
     return figure
 
 
-@matplotlib.rc_context(_STYLE)
+@matplotlib.rc_context(STYLE)
 def robustness_figure(ua, chance):
     """Draw one bar for each condition of the test set.
 
@@ -533,7 +533,7 @@ def inline_svg(figure, name, alt):
     """
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
         figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
@@ -588,7 +588,7 @@ def _level(ax, y, text, color, style):
     ax.text(1.01, y, text, color=color, fontsize=8.5, **where)
 
 
-def _short(name, length=16):
+def short(name, length=16):
     # A file name that is no valid text can be a speaker; fonts refuse it.
     name = name.encode("utf-8", "backslashreplace").decode("utf-8")
     return name if len(name) <= length else name[: length - 1] + "…"

@@ -15,6 +15,7 @@ from ser_peft.io import atomic_path, write_json
 __all__ = ["ENVIRONMENT", "epoch_table", "render", "write_page", "write_report"]
 
 _MISTAKES = 10
+_RATES = ("ua", "wa", "macro_f1", "weighted_f1")
 
 
 def write_report(
@@ -32,8 +33,8 @@ def write_report(
     results : dict
         The content of `results.json`, complete: corpus, protocol,
         protocol_sha, fold, folds_total, seed, backbone, method, classes, ua,
-        ua_ci95, wa, macro_f1, per_class_recall, confusion, test_utterances,
-        test_speakers, trainable_parameters (adapter, head),
+        ua_ci95, wa, macro_f1, weighted_f1, per_class_recall, confusion,
+        test_utterances, test_speakers, trainable_parameters (adapter, head),
         total_parameters, valid_ua, best_epoch, epochs, train_seconds,
         peak_memory_mb, kept, versions, and optionally probe_ua,
         worst_speaker, fairness, calibration, robustness, by_corpus. Rates are
@@ -200,7 +201,7 @@ def _of_classes(results, predictions):
         "corpus_rows": [
             (
                 name,
-                *(_percent(part[key]) for key in ("ua", "wa", "macro_f1")),
+                *(_percent(part[key]) for key in _RATES),
                 " to ".join(map(_percent, part["ua_ci95"])),
                 _number(part["test_utterances"]),
             )

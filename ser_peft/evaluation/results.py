@@ -100,7 +100,7 @@ def judge(measured, about):
         where there are dimensions ``ccc`` (name -> CCC) and ``ccc_mean``.
     """
     result = {
-        **dict.fromkeys(("ua", "wa", "macro_f1", "confusion")),
+        **dict.fromkeys(("ua", "wa", "macro_f1", "weighted_f1", "confusion")),
         "per_class_recall": {},
         "test_utterances": len(measured["id"]),
     }
@@ -130,14 +130,14 @@ def corpus_scores(entries, measured, classes):
     Returns
     -------
     dict
-        ``by_corpus``: name -> ``ua``, ``ua_ci95``, ``wa``, ``macro_f1`` and
-        ``test_utterances``; nothing without classes or where the entries
-        have no ``corpus``.
+        ``by_corpus``: name -> ``ua``, ``ua_ci95``, ``wa``, ``macro_f1``,
+        ``weighted_f1`` and ``test_utterances``; nothing without classes or
+        where the entries have no ``corpus``.
     """
     corpora = [entries[id_].get("corpus") for id_ in measured["id"]]
     if not classes or None in corpora:
         return {}
-    found = {}
+    found, kept = {}, ("wa", "macro_f1", "weighted_f1", "test_utterances")
     for name in sorted(set(corpora)):
         chosen = [i for i, corpus in enumerate(corpora) if corpus == name]
         judged = [
@@ -148,7 +148,7 @@ def corpus_scores(entries, measured, classes):
         found[name] = {
             "ua": whole["ua"],
             "ua_ci95": list(speaker_bootstrap(*judged, len(classes))),
-            **{k: whole[k] for k in ("wa", "macro_f1", "test_utterances")},
+            **{k: whole[k] for k in kept},
         }
     return {"by_corpus": found}
 

@@ -5,7 +5,10 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
+
 from ser_peft.errors import InputError
+from ser_peft.evaluation.metrics import from_confusion
 
 __all__ = ["read_runs"]
 
@@ -91,6 +94,9 @@ def _read(path):
             f"{path}: not the results.json of a run (no {missing[0]!r}); "
             "leave it out"
         )
+    if run["classes"]:  # runs of earlier versions do not say it
+        confusion = np.array(run["confusion"])
+        run["weighted_f1"] = float(from_confusion(confusion, "weighted_f1"))
     model = path.with_name("model")
     files = [file for file in model.rglob("*") if file.is_file()]
     steps = run.get("steps")

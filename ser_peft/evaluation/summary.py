@@ -15,7 +15,7 @@ from ser_peft.evaluation.runs import read_runs
 
 __all__ = ["short_name", "summarize", "title_of"]
 
-_METRICS = ("ua", "wa", "macro_f1", "ccc_mean")
+_METRICS = ("ua", "wa", "macro_f1", "weighted_f1", "ccc_mean")
 _TITLE = ("corpus", "protocol", "n_classes")
 
 
@@ -46,10 +46,10 @@ def summarize(paths, compare=None):
         folds_total, seeds, points (fold, seed and score of each run),
         trainable_parameters (adapter, head), train_seconds (mean),
         step_seconds and model_bytes (mean; None where unknown), for each of
-        ua, wa, macro_f1 (fractions) and ccc_mean a dict: `mean` and `std`
-        over runs (ddof 1; None for a single run), `std_folds` over the folds
-        of the means over seeds (None with one seed or one fold), or None
-        where runs have none, and `pooled`, of all test sets together:
+        ua, wa, macro_f1, weighted_f1 (fractions) and ccc_mean a dict: `mean`
+        and `std` over runs (ddof 1; None for a single run), `std_folds` over
+        the folds of the means over seeds (None with one seed or one fold), or
+        None where runs have none, and `pooled`, of all test sets together:
         confusion (counts), ua and its ua_ci95 over speakers (None without the
         runs' ``predictions.csv``), or None without classes. In each corpus,
         protocol and number of classes the linear probe comes first, then the

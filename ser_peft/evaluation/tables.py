@@ -12,6 +12,7 @@ _COLUMNS = {
     "UA %": lambda g: _spread(g["ua"], 100, 1),
     "WA %": lambda g: _spread(g["wa"], 100, 1),
     "macro F1 %": lambda g: _spread(g["macro_f1"], 100, 1),
+    "weighted F1 %": lambda g: _spread(g["weighted_f1"], 100, 1),
     "CCC": lambda g: _spread(g["ccc_mean"], 1, 3),
     "runs": lambda g: str(g["runs"]),
     "folds": lambda g: _folds(g),
@@ -22,7 +23,7 @@ _COLUMNS = {
     "s/step": lambda g: _number(g["step_seconds"], 1),
     "train s": lambda g: f"{g['train_seconds']:,.0f}",
 }
-_SCORES = ("UA %", "WA %", "macro F1 %", "CCC")
+_SCORES = ("UA %", "WA %", "macro F1 %", "weighted F1 %", "CCC")
 
 
 def format_table(summary):

@@ -98,8 +98,8 @@ def test_results_are_complete(finished, manifests):
     results = json.loads((folder / "results.json").read_text())
     assert set(results) >= set(
         "corpus protocol protocol_sha fold seed backbone method classes ua "
-        "ua_ci95 wa macro_f1 per_class_recall confusion test_utterances "
-        "test_speakers trainable_parameters total_parameters valid_ua "
+        "ua_ci95 wa macro_f1 weighted_f1 per_class_recall confusion "
+        "test_utterances test_speakers trainable_parameters total_parameters valid_ua "
         "best_epoch epochs train_seconds peak_memory_mb versions".split()
     )
     about = json.loads((manifests / "protocol.json").read_text())

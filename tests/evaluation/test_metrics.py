@@ -35,6 +35,8 @@ def test_scores_by_hand():
     assert found["wa"] == pytest.approx(3 / 5)
     # F1 = 2 hits / (support + claimed): 4/6, 2/3, 0/1
     assert found["macro_f1"] == pytest.approx((4 / 6 + 2 / 3 + 0) / 3)
+    # Weighted by the support: 3, 1, 1.
+    assert found["weighted_f1"] == pytest.approx((3 * 4 / 6 + 2 / 3) / 5)
     assert found["confusion"] == [[2, 1, 0], [0, 1, 0], [1, 0, 0]]
     assert found["per_class_recall"] == pytest.approx(
         {"angry": 2 / 3, "happy": 1, "sad": 0}
@@ -47,6 +49,7 @@ def test_absent_class_is_left_out_of_the_mean():
     assert found["per_class_recall"]["sad"] is None
     assert found["ua"] == pytest.approx(0.75)
     assert found["macro_f1"] == pytest.approx((2 / 3 + 1) / 2)
+    assert found["weighted_f1"] == pytest.approx((2 * 2 / 3 + 1) / 3)
 
 
 def test_equal_to_sklearn_and_to_the_vectorised_form():
@@ -58,7 +61,7 @@ def test_equal_to_sklearn_and_to_the_vectorised_form():
     assert found["macro_f1"] == pytest.approx(
         f1_score(labels, predictions, average="macro")
     )
-    for metric in ("ua", "wa", "macro_f1"):
+    for metric in ("ua", "wa", "macro_f1", "weighted_f1"):
         value = from_confusion(np.array(found["confusion"]), metric)
         assert value == pytest.approx(found[metric])
 
@@ -77,7 +80,7 @@ def test_one_confusion_matrix_a_speaker():
     assert counts.tolist() == [[[0, 0], [0, 1]], [[0, 1], [1, 0]]]
 
 
-@pytest.mark.parametrize("metric", ["ua", "wa", "macro_f1"])
+@pytest.mark.parametrize("metric", ["ua", "wa", "macro_f1", "weighted_f1"])
 def test_interval_covers_the_score_and_narrows_with_speakers(metric):
     widths = []
     for n_speakers in (5, 20, 80):

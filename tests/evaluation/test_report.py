@@ -166,8 +166,10 @@ def test_hostile_names_are_shown_not_obeyed(tmp_path, run):
 def test_headline(run):
     results = run["results"]
     results |= {"ua": 0.75, "ua_ci95": [0.68, 0.8], "wa": 0.6, "macro_f1": 0.5}
+    results["weighted_f1"] = 0.55
     text = shown(run)
     assert "75.0% 95% CI 68.0% to 80.0%" in text
+    assert "WA, accuracy 60.0% macro F1 50.0% weighted F1 55.0%" in text
     assert "41.7 points above chance (33.3%)." in text
     assert (
         "5.0 points above the linear probe (70.0%), which lies inside the "

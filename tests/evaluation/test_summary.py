@@ -142,8 +142,8 @@ def test_groups_are_kept_apart_probe_first_then_best(runs):
     table = format_table(summary)
     assert table.count("## ") == 3
     rows = [line for line in table.splitlines() if line.startswith("|")]
-    assert [row.count("|") for row in rows] == [14] * 3 + [14] * 6 + [8] * 5 + [
-        14
+    assert [row.count("|") for row in rows] == [15] * 3 + [15] * 6 + [8] * 5 + [
+        15
     ] * 3
 
 

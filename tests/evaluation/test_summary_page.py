@@ -15,7 +15,7 @@ def group(name, **changes):
         "protocol": "5-fold", "n_classes": 2, "classes": ["sad", "<b>"],
         "backbone": "/models/tiny", "runs": 2, "folds": [1, 2],
         "folds_total": 5, "seeds": [8], "ua": spread, "wa": spread,
-        "macro_f1": spread,
+        "macro_f1": spread, "weighted_f1": spread,
         "ccc_mean": None,
         "points": [
             {"fold": f, "seed": 8, "score": 0.5 + f / 10} for f in (1, 2)
@@ -59,7 +59,7 @@ def test_says_what_the_summary_says(summary):
     page = render_summary(summary)
     text = words(page)
     assert "summary of 6 runs" in page
-    row = "60.0 ± 10.0 " * 3 + "2 1,2 of 5 1 98,765 10 1.50"
+    row = "60.0 ± 10.0 " * 4 + "2 1,2 of 5 1 98,765 10 1.50"
     assert f" lora {row} 0.25 60" in text and f" full {row} – 60" in text
     assert "backbone tiny" in text and "/models" not in text
     assert "lora full +3.2 -1.0 to +5.0 &lt;0.001 2 24" in text
@@ -72,7 +72,7 @@ def test_says_what_the_summary_says(summary):
 
 def test_without_classes(summary):
     """Scores are CCC; there is no confusion."""
-    none = dict.fromkeys(("ua", "wa", "macro_f1", "pooled"))
+    none = dict.fromkeys(("ua", "wa", "macro_f1", "weighted_f1", "pooled"))
     ccc = {"mean": 0.456, "std": None, "std_folds": None}
     bare = group("lora", n_classes=0, classes=[], ccc_mean=ccc, **none)
     page = render_summary(summary | {"groups": [bare], "comparisons": []})
