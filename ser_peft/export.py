@@ -29,7 +29,7 @@ def export(run, out, merge=False, backbone=None):
         Fold the adapter into the encoder's weights and write the encoder
         too: ``encoder/``, in the layout of Hugging Face, which
         `transformers.AutoModel.from_pretrained` takes (of a Whisper, the
-        `encoder` of what that gives).
+        `encoder` of what that gives); likewise a ``text_encoder/``.
     backbone : str, optional
         Hugging Face id or folder of the encoder, where it is not, or shall
         not be looked for, where training found it.
@@ -69,16 +69,22 @@ def export(run, out, merge=False, backbone=None):
 
 def _merge(folder, backbone, out):
     model = load_model(folder, backbone)
-    lobe = model.encoder.merge().lobe
-    lobe.source = "encoder"  # beside model.json
-    model.encoder = PeftLobe(lobe, "frozen")
+    lobes = {}
+    for name in ("encoder", "text_encoder"):
+        if encoder := getattr(model, name):
+            lobes[name] = encoder.merge().lobe
+            lobes[name].source = name  # beside model.json
+            setattr(model, name, PeftLobe(lobes[name], "frozen"))
     model.save(out)
-    lobe.save_pretrained(out / "encoder")
+    for name, lobe in lobes.items():
+        lobe.save_pretrained(out / name)
 
 
 def _rename(folder, backbone):
     """Name another place of the encoder wherever one is named."""
     for path in folder.rglob("*.json"):
+        if "text_adapter" in path.parts:
+            continue
         about = json.loads(path.read_text(encoding="utf-8"))
         for key in ("backbone", "base_model_name_or_path"):
             if key in about:

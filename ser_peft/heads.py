@@ -85,6 +85,8 @@ class Head(SafeModule):
 
     score_layers = ()
     """Beginnings of the names of the tensors that give the scores."""
+    vector_size = 256
+    """Width of what `embed` gives."""
 
     def __init__(self, encoder, classes, dimensions=(), **settings):
         super().__init__()
@@ -97,6 +99,34 @@ class Head(SafeModule):
         )
         self.states = encoder.num_layers + 1
         self.width = encoder.hidden_size
+
+    def forward(self, *states, with_vectors=False):
+        """Score clips.
+
+        Arguments
+        ---------
+        *states : torch.Tensor
+            Hidden states, [L + 1, B, T, C], and valid frames, [B]; of a
+            fusion then those of the text.
+        with_vectors : bool
+            Give what `embed` gives too.
+
+        Returns
+        -------
+        torch.Tensor or tuple
+            Scores, [B, classes + dimensions]; and vectors, [B, D].
+        """
+        vectors = self.embed(*states)
+        scores = self.score(vectors)
+        return (scores, vectors) if with_vectors else scores
+
+    def embed(self, hidden_states, frames):
+        """One vector a clip, [B, D], which `score` takes; see `forward`."""
+        raise NotImplementedError
+
+    def score(self, vectors):
+        """Vectors [B, D] to scores, [B, classes + dimensions]."""
+        raise NotImplementedError
 
     def start_from_head(self, path, same_scores):
         """Take over a trained head, as far as it fits.
@@ -188,23 +218,13 @@ class LayerMixHead(Head):
         weights = self.layer_logits.softmax(0).to(hidden_states.dtype)
         return torch.einsum("l,lbtc->btc", weights, hidden_states)
 
-    def forward(self, hidden_states, frames):
-        """Score clips.
+    def embed(self, hidden_states, frames):
+        """See `Head.embed`."""
+        return masked_mean(self.frame(self.mix(hidden_states)), frames)
 
-        Arguments
-        ---------
-        hidden_states : torch.Tensor
-            [L + 1, B, T, C].
-        frames : torch.Tensor
-            Valid frames, [B].
-
-        Returns
-        -------
-        torch.Tensor
-            Scores, [B, classes + dimensions].
-        """
-        mixed = self.frame(self.mix(hidden_states))
-        return self.out(masked_mean(mixed, frames))
+    def score(self, vectors):
+        """See `Head.score`."""
+        return self.out(vectors)
 
 
 class AttentivePoolingHead(LayerMixHead):
@@ -222,9 +242,10 @@ class AttentivePoolingHead(LayerMixHead):
             nn.Linear(256, 128), nn.Tanh(), nn.Linear(128, 1)
         )
         self.out[0] = nn.Linear(512, 256)
+        self.vector_size = 512
 
-    def forward(self, hidden_states, frames):
-        """See `LayerMixHead.forward`."""
+    def embed(self, hidden_states, frames):
+        """See `Head.embed`."""
         mixed = self.frame(self.mix(hidden_states))
         outside = torch.arange(mixed.shape[1], device=mixed.device)
         outside = outside >= frames[:, None]
@@ -234,7 +255,7 @@ class AttentivePoolingHead(LayerMixHead):
         variance = weighted_sum((mixed - mean[:, None]).square(), weights)
         # Clamped: the root of zero has no gradient.
         deviation = variance.clamp(min=1e-6).sqrt()
-        return self.out(torch.cat([mean, deviation], dim=1))
+        return torch.cat([mean, deviation], dim=1)
 
 
 class LinearHead(Head):
@@ -263,7 +284,8 @@ class LinearHead(Head):
         self.register_buffer("mean", torch.zeros(shape))
         self.register_buffer("deviation", torch.ones(shape))
         self.dropout = nn.Dropout(dropout)
-        self.linear = nn.Linear(self.states * self.width, self.outputs)
+        self.vector_size = self.states * self.width
+        self.linear = nn.Linear(self.vector_size, self.outputs)
 
     def start_from(self, probe):
         """Take over a fitted linear probe.
@@ -290,14 +312,18 @@ class LinearHead(Head):
         norms = weight.square().sum((0, 2)).sqrt()
         return norms / norms.sum()
 
-    def forward(self, hidden_states, frames):
-        """See `LayerMixHead.forward`."""
-        return self.score(masked_mean(hidden_states, frames).transpose(0, 1))
+    def embed(self, hidden_states, frames):
+        """See `Head.embed`: standardised means, [B, (L + 1) C]."""
+        means = masked_mean(hidden_states, frames).transpose(0, 1)
+        return self.standardize(means)
 
-    def score(self, means):
-        """Mean hidden states, [B, L + 1, C], to scores, as `forward`."""
-        means = (means - self.mean) / self.deviation
-        return self.linear(self.dropout(means.flatten(1)))
+    def standardize(self, means):
+        """Mean hidden states, [B, L + 1, C], to what `score` takes."""
+        return ((means - self.mean) / self.deviation).flatten(1)
+
+    def score(self, vectors):
+        """See `Head.score`."""
+        return self.linear(self.dropout(vectors))
 
 
 class MeanHead(Head):
@@ -326,6 +352,7 @@ class MeanHead(Head):
         if order not in ("reference", "paper"):
             raise InputError(f"order: {order} is not one of reference, paper")
         super().__init__(encoder, classes, dimensions, order=order)
+        self.vector_size = self.width
         self.linear = nn.Linear(self.width, self.outputs)
 
     @property
@@ -333,12 +360,16 @@ class MeanHead(Head):
         """All on the last hidden state, [L + 1]."""
         return nn.functional.one_hot(torch.tensor(self.states - 1)).float()
 
-    def forward(self, hidden_states, frames):
-        """See `LayerMixHead.forward`."""
+    def embed(self, hidden_states, frames):
+        """See `Head.embed`."""
         last = hidden_states[-1]
         if self.settings["order"] == "reference":
             last = last.relu()
-        return self.linear(masked_mean(last, frames).relu())
+        return masked_mean(last, frames).relu()
+
+    def score(self, vectors):
+        """See `Head.score`."""
+        return self.linear(vectors)
 
 
 class ProbeMixHead(LayerMixHead):
@@ -361,6 +392,7 @@ class ProbeMixHead(LayerMixHead):
         self.probe = LinearHead(
             encoder, classes, dimensions, dropout=self.settings["dropout"]
         )
+        self.vector_size = 256 + self.probe.vector_size
         nn.init.zeros_(self.out[-1].weight)
         nn.init.zeros_(self.out[-1].bias)
 
@@ -368,11 +400,20 @@ class ProbeMixHead(LayerMixHead):
         """See `LinearHead.start_from`."""
         self.probe.start_from(probe)
 
-    def forward(self, hidden_states, frames):
-        """See `LayerMixHead.forward`."""
-        return super().forward(hidden_states, frames) + self.probe(
-            hidden_states, frames
+    def embed(self, hidden_states, frames):
+        """See `Head.embed`: what both heads score, [B, 256 + (L + 1) C]."""
+        return torch.cat(
+            [
+                super().embed(hidden_states, frames),
+                self.probe.embed(hidden_states, frames),
+            ],
+            dim=1,
         )
+
+    def score(self, vectors):
+        """See `Head.score`."""
+        mixed, means = vectors.tensor_split([256], dim=1)
+        return super().score(mixed) + self.probe.score(means)
 
 
 HEADS = {

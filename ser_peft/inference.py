@@ -12,9 +12,10 @@ from ser_peft.adapters import load_adapter
 from ser_peft.checkpoints import load_tensors
 from ser_peft.data import SAMPLE_RATE, check_samples, read_audio
 from ser_peft.errors import InputError
+from ser_peft.fusion import FUSIONS
 from ser_peft.heads import HEADS
 from ser_peft.io import atomic_path, write_json
-from ser_peft.lobes import load_lobe
+from ser_peft.lobes import load_lobe, load_text
 from ser_peft.released import find, is_name
 
 __all__ = ["EmotionModel", "by_window", "load_model", "read_model"]
@@ -23,7 +24,7 @@ FORMAT = 1
 """Of model.json; higher where an older ser_peft cannot read a model."""
 
 
-def by_window(encoder, wavs, lengths, score):
+def by_window(encoder, wavs, lengths, score, text=()):
     """Apply an encoder and what follows it to clips of any length.
 
     A clip longer than the encoder takes is cut into equal windows, and what
@@ -38,8 +39,10 @@ def by_window(encoder, wavs, lengths, score):
     lengths : torch.Tensor
         Valid samples of each clip, [B].
     score : callable
-        Takes hidden states [L + 1, B, T', C] and valid frames [B], gives
-        [B, ...].
+        Takes hidden states [L + 1, B, T', C] and valid frames [B], then
+        `text`, gives [B, ...].
+    text : tuple of torch.Tensor
+        Hidden states and tokens of the clips' texts, if they have any.
 
     Returns
     -------
@@ -48,13 +51,21 @@ def by_window(encoder, wavs, lengths, score):
     """
     limit = encoder.max_samples
     if limit is None or int(lengths.max()) <= limit:
-        return score(*encoder(wavs, lengths / wavs.shape[1]))
+        return score(*encoder(wavs, lengths / wavs.shape[1]), *text)
     means = []
-    for wav, length in zip(wavs, lengths.tolist(), strict=True):
+    for i, (wav, length) in enumerate(zip(wavs, lengths.tolist(), strict=True)):
         windows = wav[:length].tensor_split(-(-length // limit))
         sizes = torch.tensor([len(w) for w in windows], device=wavs.device)
         batch = nn.utils.rnn.pad_sequence(windows, batch_first=True)
-        means.append(by_window(encoder, batch, sizes, score).mean(0))
+        beside = ()
+        if text:
+            states, tokens = text
+            count = len(windows)
+            beside = (
+                states[:, i : i + 1].expand(-1, count, -1, -1),
+                tokens[i : i + 1].expand(count),
+            )
+        means.append(by_window(encoder, batch, sizes, score, beside).mean(0))
     return torch.stack(means)
 
 
@@ -78,11 +89,22 @@ class EmotionModel(nn.Module):
         Name, as ``arousal``, in the order of the scores -> mean and standard
         deviation in the training set, between which and 0 and 1 the head's
         answers are converted.
+    text_encoder : PeftLobe, optional
+        Of what is said, for a head of `ser_peft.fusion`.
     """
 
-    def __init__(self, encoder, head, classes, temperature=1.0, dimensions=()):
+    def __init__(
+        self,
+        encoder,
+        head,
+        classes,
+        temperature=1.0,
+        dimensions=(),
+        text_encoder=None,
+    ):
         super().__init__()
         self.encoder = encoder
+        self.text_encoder = text_encoder
         self.head = head
         self.classes = list(classes)
         self.temperature = temperature
@@ -93,7 +115,7 @@ class EmotionModel(nn.Module):
         """Of the waveforms it takes, in Hz."""
         return self.encoder.sample_rate
 
-    def forward(self, wavs, lengths=None):
+    def forward(self, wavs, lengths=None, texts=None):
         """Score clips.
 
         Arguments
@@ -102,6 +124,9 @@ class EmotionModel(nn.Module):
             16 kHz mono, [B, T].
         lengths : torch.Tensor, optional
             Valid samples of each clip, [B]; all of T where absent.
+        texts : list of str, optional
+            What is said in each clip, "" where that is not known; for a
+            model with a text encoder, no other reads them.
 
         Returns
         -------
@@ -123,7 +148,17 @@ class EmotionModel(nn.Module):
                 f"lengths: {lengths.tolist()}: give whole numbers of samples, "
                 f"at most {wavs.shape[1]}"
             )
-        return self.rescale(by_window(self.encoder, wavs, lengths, self.head))
+        return self.rescale(self._by_clip(self.head, wavs, lengths, texts))
+
+    def embed(self, wavs, lengths, texts=None):
+        """The vectors that the head scores, [B, D]; see `forward`."""
+        return self._by_clip(self.head.embed, wavs, lengths, texts)
+
+    def _by_clip(self, score, wavs, lengths, texts):
+        text = ()
+        if self.text_encoder:
+            text = self.text_encoder(texts or [""] * len(wavs))
+        return by_window(self.encoder, wavs, lengths, score, text)
 
     def rescale(self, scores):
         """Give what a head says, [B, classes + dimensions], its own scale."""
@@ -135,13 +170,15 @@ class EmotionModel(nn.Module):
         return torch.cat([logits, mean + deviation * values], 1)
 
     @torch.no_grad()
-    def predict(self, recordings):
+    def predict(self, recordings, texts=None):
         """Name the emotion of each recording.
 
         Arguments
         ---------
         recordings : list of str, Path, numpy.ndarray or torch.Tensor
             Audio files of any rate, or 16 kHz mono samples in [-1, 1], [T].
+        texts : list of str, optional
+            See `forward`.
 
         Returns
         -------
@@ -174,7 +211,9 @@ class EmotionModel(nn.Module):
                     )
                 wav = wav.float()
                 check_samples(wav, SAMPLE_RATE, name)
-            answers.append(self._answer(self(wav[None].to(device))[0]))
+            text = texts and [texts[number]]
+            scores = self(wav[None].to(device), texts=text)
+            answers.append(self._answer(scores[0]))
         return answers
 
     def _answer(self, scores):
@@ -195,18 +234,26 @@ class EmotionModel(nn.Module):
         Arguments
         ---------
         folder : str or Path
-            Gets ``adapter/`` (Hugging Face PEFT layout),
-            ``head.safetensors`` and ``model.json``; replaced if it exists.
+            Gets ``adapter/`` (Hugging Face PEFT layout), where there is a
+            text encoder ``text_adapter/``, ``head.safetensors`` and
+            ``model.json``; replaced if it exists.
         """
         with atomic_path(folder) as tmp:
             tmp.mkdir()
             self.encoder.export(tmp / "adapter")
+            text = {}
+            if self.text_encoder:
+                self.text_encoder.export(tmp / "text_adapter")
+                lobe = self.text_encoder.lobe
+                text = {"text_backbone": lobe.source, "text_depth": lobe.depth}
             self.head.save(tmp / "head.safetensors")
             write_json(
                 tmp / "model.json",
                 {
                     "format": FORMAT,
                     "backbone": self.encoder.lobe.source,
+                    "depth": self.encoder.lobe.depth,
+                    **text,
                     "classes": self.classes,
                     "head": type(self.head).__name__,
                     "head_settings": self.head.settings,
@@ -252,10 +299,11 @@ def read_model(folder, save_path=""):
             )
         needed = ("backbone", "classes", "head_settings")
         about |= {key: about[key] for key in needed}
-        about["head"] = HEADS[about["head"]]
-        # A merged encoder lies beside model.json.
-        if (folder / about["backbone"]).is_dir():
-            about["backbone"] = str(folder / about["backbone"])
+        about["head"] = (HEADS | FUSIONS)[about["head"]]
+        for key in ("backbone", "text_backbone"):
+            # A merged encoder lies beside model.json.
+            if key in about and (folder / about[key]).is_dir():
+                about[key] = str(folder / about[key])
         if not about.setdefault("temperature", 1.0) > 0:
             raise KeyError("temperature")
         for mean, deviation in about.setdefault("dimensions", {}).values():
@@ -273,7 +321,9 @@ def read_model(folder, save_path=""):
     return folder, about
 
 
-def load_model(folder, backbone=None, save_path="", device="cpu"):
+def load_model(
+    folder, backbone=None, save_path="", device="cpu", text_backbone=None
+):
     """Load a trained model for inference.
 
     Arguments
@@ -287,6 +337,8 @@ def load_model(folder, backbone=None, save_path="", device="cpu"):
         Where a download is kept.
     device : str
         Where to put the model.
+    text_backbone : str, optional
+        Where the text encoder is now, of a model that has one.
 
     Returns
     -------
@@ -305,14 +357,24 @@ def load_model(folder, backbone=None, save_path="", device="cpu"):
     'happy'
     """
     folder, about = read_model(folder, save_path)
-    lobe = load_lobe(backbone or about["backbone"], save_path)
+    lobe = load_lobe(
+        backbone or about["backbone"], save_path, depth=about.get("depth")
+    )
     encoder = load_adapter(lobe, folder / "adapter")
+    text = {}
+    if "text_backbone" in about:
+        lobe = load_text(
+            text_backbone or about["text_backbone"],
+            save_path,
+            depth=about["text_depth"],
+        )
+        text = {"text_encoder": load_adapter(lobe, folder / "text_adapter")}
     classes, dimensions = about["classes"], about["dimensions"]
     head = about["head"](
-        encoder, len(classes), len(dimensions), **about["head_settings"]
+        encoder, len(classes), len(dimensions), **text, **about["head_settings"]
     )
     load_tensors(head, folder / "head.safetensors")
     model = EmotionModel(
-        encoder, head, classes, about["temperature"], dimensions
+        encoder, head, classes, about["temperature"], dimensions, **text
     )
     return model.eval().to(device)

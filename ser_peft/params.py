@@ -11,10 +11,11 @@ from hyperpyyaml import load_hyperpyyaml, resolve_references
 from ruamel.yaml import YAML, YAMLError
 
 from ser_peft.adapters import BottleneckConfig, PeftLobe, PromptConfig
-from ser_peft.backbones import config_folder, shapes
 from ser_peft.errors import InputError
 from ser_peft.evaluation.tables import markdown
 from ser_peft.heads import HEADS, LayerMixHead
+from ser_peft.lobes import shapes
+from ser_peft.lobes.configs import config_folder
 
 __all__ = [
     "count",

@@ -263,7 +263,7 @@ def run_probe(
     measured = {}
     for split in ("valid", "test"):
         with torch.no_grad():
-            scores = model.rescale(head.score(states[split]))
+            scores = model.rescale(head.score(head.standardize(states[split])))
         logits, guess = scores.tensor_split([len(classes)], 1)
         ids, speakers, _ = zip(*clips[split], strict=True)
         measured[split] = {

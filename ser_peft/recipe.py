@@ -14,7 +14,13 @@ from speechbrain.utils.distributed import (
 )
 
 from ser_peft.adapters import PeftLobe
-from ser_peft.brains import EmotionBrain, PtaptBrain, StateBrain, TaptBrain
+from ser_peft.brains import (
+    DistillBrain,
+    EmotionBrain,
+    PtaptBrain,
+    StateBrain,
+    TaptBrain,
+)
 from ser_peft.brains.settings import check_settings
 from ser_peft.data import datasets, eval_batches
 from ser_peft.errors import InputError, one_line_errors
@@ -24,7 +30,7 @@ from ser_peft.lobes import load_lobe
 from ser_peft.pretraining.clusters import cluster_frames, random_labels
 from ser_peft.yamls import build, dump, finished, read_settings
 
-__all__ = ["train_emotion", "train_ptapt", "train_tapt"]
+__all__ = ["train_distill", "train_emotion", "train_ptapt", "train_tapt"]
 
 
 def train_emotion(argv, prepare):
@@ -43,10 +49,19 @@ def train_emotion(argv, prepare):
         ``protocol``.
     """
     with _session(argv) as arguments:
-        brain = _train(EmotionBrain, prepare, *arguments)
-        if brain and if_main_process():
-            results, folder = brain.results, brain.hparams.output_folder
-            print(f"test {headline(results)}; report in {folder}/report.html")
+        _say_scores(_train(EmotionBrain, prepare, *arguments))
+
+
+def train_distill(argv, prepare):
+    """Prepare a corpus, train a student of a teacher, test once, report.
+
+    Arguments
+    ---------
+    argv, prepare
+        See `train_emotion`.
+    """
+    with _session(argv) as arguments:
+        _say_scores(_train(DistillBrain, prepare, *arguments))
 
 
 def train_tapt(argv, prepare):
@@ -155,6 +170,12 @@ def _session(argv):
             # abort a finished process, and torchrun calls the run failed.
             torch.distributed.barrier()
             torch.distributed.destroy_process_group()
+
+
+def _say_scores(brain):
+    if brain and if_main_process():
+        folder = brain.hparams.output_folder
+        print(f"test {headline(brain.results)}; report in {folder}/report.html")
 
 
 def _say(brain):

@@ -9,11 +9,11 @@ import transformers
 from transformers import AutoModel
 
 from ser_peft.adapters import PeftLobe
-from ser_peft.backbones import KNOWN, config_of, shapes
 from ser_peft.cli import main
 from ser_peft.errors import InputError
 from ser_peft.heads import HEADS
-from ser_peft.lobes import load_lobe
+from ser_peft.lobes import load_lobe, shapes
+from ser_peft.lobes.configs import KNOWN, config_of
 from ser_peft.params import count_methods, count_recipe, format_table, methods
 
 METHODS = list(methods())

@@ -28,10 +28,8 @@ def _untouched(lobe, parameters=()):
 
 
 def _states(lobe, device):
-    """Hidden states of two noises, 1 s and 0.6 s long, in float32."""
-    wav = 0.1 * torch.randn(2, lobe.sample_rate)
-    wav_lens = torch.tensor([1.0, 0.6])
-    states, _ = lobe(wav.to(device), wav_lens.to(device))
+    """Hidden states of the lobe's dummy batch, in float32."""
+    states, _ = lobe(*lobe.dummy(device))
     return states.float()
 
 
@@ -45,7 +43,7 @@ def gradients(lobe):
 
     Arguments
     ---------
-    lobe : SpeechLobe
+    lobe : TransformerLobe
         With adapters in it.
 
     Returns
@@ -78,7 +76,7 @@ def reference_states(lobe):
 
     Arguments
     ---------
-    lobe : SpeechLobe
+    lobe : TransformerLobe
         With or without adapters.
 
     Returns

@@ -23,7 +23,7 @@ from ser_peft.adapters.liveness import gradients, reference_states
 from ser_peft.adapters.methods import as_methods, method_name, prepare
 from ser_peft.errors import InputError
 from ser_peft.io import atomic_path
-from ser_peft.lobes.base import LeanLinear
+from ser_peft.lobes.lean import LeanLinear
 
 __all__ = ["PeftLobe", "load_adapter"]
 
@@ -39,8 +39,8 @@ class PeftLobe(torch.nn.Module):
 
     Arguments
     ---------
-    lobe : SpeechLobe
-        From `ser_peft.lobes.load_lobe`. Changed in place.
+    lobe : SpeechLobe or TextLobe
+        From `ser_peft.lobes.load_lobe` or `load_text`. Changed in place.
     method : peft.PeftConfig, BottleneckConfig, PromptConfig, str or list
         What trains: a method of PEFT (``!new:peft.LoraConfig {r: 16}``),
         one of ours, "frozen" (nothing), "full" (all that can),
@@ -104,6 +104,11 @@ class PeftLobe(torch.nn.Module):
         self.mask = mask
         self.trainable = trainable and self.methods != ["frozen"]
         self._check_layers()
+        if self.trainable and lobe.random and self.methods != ["full"]:
+            raise InputError(
+                f"method {self.method_name}: {lobe.source} starts from "
+                "scratch, so that all of it must train; use 'full'"
+            )
         carried = self._fold_in(init_from, init_merged)
         # Held until the adapters' tensors are told from these by their ids.
         base = [*lobe.model.parameters(), *lobe.model.buffers()]
@@ -176,6 +181,11 @@ class PeftLobe(torch.nn.Module):
                     self._warn_if_shifted(before, "before any training")
         for method in self.methods:
             if hasattr(method, "attach"):
+                if lobe.ffn_input is None:
+                    raise InputError(
+                        f"method {self.method_name}: {lobe.source} has no "
+                        "layers for it; use a method of peft"
+                    )
                 chosen = method.layers or self.layers
                 every = range(self.num_layers)
                 method.attach(lobe, [lobe.layers[i] for i in chosen or every])
@@ -294,13 +304,13 @@ class PeftLobe(torch.nn.Module):
         """Train mode, unless nothing trains."""
         return super().train(mode and self.trainable)
 
-    def forward(self, wav, wav_lens=None, time_mask=None):
+    def forward(self, inputs, wav_lens=None, time_mask=None):
         """Encode a batch of clips.
 
         Arguments
         ---------
-        wav : torch.Tensor
-            16 kHz mono waveforms, [B, T].
+        inputs : torch.Tensor or list of str
+            16 kHz mono waveforms, [B, T]; of a text encoder the transcripts.
         wav_lens : torch.Tensor, optional
             Lengths relative to T, [B].
         time_mask : torch.Tensor, optional
@@ -311,18 +321,21 @@ class PeftLobe(torch.nn.Module):
         hidden_states : torch.Tensor
             [L + 1, B, T', C].
         frames : torch.Tensor
-            Valid frames of each clip, [B].
+            Valid frames of each clip (tokens of each text), [B].
         """
-        masks = (time_mask, None)
+        about = () if wav_lens is None else (wav_lens,)
+        masks = {} if time_mask is None else {"time_mask": time_mask}
         if self.mask and self.training and time_mask is None:
-            frames = self.lobe.valid_frames(wav, wav_lens)
+            frames = self.lobe.valid_frames(inputs, wav_lens)
             width = self.lobe.mask_channels
-            masks = (
-                self.mask.time(frames),
-                self.mask.channels(len(wav), width, wav.device),
-            )
+            masks = {
+                "time_mask": self.mask.time(frames),
+                "channel_mask": self.mask.channels(
+                    len(inputs), width, inputs.device
+                ),
+            }
         with torch.set_grad_enabled(self.trainable and torch.is_grad_enabled()):
-            return self.lobe(wav, wav_lens, *masks)
+            return self.lobe(inputs, *about, **masks)
 
     def _tensors(self, method=None):
         """The live tensors that are saved, by name; or one method's."""

@@ -50,7 +50,9 @@ class PeftBrain(sb.Brain):
     Arguments
     ---------
     hparams : dict
-        The loaded yaml; the keys in `reads` are read.
+        The loaded yaml; the keys in `reads` are read. ``head_epochs``, where
+        present: so many epochs come first in which the encoders rest, at a
+        constant learning rate; ``modules`` may hold a ``text_encoder``.
     run_opts : dict
         SpeechBrain's run options.
     sets : dict
@@ -61,7 +63,8 @@ class PeftBrain(sb.Brain):
         "seed output_folder manifests_folder init_from "
         "modules checkpointer epoch_counter train_logger "
         "adapter_opt head_opt schedule warmup_epochs "
-        "batch_seconds max_seconds num_workers keep_best sorting".split()
+        "batch_seconds max_seconds num_workers keep_best sorting "
+        "head_epochs".split()
     )
     head_name = "head"
     """Of the module that `head_opt` trains."""
@@ -77,10 +80,21 @@ class PeftBrain(sb.Brain):
         # Kept apart from self.modules, which DDP will wrap: evaluation calls
         # these, so that ranks need not have equally many batches.
         self.encoder = self.modules.encoder
+        self.encoders = {
+            name: self.modules[name]
+            for name in ("encoder", "text_encoder")
+            if name in self.modules
+        }
         self.head = self.modules[self.head_name]
         self.sets = sets
         self.history = History()
         self.checkpointer.add_recoverable("history", self.history)
+        self.rest = hparams.get("head_epochs", 0)
+        if self.rest >= hparams["epoch_counter"].limit:
+            raise InputError(
+                f"head_epochs: {self.rest} leaves no epoch of "
+                "number_of_epochs in which the encoder trains; lower it"
+            )
         self.world = 1
         if self.distributed_launch:
             self.world = torch.distributed.get_world_size()
@@ -113,9 +127,9 @@ class PeftBrain(sb.Brain):
                 f"more than the {len(self.train_sampler)} batches of an epoch; "
                 "lower it, or batch_seconds"
             )
-        self.encoder.set_total_steps(
-            self.steps * self.hparams.epoch_counter.limit
-        )
+        epochs = self.hparams.epoch_counter.limit - self.rest
+        for encoder in self.encoders.values():
+            encoder.set_total_steps(self.steps * epochs)
         return loader
 
     def eval_loader(self, split, sets=None):
@@ -143,13 +157,18 @@ class PeftBrain(sb.Brain):
     # ------------------------------------------------------------ training
 
     def init_optimizers(self):
-        """One optimiser for the adapter, one for the head."""
+        """One optimiser for the adapters, one for the head."""
         self.optimizers_dict = {}
-        for name, module in (
-            ("adapter_opt", self.encoder),
-            ("head_opt", self.head),
+        for name, modules in (
+            ("adapter_opt", [*self.encoders.values()]),
+            ("head_opt", self.head_modules()),
         ):
-            params = [p for p in module.parameters() if p.requires_grad]
+            params = [
+                parameter
+                for module in modules
+                for parameter in module.parameters()
+                if parameter.requires_grad
+            ]
             if params:
                 try:
                     optimizer = getattr(self.hparams, name)(params)
@@ -163,6 +182,15 @@ class PeftBrain(sb.Brain):
             name: optimizer.param_groups[0]["lr"]
             for name, optimizer in self.optimizers_dict.items()
         }
+
+    def head_modules(self):
+        """What `head_opt` trains."""
+        return [self.head]
+
+    @property
+    def resting(self):
+        """Whether the encoders rest in this epoch."""
+        return self.epoch <= self.rest
 
     def on_stage_start(self, stage, epoch=None):
         """Seed a training epoch, empty the lists of an evaluation."""
@@ -181,12 +209,15 @@ class PeftBrain(sb.Brain):
         """Set the learning rates of this step."""
         step = (self.step - 1) // self.grad_accumulation_factor
         done = self.epoch - 1 + step / self.steps
-        epochs = self.hparams.epoch_counter.limit
+        if not self.resting:
+            done -= self.rest
+        epochs = self.hparams.epoch_counter.limit - self.rest
         warm = max(self.hparams.warmup_epochs, 1e-9)
         factor = min(1.0, (done + 1 / self.steps) / warm)
-        factor *= SCHEDULES[self.hparams.schedule](
-            done / epochs, [past["valid_loss"] for past in self.history]
-        )
+        if not self.resting:
+            factor *= SCHEDULES[self.hparams.schedule](
+                done / epochs, [past["valid_loss"] for past in self.history]
+            )
         for name, optimizer in self.optimizers_dict.items():
             optimizer.param_groups[0]["lr"] = self.full_lr[name] * factor
 
@@ -214,7 +245,9 @@ class PeftBrain(sb.Brain):
         if self.world > 1:
             torch.distributed.all_reduce(count)
         loss = total * self.world / count.clamp(min=1)
-        return loss + self.encoder.regularization()
+        return loss + sum(
+            encoder.regularization() for encoder in self.encoders.values()
+        )
 
     def train_loss(self):
         """Mean loss of the epoch so far, over all processes."""
@@ -251,7 +284,10 @@ class PeftBrain(sb.Brain):
             self.scaler.step(optimizer)
         self.scaler.update()
         self.optimizer_step += 1
-        self.encoder.on_step(self.optimizer_step)
+        if not self.resting:
+            step = self.optimizer_step - self.rest * self.steps
+            for encoder in self.encoders.values():
+                encoder.on_step(step)
         self.zero_grad(set_to_none=True)
 
     def costs(self):

@@ -45,7 +45,8 @@ class EmotionBrain(PeftBrain):
         manifests; the training clips of each combination of their values
         weigh the same in all; ``[emotion]`` where absent),
         ``dimension_weight`` (of the concordance loss beside the
-        cross-entropy; 1 where absent).
+        cross-entropy; 1 where absent), ``drop_text`` (share of the training
+        clips whose text is hidden, for a model that shall do without).
     run_opts : dict
         SpeechBrain's run options.
     about : dict
@@ -57,7 +58,7 @@ class EmotionBrain(PeftBrain):
     reads = PeftBrain.reads.union(
         "classes label_smoothing first_seconds augment crop wav_augment "
         "start_from_probe keep robustness fairness_columns balance "
-        "dimension_weight".split()
+        "dimension_weight drop_text".split()
     )
 
     @staticmethod
@@ -71,16 +72,16 @@ class EmotionBrain(PeftBrain):
         )
 
     def __init__(self, hparams, run_opts, about, sets):
-        methods = hparams["modules"]["encoder"].methods
+        super().__init__(hparams, run_opts, sets)
         if hparams["keep"] == "average" and any(
             getattr(method, "peft_type", None) == "ADALORA"
-            for method in methods
+            for encoder in self.encoders.values()
+            for method in encoder.methods
         ):
             raise InputError(
                 "keep: average does not go with AdaLoRA, whose checkpoints "
                 "have different ranks; use best or last"
             )
-        super().__init__(hparams, run_opts, sets)
         names = about["dimensions"]
         train = sets["train"].data
         self.model = EmotionModel(
@@ -88,6 +89,7 @@ class EmotionBrain(PeftBrain):
             self.head,
             about["classes"],
             dimensions=scale_of(values_of(train.values(), names), names),
+            text_encoder=self.encoders.get("text_encoder"),
         )
         scores = len(about["classes"]) + len(names)
         if self.model.head.outputs != scores:
@@ -189,11 +191,36 @@ class EmotionBrain(PeftBrain):
         wavs, lens = wavs.to(self.device), lens.to(self.device)
         if stage != sb.Stage.TRAIN:
             samples = (lens * wavs.shape[1]).round().long()
-            return self.model(wavs, samples)
+            return self.model(wavs, samples, batch.text)
+        texts = self.some_texts(batch.text)
         if self.hparams.augment:
+            count = len(wavs)
             wavs, lens = self.hparams.wav_augment(wavs, lens)
-        hidden, frames = self.modules.encoder(wavs, lens)
-        return self.model.rescale(self.modules.head(hidden, frames))
+            texts = texts * (len(wavs) // count)
+        return self.model.rescale(self.train_scores(wavs, lens, texts, batch))
+
+    def some_texts(self, texts):
+        """Hide the texts of a random share of the training clips."""
+        hidden = torch.rand(len(texts)) < getattr(self.hparams, "drop_text", 0)
+        pairs = zip(texts, hidden.tolist(), strict=True)
+        return ["" if hide else text for text, hide in pairs]
+
+    def train_scores(self, wavs, lens, texts, batch):
+        """What the head says of a training batch."""
+        return self.modules.head(*self.encode(wavs, lens, texts))
+
+    def encode(self, wavs, lens, texts):
+        """Hidden states and lengths of the audio, then of the text if any."""
+        # Not through DDP where nothing is to be learned.
+        modules = self.encoders if self.resting else self.modules
+        with torch.set_grad_enabled(not self.resting):
+            if self.resting:
+                for encoder in self.encoders.values():
+                    encoder.eval()
+            states = modules["encoder"](wavs, lens)
+            if "text_encoder" in self.encoders:
+                states += modules["text_encoder"](texts)
+        return states
 
     def compute_objectives(self, predictions, batch, stage):
         """Weighted cross-entropy and concordance, over the global batch."""
@@ -228,7 +255,19 @@ class EmotionBrain(PeftBrain):
         if dimensions:
             ccc_loss = concordance_loss(values, truth)
             loss = loss + self.dimension_weight * ccc_loss
-        return self.train_objective(loss.sum(), len(loss))
+        return self.train_objective(self.clip_losses(loss, logits), len(loss))
+
+    def clip_losses(self, loss, logits):
+        """Sum of what is to be minimised over a training batch.
+
+        Arguments
+        ---------
+        loss : torch.Tensor
+            By the labels, [B].
+        logits : torch.Tensor
+            [B, classes].
+        """
+        return loss.sum()
 
     # ---------------------------------------------------------- evaluation
 
@@ -293,7 +332,7 @@ class EmotionBrain(PeftBrain):
                 "train first"
             )
         # Nothing else is loaded: the history stays that of all epochs.
-        for name in ("encoder", "head"):
+        for name in (*self.encoders, "head"):
             load_mean(
                 getattr(self.model, name),
                 [checkpoint.paramfiles[name] for checkpoint in chosen],

@@ -1,10 +1,18 @@
-"""What is trained: cross-entropy over classes, concordance of dimensions."""
+"""What is trained, besides the cross-entropy over classes."""
 
 from collections import Counter
 
-from ser_peft.errors import InputError
+from torch.nn.functional import kl_div
 
-__all__ = ["clip_weights", "concordance_loss"]
+from ser_peft.errors import InputError
+from ser_peft.heads import masked_mean
+
+__all__ = [
+    "clip_weights",
+    "concordance_loss",
+    "distillation_losses",
+    "feature_losses",
+]
 
 
 def clip_weights(manifests, columns):
@@ -90,3 +98,53 @@ def concordance_loss(predicted, truth):
     # All the same and right is a spread of zero.
     ccc = 2 * (x * y).mean(0) / spread.clamp(min=1e-12)
     return 1 - ccc.mean()
+
+
+def distillation_losses(logits, taught, temperature):
+    """How far softened scores are from a teacher's, clip by clip.
+
+    Arguments
+    ---------
+    logits, taught : torch.Tensor
+        The student's and the teacher's, [B, classes].
+    temperature : float
+        Divides both. The loss is multiplied by its square, which keeps the
+        gradients' size.
+
+    Returns
+    -------
+    torch.Tensor
+        Kullback-Leibler divergence of the student from the teacher, [B].
+        Paper: Hinton et al. 2015, "Distilling the knowledge in a neural
+        network".
+
+    Example
+    -------
+    >>> import torch
+    >>> same = torch.tensor([[1.0, 2.0]])
+    >>> distillation_losses(same, same, 2.0)
+    tensor([0.])
+    """
+    student = (logits.float() / temperature).log_softmax(1)
+    teacher = (taught.float() / temperature).log_softmax(1)
+    losses = kl_div(student, teacher, reduction="none", log_target=True)
+    return temperature**2 * losses.sum(1)
+
+
+def feature_losses(features, taught, lengths):
+    """Mean squared difference from a teacher's features, clip by clip.
+
+    Arguments
+    ---------
+    features, taught : torch.Tensor
+        The student's and the teacher's, [B, T, D].
+    lengths : torch.Tensor
+        Valid ones, [B].
+
+    Returns
+    -------
+    torch.Tensor
+        Over all valid ones and all channels, [B].
+    """
+    squares = (features.float() - taught.float()).square()
+    return masked_mean(squares, lengths).mean(1)

@@ -16,6 +16,8 @@ CHOICES = {
     "init_merged": (False, True),
     "labels": ("clusters", "random"),
     "robustness": (False, True),
+    "features": ("text", "audio", "fused"),
+    "cache_teacher": (False, True),
     "precision": ("fp32", "bf16", "fp16"),
 }
 WHOLE = {
@@ -26,6 +28,7 @@ WHOLE = {
     "num_workers": (0, math.inf),
     "fold": (1, math.inf),
     "layer": (1, math.inf),
+    "head_epochs": (0, math.inf),
 }
 REAL = {
     "adapter_lr": (0, math.inf),
@@ -38,6 +41,10 @@ REAL = {
     "max_seconds": (0.1, math.inf),
     "first_seconds": (0.1, math.inf),
     "crop": (0.1, 1),
+    "drop_text": (0, 1),
+    "kd_weight": (0, 1),
+    "temperature": (0.01, math.inf),
+    "feature_weight": (0, math.inf),
 }
 
 

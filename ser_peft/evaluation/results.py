@@ -63,16 +63,17 @@ def run_results(about, valid, measured, groups, model, **more):
         },
         "test_speakers": sorted(set(measured["speaker"])),
         "trainable_parameters": {
-            name: sum(p.numel() for p in module.parameters() if p.requires_grad)
-            for name, module in (
-                ("adapter", model.encoder),
-                ("head", model.head),
-            )
+            "adapter": _trainable(model) - _trainable(model.head),
+            "head": _trainable(model.head),
         },
         "total_parameters": sum(p.numel() for p in model.parameters()),
         **more,
         "versions": versions(),
     }
+
+
+def _trainable(module):
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
 
 def versions():

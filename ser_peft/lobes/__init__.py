@@ -1,10 +1,10 @@
-"""Speech encoders that are right for short, padded clips."""
-
-from transformers import AutoConfig
+"""Encoders of speech that are right for short, padded clips; and of text."""
 
 from ser_peft.errors import InputError
 from ser_peft.lobes.base import SpeechLobe, lengths_in_samples
+from ser_peft.lobes.configs import config_folder, config_of, read_config
 from ser_peft.lobes.masks import SpanMask
+from ser_peft.lobes.text import FAMILIES, TextLobe
 from ser_peft.lobes.wav2vec2 import Wav2Vec2Lobe
 from ser_peft.lobes.wavlm import WavLMLobe
 from ser_peft.lobes.whisper import WhisperLobe
@@ -12,12 +12,14 @@ from ser_peft.lobes.whisper import WhisperLobe
 __all__ = [
     "SpanMask",
     "SpeechLobe",
+    "TextLobe",
     "Wav2Vec2Lobe",
     "WavLMLobe",
     "WhisperLobe",
     "lengths_in_samples",
     "load_lobe",
-    "read_config",
+    "load_text",
+    "shapes",
 ]
 
 LOBES = {
@@ -28,7 +30,7 @@ LOBES = {
 }
 
 
-def load_lobe(source, save_path="", depth=None, **kwargs):
+def load_lobe(source, save_path="", **kwargs):
     """Load the encoder of a checkpoint, whichever of the four it is.
 
     Arguments
@@ -38,10 +40,9 @@ def load_lobe(source, save_path="", depth=None, **kwargs):
         safetensors weights.
     save_path : str
         Where downloads are kept.
-    depth : int, optional
-        Keep so many of the lowest transformer layers; all where absent.
     **kwargs
-        See `SpeechLobe`.
+        See `TransformerLobe`, as ``depth``: how many of the lowest layers
+        are kept.
 
     Returns
     -------
@@ -55,46 +56,69 @@ def load_lobe(source, save_path="", depth=None, **kwargs):
         If there is no such checkpoint or it is no speech encoder.
     """
     config = read_config(source, save_path)
-    lobe = LOBES[config.model_type](str(source), save_path, **kwargs)
-    if depth is not None:
-        lobe.truncate(depth)
-    return lobe
-
-
-def read_config(source, save_path=""):
-    """Read the configuration of a speech encoder.
-
-    Arguments
-    ---------
-    source, save_path
-        See `load_lobe`.
-
-    Returns
-    -------
-    transformers.PretrainedConfig
-        Its `model_type` is one of `LOBES`.
-
-    Raises
-    ------
-    InputError
-        If there is no such checkpoint or it is no speech encoder.
-    """
-    source = str(source)
-    try:
-        config = AutoConfig.from_pretrained(
-            source,
-            cache_dir=str(save_path) or None,
-            trust_remote_code=False,
-        )
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"backbone {source}: cannot be read ({reason}); give a Hugging "
-            "Face id or a folder with config.json and model.safetensors"
-        ) from error
     if config.model_type not in LOBES:
         raise InputError(
             f"backbone {source}: '{config.model_type}' is not a speech "
             f"encoder; give one of {', '.join(sorted(LOBES))}"
         )
-    return config
+    return LOBES[config.model_type](str(source), save_path, **kwargs)
+
+
+def load_text(source, save_path="", **kwargs):
+    """Load a text encoder and its tokenizer.
+
+    Arguments
+    ---------
+    source, save_path, **kwargs
+        See `load_lobe`.
+
+    Returns
+    -------
+    TextLobe
+        Takes a list of texts, gives all hidden states and their numbers of
+        tokens.
+
+    Raises
+    ------
+    InputError
+        If there is no such checkpoint or it is no text encoder.
+    """
+    config = read_config(source, save_path)
+    if config.model_type not in FAMILIES:
+        raise InputError(
+            f"backbone {source}: '{config.model_type}' is not a text encoder; "
+            f"give one of {', '.join(sorted(FAMILIES))}"
+        )
+    return TextLobe(str(source), save_path, **kwargs)
+
+
+def shapes(backbone, depth=None):
+    """The lobe of a backbone as shapes: no weights, no memory, no network.
+
+    Arguments
+    ---------
+    backbone : str or Path
+        Hugging Face id or local folder, of speech or of text; ids that are
+        not in `ser_peft.lobes.configs.KNOWN` are looked up on the hub.
+    depth : int, optional
+        How many of its layers; all where absent.
+
+    Returns
+    -------
+    SpeechLobe or TextLobe
+        On torch's meta device. `PeftLobe` takes it where nothing has to be
+        computed, that is with ``trainable=False``.
+
+    Example
+    -------
+    >>> lobe = shapes("openai/whisper-tiny")
+    >>> sum(p.numel() for p in lobe.parameters())
+    8208384
+    """
+    text = config_of(backbone).model_type in FAMILIES
+    with config_folder(backbone) as folder:
+        lobe = (load_text if text else load_lobe)(
+            folder, weights=False, depth=depth
+        )
+    lobe.source = str(backbone)
+    return lobe

@@ -37,8 +37,6 @@ class WhisperLobe(SpeechLobe):
 
     def __init__(self, source, save_path="", **kwargs):
         super().__init__(source, save_path, **kwargs)
-        # The decoder would triple the memory and catch adapters' targets.
-        self.model = self.model.get_encoder()
         self.max_samples = 2 * HOP * self.config.max_source_positions
         self.model.embed_positions.requires_grad_(False)
         filters = self.extractor.mel_filters
@@ -48,6 +46,11 @@ class WhisperLobe(SpeechLobe):
         self.register_buffer(
             "window", torch.hann_window(N_FFT), persistent=False
         )
+
+    def _from_pretrained(self, *args, **kwargs):
+        """Keep the encoder; the decoder would triple the memory."""
+        super()._from_pretrained(*args, **kwargs)
+        self.model = self.model.get_encoder()
 
     @property
     def extractor(self):

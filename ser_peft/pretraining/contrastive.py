@@ -12,7 +12,7 @@ from transformers import Wav2Vec2ForPreTraining
 
 from ser_peft.checkpoints import SafeModule
 from ser_peft.errors import InputError
-from ser_peft.lobes.base import quiet
+from ser_peft.lobes.transformer import quiet
 
 __all__ = ["ContrastiveObjective", "sample_negatives"]
 

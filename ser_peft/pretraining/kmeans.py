@@ -16,7 +16,7 @@ import torch
 from tqdm import tqdm
 
 from ser_peft.errors import InputError
-from ser_peft.lobes.base import one_dnn_linear
+from ser_peft.lobes.lean import one_dnn_linear
 
 __all__ = ["assign", "inertia", "kmeans", "lloyd"]
 

@@ -20,7 +20,7 @@ from transformers import (
 
 from ser_peft.errors import InputError
 from ser_peft.lobes import lengths_in_samples, load_lobe
-from ser_peft.lobes.base import LeanDropout, LeanLinear
+from ser_peft.lobes.lean import LeanDropout, LeanLinear
 
 LAYERS, WIDTH = 2, 32
 

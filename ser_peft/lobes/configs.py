@@ -1,19 +1,23 @@
-"""Known backbones: their configurations and shapes, without any weights."""
+"""Configurations of encoders: read, or known without any file."""
 
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from transformers import (
+    AutoConfig,
+    BertConfig,
+    DistilBertConfig,
     HubertConfig,
+    RobertaConfig,
     Wav2Vec2Config,
     WavLMConfig,
     WhisperConfig,
 )
 
-from ser_peft.lobes import load_lobe, read_config
+from ser_peft.errors import InputError
 
-__all__ = ["KNOWN", "config_of", "shapes"]
+__all__ = ["KNOWN", "config_folder", "config_of", "read_config"]
 
 _LARGE = {
     "hidden_size": 1024,
@@ -44,7 +48,34 @@ _WHISPERS = {
     "medium": (1024, 24),
 }
 
+
+def _bert(layers, width):
+    return BertConfig, {
+        "num_hidden_layers": layers,
+        "hidden_size": width,
+        "num_attention_heads": width // 64,
+        "intermediate_size": 4 * width,
+    }
+
+
+_ROBERTA = {
+    "vocab_size": 50265,
+    "max_position_embeddings": 514,
+    "type_vocab_size": 1,
+}
+
 KNOWN = {
+    "google-bert/bert-base-uncased": (BertConfig, {}),
+    "google-bert/bert-large-uncased": _bert(24, 1024),
+    "distilbert/distilbert-base-uncased": (DistilBertConfig, {}),
+    "FacebookAI/roberta-base": (RobertaConfig, _ROBERTA),
+    **{
+        f"google/bert_uncased_L-{layers}_H-{width}_A-{width // 64}": _bert(
+            layers, width
+        )
+        for layers in (2, 4, 6, 8, 10, 12)
+        for width in (128, 256, 512, 768)
+    },
     "facebook/wav2vec2-base": (Wav2Vec2Config, {}),
     "facebook/wav2vec2-base-960h": (Wav2Vec2Config, {}),
     "facebook/wav2vec2-large": (Wav2Vec2Config, _LARGE),
@@ -76,6 +107,40 @@ Shapes only: dropout rates and the like are not those of the checkpoint.
 """
 
 
+def read_config(source, save_path=""):
+    """Read the configuration of a checkpoint.
+
+    Arguments
+    ---------
+    source : str or Path
+        Hugging Face id or local folder.
+    save_path : str
+        Where downloads are kept.
+
+    Returns
+    -------
+    transformers.PretrainedConfig
+        As it says.
+
+    Raises
+    ------
+    InputError
+        If there is no such checkpoint.
+    """
+    try:
+        return AutoConfig.from_pretrained(
+            str(source),
+            cache_dir=str(save_path) or None,
+            trust_remote_code=False,
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"backbone {source}: cannot be read ({reason}); give a Hugging "
+            "Face id or a folder with config.json and model.safetensors"
+        ) from error
+
+
 def config_of(backbone):
     """Configuration of a backbone, from this module where it is known.
 
@@ -92,7 +157,7 @@ def config_of(backbone):
     Raises
     ------
     InputError
-        If there is no such backbone or it is no speech encoder.
+        If there is no such backbone.
 
     Example
     -------
@@ -123,29 +188,3 @@ def config_folder(backbone):
         text = config_of(backbone).to_json_string()
         Path(folder, "config.json").write_text(text, encoding="utf-8")
         yield folder
-
-
-def shapes(backbone):
-    """The lobe of a backbone as shapes: no weights, no memory, no network.
-
-    Arguments
-    ---------
-    backbone : str or Path
-        See `config_of`; ids that are not known are looked up on the hub.
-
-    Returns
-    -------
-    SpeechLobe
-        On torch's meta device. `PeftLobe` takes it where nothing has to be
-        computed, that is with ``trainable=False``.
-
-    Example
-    -------
-    >>> lobe = shapes("openai/whisper-tiny")
-    >>> sum(p.numel() for p in lobe.parameters())
-    8208384
-    """
-    with config_folder(backbone) as folder:
-        lobe = load_lobe(folder, weights=False)
-    lobe.source = str(backbone)
-    return lobe

@@ -1,0 +1,176 @@
+"""Distillation: a student learns from labels and from a teacher."""
+
+from speechbrain.utils.distributed import if_main_process, run_on_main
+from tqdm import tqdm
+
+from ser_peft.brains.emotion import EmotionBrain
+from ser_peft.brains.objectives import distillation_losses, feature_losses
+from ser_peft.distillation import Lessons, Projector, Teacher, features_of
+from ser_peft.errors import InputError
+
+__all__ = ["DistillBrain"]
+
+
+class DistillBrain(EmotionBrain):
+    """Trains a student on labels, a teacher's scores and its features.
+
+    The loss of a clip is ``(1 - kd_weight)`` of the cross-entropy,
+    ``kd_weight`` of the divergence from the teacher's scores at
+    ``temperature``, and ``feature_weight`` of the mean squared difference
+    of the features; DistilSER has 0.5, 2 and 1.0 of the text's tokens.
+    Papers: Hinton et al. 2015, "Distilling the knowledge in a neural
+    network"; DistilSER, doi 10.1109/ICTC62082.2024.10826904.
+
+    Arguments
+    ---------
+    hparams : dict
+        The loaded yaml. Read besides `EmotionBrain`'s keys: ``teacher``
+        (a finished run, or its ``model/`` folder), the weights above,
+        ``features`` (see `ser_peft.distillation.features_of`) and
+        ``cache_teacher``: what the teacher says of the training clips is
+        stored beside the manifests and read from there, which wants clips
+        that never change (``augment: False``).
+    run_opts, about, sets
+        See `EmotionBrain`.
+
+    Raises
+    ------
+    InputError
+        If the teacher does not fit the student or the task, or may have
+        heard those whom the student is tested on.
+    """
+
+    reads = EmotionBrain.reads.union(
+        "teacher kd_weight temperature feature_weight features "
+        "cache_teacher".split()
+    )
+
+    def __init__(self, hparams, run_opts, about, sets):
+        super().__init__(hparams, run_opts, about, sets)
+        self.teacher = self.lessons = self.kind = None
+        if not (hparams["kd_weight"] or hparams["feature_weight"]):
+            return  # the same student without a teacher
+        if not about["classes"]:
+            raise InputError(
+                "classes: 0: distillation wants classes, whose scores are to "
+                "be told"
+            )
+        self.teacher = Teacher(hparams["teacher"], about, self.device)
+        if hparams["cache_teacher"]:
+            self._check_clips()
+        if hparams["feature_weight"]:
+            self.kind = hparams["features"]
+            widths = self._widths()
+            if widths[0] != widths[1]:
+                projector = Projector(*widths).to(self.device)
+                self.modules["projector"] = projector
+                self.checkpointer.add_recoverable("projector", projector)
+
+    def _check_clips(self):
+        limit = self.hparams.max_seconds
+        longest = max(e["duration"] for e in self.sets["train"].data.values())
+        if self.hparams.augment or (limit and longest > limit):
+            raise InputError(
+                "cache_teacher: wants training clips that never change; set "
+                f"augment: False and max_seconds to at least {longest:.1f}, "
+                "or cache_teacher: False"
+            )
+
+    def _widths(self):
+        """Of the student's and of the teacher's features."""
+        models = self.model, self.teacher.model
+        if self.kind == "audio":
+            return [model.encoder.hidden_size for model in models]
+        if self.kind == "fused":
+            return [model.head.vector_size for model in models]
+        encoders = [model.text_encoder for model in models]
+        if None in encoders:
+            raise InputError(
+                "features: text: teacher and student need a text encoder; "
+                "choose audio or fused"
+            )
+        student, teacher = (e.lobe.extractor.get_vocab() for e in encoders)
+        if student != teacher:
+            raise InputError(
+                "features: text: teacher and student cut texts into other "
+                "tokens; choose audio or fused"
+            )
+        return [encoder.hidden_size for encoder in encoders]
+
+    def head_modules(self):
+        """See `PeftBrain.head_modules`."""
+        names = ("head", "projector")
+        return [self.modules[name] for name in names if name in self.modules]
+
+    # ------------------------------------------------------------ training
+
+    def on_fit_start(self):
+        """Let the teacher say everything beforehand, where it shall."""
+        if self.teacher and self.hparams.cache_teacher:
+            self.lessons = self._lessons()
+        super().on_fit_start()
+
+    def _lessons(self):
+        path = Lessons.path(
+            self.hparams.manifests_folder, self.teacher, self.about, self.kind
+        )
+        if not path.exists():
+            said = []
+            for batch in tqdm(
+                self.eval_loader("train"),
+                desc="teacher",
+                disable=not if_main_process(),
+            ):
+                wavs, lens = (part.to(self.device) for part in batch.sig)
+                lesson = self.teacher(wavs, lens, batch.text, self.kind)
+                said.append((batch.id, *(part.cpu() for part in lesson)))
+            run_on_main(Lessons.save, (path, self.gather(said)))
+        return Lessons(path, self.device)
+
+    def train_scores(self, wavs, lens, texts, batch):
+        """See `EmotionBrain.train_scores`; the teacher is asked too."""
+        if not self.teacher:
+            return super().train_scores(wavs, lens, texts, batch)
+        states = self.encode(wavs, lens, texts)
+        scores, vectors = self.modules.head(*states, with_vectors=True)
+        self.learned, _ = features_of(self.kind, states, vectors)
+        if "projector" in self.modules:
+            self.learned = self.modules.projector(self.learned)
+        if self.lessons:
+            self.lesson = self.lessons(batch.id)
+        else:
+            # The very clips that the student hears, with all that is said.
+            said = batch.text * (len(wavs) // len(batch.text))
+            self.lesson = self.teacher(wavs, lens, said, self.kind)
+        return scores
+
+    def clip_losses(self, loss, logits):
+        """See `EmotionBrain.clip_losses`."""
+        if not self.teacher:
+            return super().clip_losses(loss, logits)
+        taught, features, lengths = self.lesson
+        share = self.hparams.kd_weight
+        loss = (1 - share) * loss + share * distillation_losses(
+            logits, taught, self.hparams.temperature
+        )
+        if self.kind:
+            loss = loss + self.hparams.feature_weight * feature_losses(
+                self.learned, features, lengths
+            )
+        return loss.sum()
+
+    # ---------------------------------------------------------- evaluation
+
+    def results(self, valid, measured):
+        """See `EmotionBrain.results`; with what was distilled."""
+        results = super().results(valid, measured)
+        if self.teacher:
+            results["distillation"] = {
+                "teacher": str(self.teacher.folder.resolve()),
+                "kd_weight": self.hparams.kd_weight,
+                "temperature": self.hparams.temperature,
+                "feature_weight": self.hparams.feature_weight,
+                "features": self.kind,
+                "cached": self.lessons is not None,
+            }
+        return results

@@ -1,0 +1,114 @@
+"""Encoders of transcripts."""
+
+import torch
+from transformers import AutoTokenizer
+
+from ser_peft.errors import InputError
+from ser_peft.lobes.transformer import TransformerLobe
+
+__all__ = ["FAMILIES", "TextLobe"]
+
+_BERT = {
+    "layers_path": "encoder.layer",
+    "attention": (
+        "attention.self.query",
+        "attention.self.key",
+        "attention.self.value",
+        "attention.output.dense",
+    ),
+    "ffn": ("intermediate.dense", "output.dense"),
+}
+FAMILIES = {
+    "bert": _BERT,
+    "roberta": _BERT,
+    "electra": _BERT,
+    "distilbert": {
+        "layers_path": "transformer.layer",
+        "attention": (
+            "attention.q_lin",
+            "attention.k_lin",
+            "attention.v_lin",
+            "attention.out_lin",
+        ),
+        "ffn": ("ffn.lin1", "ffn.lin2"),
+    },
+}
+"""Model type -> where its encoder keeps things."""
+
+
+class TextLobe(TransformerLobe):
+    """BERT or one of its kin: transcripts to the states of their tokens.
+
+    See `TransformerLobe` for the arguments. Paper: Devlin et al. 2019,
+    "BERT".
+    """
+
+    not_needed = ("pooler.",)
+    extractor = None
+    """The tokenizer."""
+    no_text = "NULL"
+    """Stands for a text that is missing, as in 3M-SER."""
+
+    def __init__(self, source, save_path="", weights=True, **kwargs):
+        super().__init__(source, save_path, weights=weights, **kwargs)
+        if weights is not True:
+            return  # of shapes only nothing is asked
+        try:
+            self.extractor = AutoTokenizer.from_pretrained(
+                source,
+                cache_dir=str(save_path) or None,
+                trust_remote_code=False,
+            )
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(
+                f"backbone {source}: no tokenizer ({reason}); give a folder "
+                "that has tokenizer.json too"
+            ) from error
+
+    def override_config(self, config):
+        """Take the family's layout; SpeechBrain's hook."""
+        for name, value in FAMILIES[config.model_type].items():
+            setattr(self, name, value)
+        return config
+
+    def dummy(self, device):
+        """Two texts of different length, as arguments of `forward`."""
+        return (["I told you so.", "No"],)
+
+    def forward(self, texts):
+        """Encode transcripts.
+
+        Arguments
+        ---------
+        texts : list of str
+            One a clip. Those beyond the encoder's length are cut; an empty
+            one counts as missing.
+
+        Returns
+        -------
+        hidden_states : torch.Tensor
+            [L + 1, B, S, C]; index 0 is what enters the first layer.
+        tokens : torch.Tensor
+            Valid tokens of each text, [B].
+        """
+        tokens = self.extractor(
+            [text or self.no_text for text in texts],
+            padding=True,
+            truncation=True,
+            max_length=self.max_tokens,
+            return_tensors="pt",
+        ).to(self.backbone.device)
+        states = self.backbone(
+            input_ids=tokens["input_ids"],
+            attention_mask=tokens["attention_mask"],
+            output_hidden_states=True,
+        ).hidden_states
+        return torch.stack(states), tokens["attention_mask"].sum(1)
+
+    @property
+    def max_tokens(self):
+        """Longest input, special tokens included."""
+        positions = self.config.max_position_embeddings
+        # RoBERTa's positions count from behind the padding's.
+        return positions - 2 * (self.config.model_type == "roberta")
