@@ -20,13 +20,15 @@ from ser_peft.corpora.protocols import (
     SPLITS,
     check_splits,
     classes_of,
+    describe_leaks,
     fingerprint,
     has_all,
+    leaks,
     relabel,
-    shared_speakers,
 )
 from ser_peft.errors import InputError
 from ser_peft.io import write_json
+from ser_peft.text import GOLD, clean_text
 
 __all__ = [
     "batch_sampler",
@@ -126,7 +128,7 @@ def prepare(
         chosen = [(utterance, None) for utterance in utterances]
     chosen = _rated(chosen, dimensions, corpus)
     labels = {utterance.id: label for utterance, label in chosen}
-    splits = deal.deal([u for u, _ in chosen], fold)
+    splits = deal.deal([u for u, _ in chosen], fold, labels)
     write_manifests(splits, labels, save_folder, request)
 
 
@@ -159,7 +161,7 @@ def choose(corpus, data_folder, classes):
     class_set : dict
         The corpus's label -> class, none for 0.
     protocols : dict
-        Name -> `Folds`.
+        Name -> `Folds` or `RandomSplit`.
     utterances : list of Utterance or None
         The corpus, if it had to be read for these.
     content : str or None
@@ -218,8 +220,9 @@ def write_manifests(splits, labels, save_folder, about, roots=None):
     save_folder : str or Path
         Gets one JSON a split and ``protocol.json``, written last.
     about : dict
-        What `protocol.json` says besides the hash; ``data_folder`` and
-        ``classes`` are needed here, see `read_manifests` for the rest.
+        What `protocol.json` says besides the hash and, where speakers are
+        shared, the `leaks`; ``data_folder`` and ``classes`` are needed here,
+        see `read_manifests` for the rest.
     roots : dict, optional
         Corpus -> its folder, where utterances have a label ``corpus``: what
         is known of its audio is shared with the corpus's own manifests.
@@ -234,12 +237,14 @@ def write_manifests(splits, labels, save_folder, about, roots=None):
     for split, utterances in splits.items():
         manifests[split] = {}
         for u in utterances:
+            text = (u.text or "").strip()
             entry = {
                 "wav": "{data_root}/" + os.path.relpath(u.wav, root),
                 "speaker": u.speaker,
                 "emotion": labels[u.id],
                 "gender": u.gender,
-                "text": u.text,
+                "text": text or None,
+                "text_source": GOLD if text else None,
             }
             # Age, intensity, arousal: whatever else the corpus says.
             entry |= {
@@ -255,11 +260,11 @@ def write_manifests(splits, labels, save_folder, about, roots=None):
     dimensions = about.get("dimensions", ())
     check_splits(manifests, about["classes"], shares, dimensions)
     if shares:
-        shared = shared_speakers(manifests)
+        about = {**about, "leaks": leaks(manifests)}
         logger.warning(
-            "%s, %s: %d of %d test speakers are also in train: the scores "
-            "are not those of unheard speakers", about["corpus"],
-            about["protocol"], *shared,
+            "%s, %s: training hears %s: the scores are not those of unheard "
+            "speakers", about["corpus"], about["protocol"],
+            describe_leaks(about["leaks"]),
         )  # fmt: skip
     everything = {u.id: str(u.wav) for us in splits.values() for u in us}
     by_root = defaultdict(list)
@@ -361,7 +366,8 @@ def datasets(folder, max_seconds=None, crop=1.0, first_seconds=None, hop=1):
         Split -> DynamicItemDataset with ``id``, ``sig`` (16 kHz mono, [T]),
         ``start`` (its first sample's place in the clip),
         ``label`` (index into the classes, -1 without them), ``values`` (of
-        the dimensions, [D]), ``speaker`` and ``duration``.
+        the dimensions, [D]), ``text`` (cleaned; empty where there is none),
+        ``speaker`` and ``duration``.
     """
     about, manifests = read_manifests(folder)
     index = {name: i for i, name in enumerate(about["classes"])}
@@ -394,10 +400,17 @@ def datasets(folder, max_seconds=None, crop=1.0, first_seconds=None, hop=1):
         def values(id_, entries=entries):
             return [float(entries[id_][name]) for name in about["dimensions"]]
 
+        # A key of some entries only would be one of all or none.
+        said = {
+            key: {**entry, "text": clean_text(entry.get("text", ""))}
+            for key, entry in entries.items()
+        }
         sets[split] = DynamicItemDataset(
-            entries,
+            said,
             dynamic_items=[audio, label, values],
-            output_keys=["id", "sig", "start", "label", "values", "speaker"],
+            output_keys=[
+                *("id", "sig", "start", "label", "values", "text", "speaker")
+            ],
         )
     return about, sets
 

@@ -139,8 +139,9 @@ def prepare_pool(
         kept = _named(name, relabel, utterances, class_set, deals[name].label)
         labels |= {f"{name}/{u.id}": label for u, label in kept}
         dealt = _named(
-            name, deals[name].deal, [u for u, _ in kept], folds[name]
-        )
+            name, deals[name].deal, [u for u, _ in kept], folds[name],
+            {u.id: label for u, label in kept},
+        )  # fmt: skip
         for split in SPLITS:
             if name in (tested if split == "test" else trained):
                 splits[split] += [_of(name, u) for u in dealt[split]]

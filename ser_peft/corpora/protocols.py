@@ -4,17 +4,22 @@ import hashlib
 from dataclasses import dataclass, field
 from math import isfinite
 
+from sklearn.model_selection import train_test_split
+
 from ser_peft.errors import InputError
+from ser_peft.text import clean_text
 
 __all__ = [
     "Folds",
+    "RandomSplit",
     "check_splits",
     "class_sets",
     "classes_of",
+    "describe_leaks",
     "fingerprint",
     "has_all",
+    "leaks",
     "relabel",
-    "shared_speakers",
 ]
 
 SPLITS = ("train", "valid", "test")
@@ -69,7 +74,7 @@ class Folds:
         """Number of folds; they count from 1."""
         return len(self.test)
 
-    def deal(self, utterances, fold):
+    def deal(self, utterances, fold, labels=None):
         """Split utterances.
 
         Arguments
@@ -78,6 +83,8 @@ class Folds:
             The whole corpus.
         fold : int
             From 1.
+        labels : dict, optional
+            Utterance id -> class; of no matter here.
 
         Returns
         -------
@@ -89,10 +96,7 @@ class Folds:
         InputError
             If there is no such fold.
         """
-        if fold not in range(1, self.folds + 1):
-            raise InputError(
-                f"--fold={fold}: {self.name} has folds 1 to {self.folds}"
-            )
+        _check_fold(self, fold)
         valid, test = self.valid[fold - 1], self.test[fold - 1]
         splits = {split: [] for split in SPLITS}
         for utterance in utterances:
@@ -111,6 +115,85 @@ class Folds:
             ):
                 splits["train"].append(utterance)
         return splits
+
+
+@dataclass(frozen=True)
+class RandomSplit:
+    """Utterances drawn at random, 81/9/10: what is tested leaks.
+
+    The classes have the same shares in all three. Speakers, dialogues and
+    sentences are in several: scores are comparable to papers that did the
+    same, and too good.
+
+    Arguments
+    ---------
+    name : str
+        Goes into every result.
+    seed : int
+        Of the draw.
+    label : str
+        Which of the corpus's labels is the emotion, where it has several.
+
+    Example
+    -------
+    >>> from ser_peft.corpora import Utterance
+    >>> clips = [Utterance(str(i), f"{i}.wav", "a") for i in range(100)]
+    >>> labels = {str(i): "sad" if i % 2 else "happy" for i in range(100)}
+    >>> splits = RandomSplit("demo").deal(clips, 1, labels)
+    >>> {split: len(dealt) for split, dealt in splits.items()}
+    {'train': 81, 'valid': 9, 'test': 10}
+    """
+
+    name: str
+    seed: int = 0
+    label: str = "emotion"
+
+    folds = 1
+    shares_speakers = True
+
+    def deal(self, utterances, fold, labels):
+        """Split utterances.
+
+        Arguments
+        ---------
+        utterances, fold
+            See `Folds.deal`.
+        labels : dict
+            Utterance id -> class, or None.
+
+        Returns
+        -------
+        dict
+            ``train``, ``valid`` and ``test`` lists.
+
+        Raises
+        ------
+        InputError
+            If there is no such fold, or too little of a class.
+        """
+        _check_fold(self, fold)
+        splits, rest = {}, utterances
+        for split in ("test", "valid"):
+            try:
+                rest, splits[split] = train_test_split(
+                    rest,
+                    test_size=0.1,
+                    random_state=self.seed,
+                    stratify=[str(labels[u.id]) for u in rest],
+                )
+            except ValueError as error:
+                raise InputError(
+                    f"protocol {self.name}: the utterances are too few "
+                    f"({error}); choose another one"
+                ) from error
+        return {"train": rest, "valid": splits["valid"], "test": splits["test"]}
+
+
+def _check_fold(protocol, fold):
+    if fold not in range(1, protocol.folds + 1):
+        raise InputError(
+            f"--fold={fold}: {protocol.name} has folds 1 to {protocol.folds}"
+        )
 
 
 def classes_of(class_set):
@@ -268,24 +351,73 @@ def has_all(labels, dimensions):
     return all(isinstance(v, (int, float)) and isfinite(v) for v in values)
 
 
-def shared_speakers(manifests):
-    """How many test speakers training also hears, of how many.
+def leaks(manifests):
+    """How much of what is tested training has met before.
 
     Arguments
     ---------
     manifests : dict
-        Split -> {id: entry}.
+        Split -> {id: entry}; entries have ``speaker`` and, where known,
+        ``dialogue`` and ``text``.
 
     Returns
     -------
-    tuple of int
-        Shared speakers and all test speakers.
+    dict
+        Fractions: ``speakers`` of the test speakers; of the test utterances
+        ``dialogues``, those whose dialogue trains too, ``sentences``, those
+        whose words do, and ``labelled_sentences``, those whose words do with
+        the same class. What no utterance tells is left out.
+
+    Example
+    -------
+    >>> a, b = ({"speaker": "a", "text": t} for t in ("Yes.", "yes."))
+    >>> leaks({"train": {"1": a}, "test": {"2": b}})
+    {'speakers': 1.0, 'sentences': 1.0, 'labelled_sentences': 1.0}
     """
-    heard, test = (
-        {entry["speaker"] for entry in manifests[split].values()}
-        for split in ("train", "test")
+    kinds = {
+        "speakers": lambda entry: entry["speaker"],
+        "dialogues": lambda entry: entry.get("dialogue"),
+        "sentences": _words,
+        "labelled_sentences": lambda entry: (
+            _words(entry) and (_words(entry), entry.get("emotion"))
+        ),
+    }
+    shares = {}
+    for kind, of in kinds.items():
+        train, test = (
+            [of(entry) for entry in manifests[split].values()]
+            for split in ("train", "test")
+        )
+        if kind == "speakers":  # one utterance of theirs is as good as all
+            test = list(set(test))
+        known = set(train) - {None}
+        if any(value is not None for value in test):
+            shares[kind] = sum(v in known for v in test) / len(test)
+    return shares
+
+
+def describe_leaks(shares):
+    """What `leaks` found, in words.
+
+    Example
+    -------
+    >>> describe_leaks({"speakers": 1.0, "sentences": 0.256})
+    '100% of the test speakers; of the test utterances: words 26%'
+    """
+    names = {
+        "dialogues": "dialogue",
+        "sentences": "words",
+        "labelled_sentences": "words with the same class",
+    }
+    said = f"{shares['speakers']:.0%} of the test speakers"
+    rest = [f"{n} {shares[k]:.0%}" for k, n in names.items() if k in shares]
+    return (
+        f"{said}; of the test utterances: {', '.join(rest)}" if rest else said
     )
-    return len(heard & test), len(test)
+
+
+def _words(entry):
+    return clean_text(entry.get("text", "")).casefold() or None
 
 
 def fingerprint(manifests):

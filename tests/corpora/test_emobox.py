@@ -89,7 +89,7 @@ def test_shared_speakers_are_counted(small, tmp_path, caplog):
         caplog.text
     )
     prepare("emobox:clips", small, tmp_path)
-    assert "1 of 1 test speakers are also in train" in caplog.text
+    assert "training hears 100% of the test speakers" in caplog.text
     assert read_manifests(tmp_path)[0]["corpus"] == "emobox:clips"
 
 

@@ -105,7 +105,7 @@ def test_folds(tree, classes, request):
         "improvised": (sessions, sessions[1:] + sessions[:1]),
         "released": ([sessions[4]], [sessions[3]]),
     }
-    assert list(iemocap.PROTOCOLS) == list(expected)
+    assert list(iemocap.PROTOCOLS) == [*expected, "distilser"]
     for name, (test, valid) in expected.items():
         dealt = folds(
             iemocap.PROTOCOLS[name], turns, iemocap.CLASS_SETS[classes]
@@ -121,6 +121,57 @@ def test_improvised_turns_alone(release):
     splits = iemocap.PROTOCOLS["improvised"].deal(turns, 2)
     dealt = [turn.id for split in splits.values() for turn in split]
     assert sorted(dealt) == [turn.id for turn in turns if "impro" in turn.id]
+
+
+def test_distilsers_random_split(release):
+    kept = relabel(iemocap.read(release), iemocap.CLASS_SETS[4])
+    labels = {turn.id: label for turn, label in kept}
+    protocol = iemocap.PROTOCOLS["distilser"]
+    turns = [turn for turn, _ in kept]
+    splits = protocol.deal(turns, 1, labels)
+    counts = {
+        split: [
+            [labels[turn.id] for turn in dealt].count(name)
+            for name in ("angry", "happy", "sad", "neutral")
+        ]
+        for split, dealt in splits.items()
+    }
+    assert counts == {
+        "train": [894, 1325, 877, 1383],
+        "valid": [99, 147, 98, 154],
+        "test": [110, 164, 109, 171],
+    }
+    dealt = [turn for split in splits.values() for turn in split]
+    assert sorted(turn.id for turn in dealt) == sorted(labels)
+    assert protocol.deal(turns, 1, labels) == splits
+    with pytest.raises(InputError, match="fold=2: distilser has folds 1 to 1"):
+        protocol.deal(turns, 2, labels)
+
+
+def test_a_random_split_says_what_it_leaks(small, tmp_path, caplog):
+    prepare("iemocap", small, tmp_path, 4, protocol="distilser")
+    about, manifests = read_manifests(tmp_path)
+    assert about["shares_speakers"]
+    # The ten speakers have 4 utterances each, the transcript is the label.
+    assert about["leaks"] == dict.fromkeys(
+        ("speakers", "dialogues", "sentences", "labelled_sentences"), 1.0
+    )
+    assert (
+        "iemocap, distilser: training hears 100% of the test speakers; of the "
+        "test utterances: dialogue 100%, words 100%, words with the same class "
+        "100%: the scores are not" in caplog.text
+    )
+    entry = next(iter(manifests["test"].values()))
+    assert entry["text"].startswith("It is")
+    assert entry["text_source"] == "gold"
+    prepare("iemocap", small, tmp_path, 4, protocol="peft-ser")
+    about, _ = read_manifests(tmp_path)
+    assert not about["shares_speakers"] and "leaks" not in about
+
+
+def test_too_few_for_a_random_split(small, tmp_path):
+    with pytest.raises(InputError, match="distilser: the utterances are too"):
+        prepare("iemocap", small, tmp_path, 6, protocol="distilser")
 
 
 def test_class_orders():
@@ -145,6 +196,7 @@ def test_one_turn(small):
         text="It is exc.",
         labels={
             "emotion": "exc",
+            "dialogue": "Ses02F_impro05a",
             "style": "improvised",
             "valence": 2.5,
             "arousal": 3.0,
@@ -183,8 +235,9 @@ def test_windows_lines_spaces_and_no_transcripts(tmp_path):
 
 @pytest.mark.parametrize("protocol", iemocap.PROTOCOLS)
 def test_prepare(small, protocol, tmp_path):
-    fold = 1 if protocol == "released" else 5
-    prepare("iemocap", small, tmp_path, 6, fold=fold, protocol=protocol)
+    fold = min(5, iemocap.PROTOCOLS[protocol].folds)
+    classes = 4 if protocol == "distilser" else 6  # too few for 6 shares
+    prepare("iemocap", small, tmp_path, classes, fold=fold, protocol=protocol)
     about, manifests = read_manifests(tmp_path)
     assert about["protocol"] == protocol
     (entry, *_) = manifests["test"].values()

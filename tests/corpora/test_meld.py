@@ -69,7 +69,7 @@ def test_official_split(small, tmp_path, caplog):
         entries = manifests[split]
         assert {key.split("_")[0] for key in entries} == {name}
         assert {e["emotion"] for e in entries.values()} == {*about["classes"]}
-    assert "1 of 2 test speakers are also in train" in caplog.text
+    assert "training hears 50% of the test speakers" in caplog.text
 
 
 def test_videos_alone(copy):

@@ -10,6 +10,7 @@ from ser_peft.corpora.protocols import (
     check_splits,
     classes_of,
     fingerprint,
+    leaks,
     relabel,
 )
 from ser_peft.errors import InputError
@@ -119,6 +120,36 @@ def test_a_class_may_be_missing_where_nothing_is_learnt(honest):
 def test_one_class_is_none(honest, classes):
     with pytest.raises(InputError, match="at least two"):
         check_splits(honest, classes)
+
+
+def entry(speaker, **more):
+    return {"speaker": speaker, "emotion": "sad", **more}
+
+
+def test_leaks():
+    train = [
+        entry("a", dialogue="1", text="Oh [SIGH] no!"),
+        entry("b", dialogue="2"),
+    ]
+    test = [
+        entry("a", dialogue="1", text="oh no!", emotion="happy"),
+        entry("a", dialogue="3", text="Oh no!"),
+        entry("c", dialogue="2", text="[SIGH]"),
+        entry("a", text="Oh"),
+    ]
+    splits = {
+        split: dict(enumerate(entries))
+        for split, entries in (("train", train), ("test", test))
+    }
+    assert leaks(splits) == {
+        "speakers": 1 / 2,
+        "dialogues": 2 / 4,
+        "sentences": 2 / 4,
+        "labelled_sentences": 1 / 4,
+    }
+    assert leaks({split: {1: entry("a")} for split in splits}) == {
+        "speakers": 1.0
+    }
 
 
 def test_relabel():
