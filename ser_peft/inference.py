@@ -17,6 +17,7 @@ from ser_peft.heads import HEADS
 from ser_peft.io import atomic_path, write_json
 from ser_peft.lobes import load_lobe, load_text
 from ser_peft.released import find, is_name
+from ser_peft.text import clean_text
 
 __all__ = ["EmotionModel", "by_window", "load_model", "read_model"]
 
@@ -211,7 +212,7 @@ class EmotionModel(nn.Module):
                     )
                 wav = wav.float()
                 check_samples(wav, SAMPLE_RATE, name)
-            text = texts and [texts[number]]
+            text = texts and [clean_text(texts[number])]
             scores = self(wav[None].to(device), texts=text)
             answers.append(self._answer(scores[0]))
         return answers

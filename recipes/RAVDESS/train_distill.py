@@ -2,7 +2,7 @@
 """Distillation on RAVDESS: a small student of a larger model.
 
 > python train.py hparams/whisper_lora.yaml --data_folder=/data/RAVDESS
-> python train_distill.py hparams/whisper_student.yaml \
+> python train_distill.py hparams/whisper_kd.yaml \
       --data_folder=/data/RAVDESS --teacher=results/whisper_lora/fold1/8
 """
 

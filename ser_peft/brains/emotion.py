@@ -24,8 +24,10 @@ from ser_peft.evaluation.results import (
     run_results,
 )
 from ser_peft.evaluation.robustness import disturbed, talkers
+from ser_peft.fusion import FUSIONS
 from ser_peft.inference import EmotionModel, read_model
 from ser_peft.probe import fit_probe, pooled_states
+from ser_peft.text import text_sources
 
 __all__ = ["EmotionBrain"]
 
@@ -133,11 +135,15 @@ class EmotionBrain(PeftBrain):
         run : str or Path
             A finished run or its ``model/`` folder, with the same kind of
             head: with other classes or dimensions the layers that give the
-            scores start anew. A pretrained encoder has none.
+            scores start anew. A pretrained encoder has none, and a fusion
+            takes none but a fusion's.
         """
         if not (find(run).parent / "head.safetensors").exists():
             return
         folder, about = read_model(run)
+        kinds = {about["head"], type(self.head)}
+        if len(kinds) > 1 and kinds & {*FUSIONS.values()}:
+            return
         self.head.start_from_head(
             folder / "head.safetensors",
             same_scores=about["classes"] == self.model.classes
@@ -400,6 +406,13 @@ class EmotionBrain(PeftBrain):
             "average": f"mean of the {len(epochs)} best by valid "
             f"{self.chosen_by}: epochs {', '.join(map(str, epochs))}",
         }
+        more = {}
+        if text := self.model.text_encoder:
+            more["text"] = {
+                "backbone": text.lobe.source,
+                "method": text.method_name,
+                "sources": text_sources(self.sets["test"].data.values()),
+            }
         key = f"valid_{self.chosen_by.lower()}"
         best = max(
             self.history, key=lambda past: (past[key], -past["valid_loss"])
@@ -417,5 +430,6 @@ class EmotionBrain(PeftBrain):
             best_epoch=best["epoch"],
             kept=how[self.hparams.keep],
             device=self.device,
+            **more,
             **self.costs(),
         )

@@ -2,17 +2,26 @@
 
 from ser_peft.errors import InputError
 from ser_peft.lobes.base import SpeechLobe, lengths_in_samples
-from ser_peft.lobes.configs import config_folder, config_of, read_config
+from ser_peft.lobes.configs import (
+    SCRATCH,
+    config_folder,
+    config_of,
+    read_config,
+)
+from ser_peft.lobes.filterbank_cnn import FilterbankCnnLobe
 from ser_peft.lobes.masks import SpanMask
 from ser_peft.lobes.text import FAMILIES, TextLobe
+from ser_peft.lobes.vggish import VGGishLobe
 from ser_peft.lobes.wav2vec2 import Wav2Vec2Lobe
 from ser_peft.lobes.wavlm import WavLMLobe
 from ser_peft.lobes.whisper import WhisperLobe
 
 __all__ = [
+    "FilterbankCnnLobe",
     "SpanMask",
     "SpeechLobe",
     "TextLobe",
+    "VGGishLobe",
     "Wav2Vec2Lobe",
     "WavLMLobe",
     "WhisperLobe",
@@ -23,7 +32,9 @@ __all__ = [
 ]
 
 LOBES = {
+    "filterbank_cnn": FilterbankCnnLobe,
     "hubert": Wav2Vec2Lobe,
+    "vggish": VGGishLobe,
     "wav2vec2": Wav2Vec2Lobe,
     "wavlm": WavLMLobe,
     "whisper": WhisperLobe,
@@ -31,13 +42,13 @@ LOBES = {
 
 
 def load_lobe(source, save_path="", **kwargs):
-    """Load the encoder of a checkpoint, whichever of the four it is.
+    """Load a speech encoder, whichever it is.
 
     Arguments
     ---------
     source : str
         Hugging Face id or local folder, in Hugging Face layout with
-        safetensors weights.
+        safetensors weights; or "filterbank_cnn" or "vggish": from scratch.
     save_path : str
         Where downloads are kept.
     **kwargs
@@ -55,6 +66,12 @@ def load_lobe(source, save_path="", **kwargs):
     InputError
         If there is no such checkpoint or it is no speech encoder.
     """
+    if source in SCRATCH:
+        kwargs.setdefault("weights", "random")
+        with config_folder(source) as folder:
+            lobe = LOBES[source](folder, save_path, **kwargs)
+        lobe.source = source
+        return lobe
     config = read_config(source, save_path)
     if config.model_type not in LOBES:
         raise InputError(

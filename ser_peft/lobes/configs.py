@@ -16,8 +16,10 @@ from transformers import (
 )
 
 from ser_peft.errors import InputError
+from ser_peft.lobes.filterbank_cnn import FilterbankCnnConfig
+from ser_peft.lobes.vggish import VGGishConfig
 
-__all__ = ["KNOWN", "config_folder", "config_of", "read_config"]
+__all__ = ["KNOWN", "SCRATCH", "config_folder", "config_of", "read_config"]
 
 _LARGE = {
     "hidden_size": 1024,
@@ -64,7 +66,14 @@ _ROBERTA = {
     "type_vocab_size": 1,
 }
 
+SCRATCH = {
+    "filterbank_cnn": (FilterbankCnnConfig, {}),
+    "vggish": (VGGishConfig, {}),
+}
+"""What has no checkpoint anywhere: as `KNOWN`."""
+
 KNOWN = {
+    **SCRATCH,
     "google-bert/bert-base-uncased": (BertConfig, {}),
     "google-bert/bert-large-uncased": _bert(24, 1024),
     "distilbert/distilbert-base-uncased": (DistilBertConfig, {}),
