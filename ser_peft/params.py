@@ -2,6 +2,7 @@
 
 import copy
 import re
+from contextlib import ExitStack
 from io import StringIO
 from pathlib import Path
 
@@ -82,7 +83,7 @@ def methods(rank=None, bottleneck=128, length=None, targets=None):
     }
 
 
-def count(encoder, head):
+def count(encoder, head, text_encoder=None):
     """Count the parameters of a model, which need not have weights.
 
     Arguments
@@ -91,6 +92,8 @@ def count(encoder, head):
         With its method.
     head : ser_peft.heads.Head
         What trains beside it.
+    text_encoder : PeftLobe, optional
+        Counted together with the encoder.
 
     Returns
     -------
@@ -99,13 +102,14 @@ def count(encoder, head):
         ``adapter_bytes``, the size of the tensors that are exported.
         AdaLoRA is counted as it starts.
     """
-    in_head = sum(p.numel() for p in head.parameters())
+    encoders = [encoder] if text_encoder is None else [encoder, text_encoder]
+    in_head, whole = _numel(head), sum(map(_numel, encoders))
     return {
         "method": encoder.method_name,
-        "adapter": encoder.num_adapter_parameters,
+        "adapter": sum(e.num_adapter_parameters for e in encoders),
         "head": in_head,
-        "total": sum(p.numel() for p in encoder.parameters()) + in_head,
-        "adapter_bytes": encoder.num_saved_bytes,
+        "total": whole + in_head,
+        "adapter_bytes": sum(e.num_saved_bytes for e in encoders),
     }
 
 
@@ -122,7 +126,7 @@ def count_methods(
     Arguments
     ---------
     backbone : str or Path
-        Hugging Face id or local folder; see `ser_peft.backbones.shapes`.
+        Hugging Face id or local folder; see `ser_peft.lobes.shapes`.
     method : str, optional
         One of `methods`, all where absent.
     head : str
@@ -160,9 +164,7 @@ def count_methods(
             )
             row = count(encoder, head(encoder, classes, **mix))
         row |= {"backbone": str(backbone), "method": name, "settings": words}
-        rows.append(
-            row | {"encoder": sum(p.numel() for p in bare.parameters())}
-        )
+        rows.append(row | {"encoder": _numel(bare)})
     return rows
 
 
@@ -172,7 +174,8 @@ def count_recipe(hparams_file, backbone=None, classes=4):
     Arguments
     ---------
     hparams_file : str or Path
-        With the keys ``backbone``, ``lobe``, ``encoder`` and ``head``.
+        With the keys ``backbone``, ``lobe``, ``encoder`` and ``head``; where
+        there is text, ``text_backbone`` and so on.
     backbone : str, optional
         In place of the yaml's own.
     classes : int
@@ -195,14 +198,21 @@ def count_recipe(hparams_file, backbone=None, classes=4):
         if backbone is not None:
             given["backbone"] = str(backbone)
         tree = YAML().load(resolve_references(StringIO(text), given))
-        backbone = tree["backbone"]
-        with config_folder(backbone) as folder:
-            tree["lobe"] |= {"source": folder, "weights": False}
-            tree["encoder"]["trainable"] = False
+        backbone, bare = tree["backbone"], 0
+        parts = [key for key in ("text_encoder", "encoder") if key in tree]
+        with ExitStack() as stack:
+            for key in parts:
+                kind = key.removesuffix("encoder")
+                source = tree[f"{kind}backbone"]
+                lobe = tree[f"{kind}lobe"]
+                bare += _numel(shapes(source, lobe.get("depth")))
+                folder = stack.enter_context(config_folder(source))
+                lobe |= {"source": folder, "weights": False}
+                tree[key]["trainable"] = False
             if isinstance(tree["head"].get("classes"), str):
                 tree["head"]["classes"] = classes
             model = StringIO()
-            YAML().dump({key: tree[key] for key in ("encoder", "head")}, model)
+            YAML().dump({key: tree[key] for key in (*parts, "head")}, model)
             with torch.device("meta"):
                 model = load_hyperpyyaml(StringIO(model.getvalue()))
     except _NO_RECIPE as e:
@@ -210,13 +220,16 @@ def count_recipe(hparams_file, backbone=None, classes=4):
             f"--yaml {hparams_file}: cannot be counted ({e!r}); give one of a "
             "recipe's hparams/*.yaml"
         ) from e
-    encoder = sum(p.numel() for p in shapes(backbone).parameters())
     return {
         "backbone": str(backbone),
         "settings": Path(hparams_file).name,
-        "encoder": encoder,
-        **count(model["encoder"], model["head"]),
+        "encoder": bare,
+        **count(model["encoder"], model["head"], model.get("text_encoder")),
     }
+
+
+def _numel(module):
+    return sum(p.numel() for p in module.parameters())
 
 
 _NO_RECIPE = (

@@ -223,6 +223,27 @@ def test_recipe_whose_classes_have_a_name(tmp_path):
     assert heads[0]["head"] == four["head"] < heads[1]["head"]
 
 
+# BERT's 12 layers have 7,087,872 parameters each; VGGish, fusion and head
+# 74,693,828 together.
+DISTILSER = {
+    "3mser_teacher": 184_176_068,
+    "3mser_minibert_kd": 155_824_580,
+    "3mser_microbert_kd": 141_648_836,
+    "3mser_nanobert_kd": 127_473_092,
+    "3mser_picobert_kd": 113_297_348,
+    "3mser_distilbert_kd": 141_056_708,
+}
+
+
+@pytest.mark.parametrize("name", DISTILSER)
+def test_teacher_and_students_of_distilser(name):
+    path = HPARAMS.parents[1] / "IEMOCAP" / "hparams" / f"{name}.yaml"
+    row = count_recipe(path)
+    assert row["total"] == DISTILSER[name]
+    assert row["head"] == 2_552_644
+    assert row["encoder"] == row["total"] - row["head"]
+
+
 def refused(capsys, *argv):
     with pytest.raises(SystemExit) as stop:
         main(["params", *map(str, argv)])
