@@ -1,0 +1,380 @@
+"""VGGish: one vector for every 0.96 s of audio."""
+
+import hashlib
+import itertools
+import pickle
+import re
+import zipfile
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from speechbrain.dataio.dataio import length_to_mask
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    PretrainedConfig,
+    PreTrainedModel,
+    Wav2Vec2FeatureExtractor,
+)
+
+from ser_peft.errors import InputError
+from ser_peft.io import atomic_path
+from ser_peft.lobes.base import SAMPLE_RATE, SpeechLobe
+
+__all__ = [
+    "VGGISH_URL",
+    "VGGishConfig",
+    "VGGishLobe",
+    "VGGishModel",
+    "convert_vggish",
+]
+
+VGGISH_URL = (
+    "https://github.com/harritaylor/torchvggish/releases/download/v0.1/"
+    "vggish-10086976.pth"
+)
+"""Google's weights in torchvggish's file, 288 MB."""
+_SHA256 = "10086976"  # how it begins
+
+WINDOW, HOP, N_FFT = 400, 160, 512
+MELS, LOWEST, HIGHEST = 64, 125.0, 7500.0
+LOG_OFFSET = 0.01
+PATCH = 96  # spectra
+
+
+class VGGishConfig(PretrainedConfig):
+    """Shapes of a VGGish; the defaults are the published ones.
+
+    Arguments
+    ---------
+    conv_dim : list of list of int
+        Widths of the 3x3 convolutions, in four stages that each end in a
+        2x2 max-pooling.
+    hidden_dim : list of int
+        Widths of the dense layers in front of the last one.
+    hidden_size : int
+        Width of the last one, the embedding.
+    final_relu : bool
+        A ReLU behind the last dense layer, as torchvggish has. Google's
+        embedding, which AudioSet's PCA is made for, is what enters it.
+    pca : bool
+        AudioSet's post-processing without its rounding to 8 bits, whose
+        gradient is zero: PCA with whitening, then limits of -2 and 2.
+
+    Example
+    -------
+    >>> VGGishConfig(hidden_dim=[512]).hidden_size
+    128
+    """
+
+    model_type = "vggish"
+
+    def __init__(
+        self,
+        conv_dim=((64,), (128,), (256, 256), (512, 512)),
+        hidden_dim=(4096, 4096),
+        hidden_size=128,
+        final_relu=True,
+        pca=False,
+        **kwargs,
+    ):
+        self.conv_dim = [list(stage) for stage in conv_dim]
+        self.hidden_dim = list(hidden_dim)
+        self.hidden_size = hidden_size
+        self.final_relu = final_relu
+        self.pca = pca
+        super().__init__(**kwargs)
+
+
+class VGGishModel(PreTrainedModel):
+    """The network: patches of a log-mel spectrogram to embeddings.
+
+    Six convolutions, four max-poolings and three dense layers, 72,141,184
+    parameters with the published widths. Parameters are named as in
+    torchvggish's state dict. Paper: Hershey et al. 2017, "CNN architectures
+    for large-scale audio classification".
+
+    Arguments
+    ---------
+    config : VGGishConfig
+        Its shapes.
+    """
+
+    config_class = VGGishConfig
+    main_input_name = "input_features"
+
+    def __init__(self, config):
+        super().__init__(config)
+        stages, channels = [], 1
+        for widths in config.conv_dim:
+            for width in widths:
+                stages += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU()]
+                channels = width
+            stages.append(nn.MaxPool2d(2))
+        self.features = nn.Sequential(*stages)
+        shrunk = 2 ** len(config.conv_dim)
+        inputs = channels * (PATCH // shrunk) * (MELS // shrunk)
+        widths = [inputs, *config.hidden_dim, config.hidden_size]
+        dense = []
+        for pair in itertools.pairwise(widths):
+            dense += [nn.Linear(*pair), nn.ReLU()]
+        self.embeddings = nn.Sequential(
+            *(dense if config.final_relu else dense[:-1])
+        )
+        if config.pca:
+            width = config.hidden_size
+            self.register_buffer("pca_means", torch.zeros(width))
+            self.register_buffer("pca_eigen_vectors", torch.eye(width))
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        """He's, so that ReLU after ReLU the patches stay apart."""
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            nn.init.zeros_(module.bias)
+        elif module is self and self.config.pca:
+            nn.init.zeros_(self.pca_means)
+            nn.init.eye_(self.pca_eigen_vectors)
+
+    def forward(self, input_features):
+        """Embed patches.
+
+        Arguments
+        ---------
+        input_features : torch.Tensor
+            Log-mel spectra, [N, 96, 64].
+
+        Returns
+        -------
+        torch.Tensor
+            [N, hidden_size].
+        """
+        hidden = self.features(input_features[:, None])
+        # Channels last, as the first dense layer got them from TensorFlow.
+        hidden = self.embeddings(hidden.permute(0, 2, 3, 1).flatten(1))
+        if self.config.pca:
+            hidden = (hidden - self.pca_means) @ self.pca_eigen_vectors.T
+            hidden = hidden.clamp(-2.0, 2.0)
+        return hidden
+
+
+class VGGishLobe(SpeechLobe):
+    """VGGish: one frame for every whole 0.96 s of a clip.
+
+    What is left at a clip's end is dropped; clips of less than one frame
+    (0.975 s with the window of the last spectrum) are padded to one with
+    zeros. There are no layers, and so one hidden state, [1, B, P, 128].
+    Methods of PEFT go into the dense layers with ``targets:
+    embeddings\\.(0|2|4)``.
+
+    See `SpeechLobe` for the arguments; `convert_vggish` makes the folder.
+    Masks are not for patches and are refused.
+    """
+
+    min_samples = (PATCH - 1) * HOP + WINDOW
+    frame_hop = PATCH * HOP
+    layers = ()
+    attention = ()
+    ffn = ()
+    ffn_input = None
+    front_end = ("features",)
+
+    def __init__(self, source, save_path="", **kwargs):
+        super().__init__(source, save_path, **kwargs)
+        self.register_buffer("mel_filters", mel_filters(), persistent=False)
+        self.register_buffer(
+            "window", torch.hann_window(WINDOW), persistent=False
+        )
+
+    @property
+    def extractor(self):
+        """See `SpeechLobe`: waveforms as they are."""
+        return Wav2Vec2FeatureExtractor(do_normalize=False)
+
+    def frames(self, samples):
+        """Patches that lie in the clip."""
+        return (samples - self.min_samples) // self.frame_hop + 1
+
+    def frame_centres(self, count):
+        """See `SpeechLobe`: the middle of a patch."""
+        return super().frame_centres(count) + (self.min_samples - 1) / 2
+
+    @torch.no_grad()
+    def log_mel(self, wav, patches):
+        """Log-mel spectra in patches that do not overlap.
+
+        Magnitudes, not powers, in 64 mel bands from 125 to 7500 Hz: 25 ms
+        every 10 ms, to which log(x + 0.01) is applied.
+
+        Arguments
+        ---------
+        wav : torch.Tensor
+            [B, T].
+        patches : int
+            Of the longest clip, P.
+
+        Returns
+        -------
+        torch.Tensor
+            [B, P, 96, 64].
+        """
+        wav = wav[:, : (PATCH * patches - 1) * HOP + WINDOW].float()
+        windows = wav.unfold(1, WINDOW, HOP) * self.window.float()
+        magnitudes = torch.fft.rfft(windows, N_FFT).abs()
+        mel = (magnitudes @ self.mel_filters.float() + LOG_OFFSET).log()
+        return mel.unflatten(1, (patches, PATCH))
+
+    def embed(self, wav, lengths, frames, time_mask=None, channel_mask=None):
+        """All of it, [B, P, C]; zero beyond each clip."""
+        if time_mask is not None or channel_mask is not None:
+            raise InputError(
+                f"mask: {self.source} has patches of a second each, of which "
+                "none can be spared; leave the mask out"
+            )
+        with torch.autocast(wav.device.type, enabled=False):
+            patches = self.log_mel(wav, int(frames.max()))
+        # The patches of padding are not worth the time that they take.
+        inside = length_to_mask(frames, patches.shape[1], torch.bool)
+        embedded = self.model(patches[inside].to(self.model.dtype))
+        hidden = embedded.new_zeros(*inside.shape, embedded.shape[-1])
+        hidden[inside] = embedded
+        return hidden
+
+
+def mel_filters():
+    """Triangles with straight sides in mel, not in Hz; no DC, [257, 64]."""
+
+    def mel(hertz):
+        return 1127.0 * np.log1p(hertz / 700.0)
+
+    bins = mel(np.linspace(0, SAMPLE_RATE / 2, N_FFT // 2 + 1))[:, None]
+    edges = np.linspace(mel(LOWEST), mel(HIGHEST), MELS + 2)
+    low, centre, high = edges[:-2], edges[1:-1], edges[2:]
+    rising = (bins - low) / (centre - low)
+    falling = (high - bins) / (high - centre)
+    filters = np.maximum(0.0, np.minimum(rising, falling))
+    return torch.from_numpy(filters).float()
+
+
+def convert_vggish(source, folder, pca=None):
+    """Make the folder that `load_lobe` takes of the published weights.
+
+    Arguments
+    ---------
+    source : str or Path
+        torchvggish's ``vggish-10086976.pth``, or where to download it
+        (`VGGISH_URL`); or a safetensors file with tensors of these names.
+        Anything but safetensors is unpickled, restricted to tensors, and
+        only where its SHA-256 is that of the published file.
+    folder : str or Path
+        Gets ``config.json`` and ``model.safetensors``; replaced as a whole.
+    pca : str or Path, optional
+        AudioSet's ``vggish_pca_params.npz``: turns its post-processing on,
+        and the ReLU in front of it, which is not Google's, off.
+
+    Returns
+    -------
+    Path
+        The folder.
+
+    Raises
+    ------
+    InputError
+        If a file cannot be had or read, is not the published one, or lacks
+        a tensor.
+    """
+    if re.match(r"https?://", str(source)):
+        with TemporaryDirectory() as scratch:
+            path = Path(scratch, Path(str(source)).name)
+            try:
+                torch.hub.download_url_to_file(str(source), path)
+            except (OSError, ValueError) as error:
+                raise InputError(
+                    f"{source}: cannot be downloaded ({error}); download it "
+                    "elsewhere and give the file"
+                ) from error
+            tensors = _read(path, source)
+    else:
+        tensors = _read(Path(source), source)
+    config = VGGishConfig(
+        final_relu=pca is None,
+        pca=pca is not None,
+        architectures=["VGGishModel"],
+    )
+    if pca is not None:
+        tensors |= _read_pca(pca)
+    with torch.device("meta"):
+        expected = VGGishModel(config).state_dict()
+    for name in sorted(expected.keys() | tensors.keys()):
+        here, wanted = tensors.get(name), expected.get(name)
+        if here is None or wanted is None or here.shape != wanted.shape:
+            raise InputError(
+                f"{source}: is no VGGish ({name} is "
+                f"{_shape(here)} there and {_shape(wanted)} in it); give "
+                f"{VGGISH_URL}"
+            )
+    with atomic_path(folder) as tmp:
+        config.save_pretrained(tmp)
+        save_file(
+            {name: tensor.contiguous() for name, tensor in tensors.items()},
+            tmp / "model.safetensors",
+            metadata={"format": "pt"},
+        )
+    return Path(folder)
+
+
+def _shape(tensor):
+    return "missing" if tensor is None else list(tensor.shape)
+
+
+def _read(path, source):
+    """Tensors of the file, which came from `source`."""
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        with open(path, "rb") as file:
+            digest = hashlib.sha256()
+            while part := file.read(1 << 20):
+                digest.update(part)
+        if not digest.hexdigest().startswith(_SHA256):
+            raise InputError(
+                f"{source}: its SHA-256 is {digest.hexdigest()}, which does "
+                f"not begin with {_SHA256}: not torchvggish's file, or "
+                f"damaged; give {VGGISH_URL}, or a safetensors file"
+            )
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, SafetensorError,
+            pickle.UnpicklingError) as error:  # fmt: skip
+        raise InputError(
+            f"{source}: cannot be read ({error}); give torchvggish's "
+            "vggish-10086976.pth"
+        ) from error
+
+
+def _read_pca(path):
+    """AudioSet's matrices, by their names in `VGGishModel`."""
+    try:
+        with np.load(path) as arrays:
+            return {
+                "pca_means": torch.tensor(arrays["pca_means"])
+                .float()
+                .flatten(),
+                "pca_eigen_vectors": torch.tensor(
+                    arrays["pca_eigen_vectors"]
+                ).float(),
+            }
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise InputError(
+            f"{path}: cannot be read ({error}); give AudioSet's "
+            "vggish_pca_params.npz"
+        ) from error
+
+
+AutoConfig.register(VGGishConfig.model_type, VGGishConfig)
+AutoModel.register(VGGishConfig, VGGishModel)
