@@ -15,9 +15,16 @@ import speechbrain as sb
 import trees_a
 import trees_b
 
-from ser_peft.brains import EmotionBrain, PtaptBrain, StateBrain, TaptBrain
+from ser_peft.brains import (
+    DistillBrain,
+    EmotionBrain,
+    PtaptBrain,
+    StateBrain,
+    TaptBrain,
+)
 from ser_peft.errors import InputError
 from ser_peft.inference import load_model
+from ser_peft.lobes.vggish import VGGishConfig, VGGishModel
 from ser_peft.yamls import read_settings
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
@@ -26,7 +33,15 @@ ALL = sorted(
 )
 # Phase 1 of P-TAPT has a yaml, but no script of its own.
 PRETRAINING = [n for n in ALL if "tapt" in n and not n.endswith("states.yaml")]
-YAMLS = [name for name in ALL if "tapt" not in name]
+DISTILLED = [name for name in ALL if name.endswith("_kd.yaml")]
+# With text too, and so on a corpus that has it.
+FUSED = [
+    "IEMOCAP/hparams/3mser_teacher.yaml",
+    "IEMOCAP/hparams/wavlm_bert.yaml",
+]
+YAMLS = [
+    name for name in ALL if "tapt" not in name and name not in DISTILLED + FUSED
+]
 
 
 @pytest.fixture(scope="session")
@@ -71,6 +86,7 @@ BRAINS = {
     "states": StateBrain,
     "ptapt": PtaptBrain,
     "tapt": TaptBrain,
+    "_kd": DistillBrain,
     "": EmotionBrain,
 }
 STAND_INS = {"mms": "wav2vec2", "vft": "wav2vec2"}
@@ -180,6 +196,109 @@ def test_pretraining_yaml_runs(
     check(tmp_path / "run", recipe.lower(), "lora")
 
 
+@pytest.fixture(scope="session")
+def tiny_vggish(tmp_path_factory):
+    """Folder of a narrow VGGish with random weights."""
+    folder = tmp_path_factory.mktemp("vggish")
+    config = VGGishConfig(((4,), (4,), (8, 8), (8, 8)), (32, 32))
+    VGGishModel(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def speech_and_text(
+    corpus,
+    tiny_backbones,
+    tiny_texts,
+    tiny_vggish,
+    arguments,
+    train,
+    tmp_path_factory,
+):
+    """Function: yaml of `FUSED` -> its run, trained once."""
+    made = {}
+
+    def find(name):
+        if name not in made:
+            made[name] = tmp_path_factory.mktemp("fused") / "run"
+            threem = "3mser" in name
+            end = train(
+                arguments(
+                    made[name],
+                    name,
+                    data_folder=corpus("IEMOCAP"),
+                    manifests_folder=None,
+                    backbone=tiny_vggish if threem else tiny_backbones["wavlm"],
+                    text_backbone=tiny_texts["bert"],
+                    number_of_epochs=2,
+                    precision=None,
+                    **({"head_epochs": 1} if threem else {}),
+                )
+            )
+            assert end.code == 0, end.log
+        return made[name]
+
+    return find
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_yaml_of_speech_and_text_runs(name, speech_and_text):
+    run = speech_and_text(name)
+    check(run, "iemocap", "full" if "3mser" in name else "lora")
+    results = json.loads((run / "results.json").read_text())
+    assert results["text"]["sources"] == {"gold": results["test_utterances"]}
+
+
+@pytest.fixture(scope="session")
+def whisper_teacher(arguments, train, tmp_path_factory):
+    """A run on the miniature RAVDESS."""
+    run = tmp_path_factory.mktemp("teacher") / "run"
+    end = train(arguments(run, number_of_epochs=1))
+    assert end.code == 0, end.log
+    return run
+
+
+@pytest.mark.parametrize("name", DISTILLED)
+def test_student_yaml_runs(
+    name, corpus, tiny_backbones, tiny_texts, tiny_vggish, arguments, train,
+    speech_and_text, request, tmp_path,
+):  # fmt: skip
+    """Taught by a model of speech, or of speech and text."""
+    recipe, _, file = name.split("/")
+    family = file.split("_")[0]
+    more = {}
+    if recipe == "IEMOCAP":
+        more["teacher"] = speech_and_text(FUSED[0])
+    else:
+        more["teacher"] = request.getfixturevalue("whisper_teacher")
+    if family == "3mser":
+        student = "distilbert" if "distil" in file else "bert"
+        more |= {
+            "backbone": tiny_vggish,
+            "text_backbone": tiny_texts[student],
+            "head_epochs": 1,
+        }
+    elif family == "cnn":
+        more["backbone"] = None  # from scratch
+    else:
+        more |= {"backbone": tiny_backbones[family], "depth": 1}
+    end = train(
+        arguments(
+            tmp_path / "run",
+            name,
+            data_folder=corpus(recipe),
+            manifests_folder=None,
+            number_of_epochs=2,
+            precision=None,
+            **more,
+        ),
+        script="train_distill.py",
+    )
+    assert end.code == 0, end.log
+    whole = family in ("3mser", "cnn")
+    check(tmp_path / "run", recipe.lower(), "full" if whole else "lora")
+
+
 @pytest.mark.parametrize("family", ["wav2vec2", "hubert", "wavlm_large"])
 def test_any_backbone_fits(family, tiny_backbones, arguments, train, tmp_path):
     """The same yaml: targets and widths follow the checkpoint."""
@@ -202,7 +321,9 @@ def settings(recipe, path, *overrides):
     prepare = runpy.run_path(script)[
         f"prepare_{script.stem.removesuffix('_prepare')}"
     ]
-    stage = re.search("states|p?tapt|$", path.stem.replace("ptapt_s", "s"))[0]
+    stage = re.search("states|p?tapt|_kd|$", path.stem.replace("ptapt_s", "s"))[
+        0
+    ]
     reads = {*BRAINS[stage].reads, *signature(prepare).parameters}
     _, options, given = sb.parse_arguments([str(path), *overrides])
     return read_settings(str(path), given, reads, options)
