@@ -4,16 +4,22 @@ import itertools
 
 from ser_peft.evaluation.summary import short_name, title_of
 
-__all__ = ["comparison_table", "format_table", "group_table", "markdown"]
+__all__ = [
+    "comparison_table",
+    "format_table",
+    "group_table",
+    "markdown",
+    "spread",
+]
 
 _COLUMNS = {
     "method": lambda g: g["method"] + (g["settings"] and f" ({g['settings']})"),
     "backbone": lambda g: short_name(g["backbone"]),
-    "UA %": lambda g: _spread(g["ua"], 100, 1),
-    "WA %": lambda g: _spread(g["wa"], 100, 1),
-    "macro F1 %": lambda g: _spread(g["macro_f1"], 100, 1),
-    "weighted F1 %": lambda g: _spread(g["weighted_f1"], 100, 1),
-    "CCC": lambda g: _spread(g["ccc_mean"], 1, 3),
+    "UA %": lambda g: spread(g["ua"], 100, 1),
+    "WA %": lambda g: spread(g["wa"], 100, 1),
+    "macro F1 %": lambda g: spread(g["macro_f1"], 100, 1),
+    "weighted F1 %": lambda g: spread(g["weighted_f1"], 100, 1),
+    "CCC": lambda g: spread(g["ccc_mean"], 1, 3),
     "runs": lambda g: str(g["runs"]),
     "folds": lambda g: _folds(g),
     "seeds": lambda g: str(len(g["seeds"])),
@@ -120,7 +126,27 @@ def comparison_table(summary, title):
     return head, rows
 
 
-def _spread(metric, scale, digits):
+def spread(metric, scale, digits):
+    """Lay a mean out with what it is the mean of.
+
+    Arguments
+    ---------
+    metric : dict or None
+        `mean`, and `std` and `std_folds`, which may be None.
+    scale : float
+        100 for per cent.
+    digits : int
+        Behind the point.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> spread({"mean": 0.7, "std": 0.1, "std_folds": None}, 100, 1)
+    '70.0 ± 10.0'
+    """
     if metric is None:
         return "–"
     text = f"{scale * metric['mean']:.{digits}f}"
