@@ -361,19 +361,16 @@ def _read_pca(path):
     """AudioSet's matrices, by their names in `VGGishModel`."""
     try:
         with np.load(path) as arrays:
-            return {
-                "pca_means": torch.tensor(arrays["pca_means"])
-                .float()
-                .flatten(),
-                "pca_eigen_vectors": torch.tensor(
-                    arrays["pca_eigen_vectors"]
-                ).float(),
-            }
+            matrix, means = arrays["pca_eigen_vectors"], arrays["pca_means"]
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise InputError(
             f"{path}: cannot be read ({error}); give AudioSet's "
             "vggish_pca_params.npz"
         ) from error
+    return {
+        "pca_eigen_vectors": torch.tensor(matrix).float(),
+        "pca_means": torch.tensor(means).float().flatten(),
+    }
 
 
 AutoConfig.register(VGGishConfig.model_type, VGGishConfig)
