@@ -244,6 +244,21 @@ def test_teacher_and_students_of_distilser(name):
     assert row["encoder"] == row["total"] - row["head"]
 
 
+@pytest.mark.parametrize("recipe", ["IEMOCAP", "RAVDESS"])
+@pytest.mark.parametrize("name", ["cnn_kd", "{}_kd"])
+def test_students_are_counted_as_they_are_cut(recipe, name):
+    name = name.format({"IEMOCAP": "wavlm", "RAVDESS": "whisper"}[recipe])
+    path = HPARAMS.parents[1] / recipe / "hparams" / f"{name}.yaml"
+    row = count_recipe(path)
+    layers = {"cnn_kd": 526_592, "wavlm_kd": 37_674_704}
+    # Of four layers two are cut off.
+    layers["whisper_kd"] = 8_208_384 - 2 * 1_774_080
+    assert row["encoder"] == layers[name]
+    assert row["total"] == row["encoder"] + row["head"] + (
+        row["adapter"] if row["method"] == "lora" else 0
+    )
+
+
 def refused(capsys, *argv):
     with pytest.raises(SystemExit) as stop:
         main(["params", *map(str, argv)])

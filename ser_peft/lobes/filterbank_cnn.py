@@ -164,9 +164,10 @@ class FilterbankCnnLobe(SpeechLobe):
     def __init__(self, source, save_path="", **kwargs):
         super().__init__(source, save_path, **kwargs)
         bands = self.config.num_mel_bins
-        filters = melscale_fbanks(
-            N_FFT // 2 + 1, LOWEST, HIGHEST, bands, SAMPLE_RATE
-        )
+        with torch.device("cpu"):  # which looks at values; shapes have none
+            filters = melscale_fbanks(
+                N_FFT // 2 + 1, LOWEST, HIGHEST, bands, SAMPLE_RATE
+            )
         self.register_buffer("mel_filters", filters, persistent=False)
         self.register_buffer(
             "window", torch.hann_window(WINDOW), persistent=False
