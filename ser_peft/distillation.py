@@ -153,10 +153,20 @@ class Lessons:
         self.place = {id_: i for i, id_ in enumerate(ids)}
 
     @staticmethod
-    def path(folder, teacher, about, kind):
-        """Where they are kept: another teacher has another file."""
-        key = [hashes(teacher.folder), about["protocol_sha"], kind]
-        key = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12]
+    def path(folder, teacher, *clips):
+        """Where they are kept: another teacher has another file.
+
+        Arguments
+        ---------
+        folder : str or Path
+            Of the manifests.
+        teacher : Teacher
+            Whose they are.
+        *clips : object
+            What else decides what it says, as JSON can hold it.
+        """
+        key = json.dumps([hashes(teacher.folder), *clips])
+        key = hashlib.sha256(key.encode()).hexdigest()[:12]
         return Path(folder) / f"teacher-{key}.safetensors"
 
     @staticmethod

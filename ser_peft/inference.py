@@ -158,7 +158,8 @@ class EmotionModel(nn.Module):
     def _by_clip(self, score, wavs, lengths, texts):
         text = ()
         if self.text_encoder:
-            text = self.text_encoder(texts or [""] * len(wavs))
+            texts = _one_each(texts, wavs) or [""] * len(wavs)
+            text = self.text_encoder(texts)
         return by_window(self.encoder, wavs, lengths, score, text)
 
     def rescale(self, scores):
@@ -196,6 +197,7 @@ class EmotionModel(nn.Module):
         """
         if isinstance(recordings, (str, Path)):
             recordings = [recordings]
+        texts = _one_each(texts, recordings)
         self.eval()
         device = next(self.head.parameters()).device
         answers = []
@@ -262,6 +264,16 @@ class EmotionModel(nn.Module):
                     "dimensions": self.dimensions,
                 },
             )
+
+
+def _one_each(texts, clips):
+    """`texts`, refused unless there is one a clip, or none at all."""
+    if texts and len(texts) != len(clips):
+        raise InputError(
+            f"texts: {len(texts)} for {len(clips)} recordings; give one each, "
+            '"" where none is known'
+        )
+    return texts
 
 
 def read_model(folder, save_path=""):

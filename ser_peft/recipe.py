@@ -135,7 +135,9 @@ def _label(settings, prepare, run_opts, states):
     device = run_opts["device"]
     if states is None:
         lobe = load_lobe(
-            settings["backbone"], settings["save_folder"], settings["layer"]
+            settings["backbone"],
+            settings["save_folder"],
+            depth=settings["layer"],
         )
         encoder = PeftLobe(lobe, "frozen")
     else:

@@ -87,6 +87,7 @@ class PeftBrain(sb.Brain):
         }
         self.head = self.modules[self.head_name]
         self.sets = sets
+        self.epoch, self.steps = 1, 0
         self.history = History()
         self.checkpointer.add_recoverable("history", self.history)
         self.rest = hparams.get("head_epochs", 0)
@@ -245,6 +246,8 @@ class PeftBrain(sb.Brain):
         if self.world > 1:
             torch.distributed.all_reduce(count)
         loss = total * self.world / count.clamp(min=1)
+        if self.resting:
+            return loss
         return loss + sum(
             encoder.regularization() for encoder in self.encoders.values()
         )
@@ -267,20 +270,26 @@ class PeftBrain(sb.Brain):
 
     def optimizers_step(self):
         """Step both optimisers after clipping one norm over all gradients."""
-        for optimizer in self.optimizers_dict.values():
+        optimizers = [
+            optimizer
+            for name, optimizer in self.optimizers_dict.items()
+            # A gradient scaler takes none without gradients.
+            if not (self.resting and name == "adapter_opt")
+        ]
+        for optimizer in optimizers:
             self.scaler.unscale_(optimizer)
         if self.max_grad_norm > 0:
             torch.nn.utils.clip_grad_norm_(
                 [
                     p
-                    for optimizer in self.optimizers_dict.values()
+                    for optimizer in optimizers
                     for p in optimizer.param_groups[0]["params"]
                 ],
                 self.max_grad_norm,
             )
         if self.skip_nonfinite_grads and not self.scaler.is_enabled():
             self.check_gradients()
-        for optimizer in self.optimizers_dict.values():
+        for optimizer in optimizers:
             self.scaler.step(optimizer)
         self.scaler.update()
         self.optimizer_step += 1

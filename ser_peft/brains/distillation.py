@@ -89,7 +89,14 @@ class DistillBrain(EmotionBrain):
                 "features: text: teacher and student need a text encoder; "
                 "choose audio or fused"
             )
-        student, teacher = (e.lobe.extractor.get_vocab() for e in encoders)
+        if getattr(self.hparams, "drop_text", 0):
+            raise InputError(
+                "features: text: a text that drop_text hides has other tokens "
+                "than the teacher's; set drop_text: 0, or choose audio or fused"
+            )
+        student, teacher = (
+            (e.lobe.extractor.get_vocab(), e.lobe.max_tokens) for e in encoders
+        )
         if student != teacher:
             raise InputError(
                 "features: text: teacher and student cut texts into other "
@@ -111,8 +118,14 @@ class DistillBrain(EmotionBrain):
         super().on_fit_start()
 
     def _lessons(self):
+        texts = {k: e["text"] for k, e in self.sets["train"].data.items()}
         path = Lessons.path(
-            self.hparams.manifests_folder, self.teacher, self.about, self.kind
+            self.hparams.manifests_folder,
+            self.teacher,
+            self.about["protocol_sha"],
+            getattr(self.hparams, "first_seconds", None),
+            texts if self.teacher.model.text_encoder else None,
+            self.kind,
         )
         if not path.exists():
             said = []

@@ -84,6 +84,14 @@ class EmotionBrain(PeftBrain):
                 "keep: average does not go with AdaLoRA, whose checkpoints "
                 "have different ranks; use best or last"
             )
+        if ("text_encoder" in self.encoders) != (
+            type(self.head) in FUSIONS.values()
+        ):
+            raise InputError(
+                f"head: {type(self.head).__name__}: a text_encoder in modules "
+                f"and a head that fuses ({', '.join(FUSIONS)}) go together; "
+                "give both or none"
+            )
         names = about["dimensions"]
         train = sets["train"].data
         self.model = EmotionModel(
@@ -207,7 +215,10 @@ class EmotionBrain(PeftBrain):
 
     def some_texts(self, texts):
         """Hide the texts of a random share of the training clips."""
-        hidden = torch.rand(len(texts)) < getattr(self.hparams, "drop_text", 0)
+        share = getattr(self.hparams, "drop_text", 0)
+        if not share:
+            return texts  # and nothing drawn
+        hidden = torch.rand(len(texts)) < share
         pairs = zip(texts, hidden.tolist(), strict=True)
         return ["" if hide else text for text, hide in pairs]
 

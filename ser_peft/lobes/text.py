@@ -59,6 +59,11 @@ class TextLobe(TransformerLobe):
                 cache_dir=str(save_path) or None,
                 trust_remote_code=False,
             )
+            # transformers makes one up where there is no file.
+            if set(self.extractor.get_vocab()) <= {
+                *self.extractor.all_special_tokens
+            }:
+                raise ValueError("its vocabulary is empty")
         except (OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise InputError(
