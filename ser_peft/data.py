@@ -20,7 +20,6 @@ from ser_peft.corpora.protocols import (
     SPLITS,
     check_splits,
     classes_of,
-    describe_leaks,
     fingerprint,
     has_all,
     leaks,
@@ -261,10 +260,14 @@ def write_manifests(splits, labels, save_folder, about, roots=None):
     check_splits(manifests, about["classes"], shares, dimensions)
     if shares:
         about = {**about, "leaks": leaks(manifests)}
+        shared = [
+            f"{share:.0%} of its {kind.replace('_', ' ')}"
+            for kind, share in about["leaks"].items()
+        ]
         logger.warning(
-            "%s, %s: training hears %s: the scores are not those of unheard "
-            "speakers", about["corpus"], about["protocol"],
-            describe_leaks(about["leaks"]),
+            "%s, %s: the test set shares with train %s: the scores are not "
+            "those of unheard speakers", about["corpus"], about["protocol"],
+            ", ".join(shared),
         )  # fmt: skip
     everything = {u.id: str(u.wav) for us in splits.values() for u in us}
     by_root = defaultdict(list)

@@ -15,7 +15,6 @@ __all__ = [
     "check_splits",
     "class_sets",
     "classes_of",
-    "describe_leaks",
     "fingerprint",
     "has_all",
     "leaks",
@@ -394,26 +393,6 @@ def leaks(manifests):
         if any(value is not None for value in test):
             shares[kind] = sum(v in known for v in test) / len(test)
     return shares
-
-
-def describe_leaks(shares):
-    """What `leaks` found, in words.
-
-    Example
-    -------
-    >>> describe_leaks({"speakers": 1.0, "sentences": 0.256})
-    '100% of the test speakers; of the test utterances: words 26%'
-    """
-    names = {
-        "dialogues": "dialogue",
-        "sentences": "words",
-        "labelled_sentences": "words with the same class",
-    }
-    said = f"{shares['speakers']:.0%} of the test speakers"
-    rest = [f"{n} {shares[k]:.0%}" for k, n in names.items() if k in shares]
-    return (
-        f"{said}; of the test utterances: {', '.join(rest)}" if rest else said
-    )
 
 
 def _words(entry):

@@ -181,6 +181,16 @@ Average over all folds before comparing methods.
 {% else %}
 The interval resamples speakers.
 {% endif %}</p>
+{% if r.get("shares_speakers") %}
+<p><b>Training heard test speakers</b>: these are not scores of unheard ones.
+{% if r.get("leaks") %}
+The test set shares with train
+{% for kind, share in r.leaks.items() %}
+{{ share | percent }} of its {{ kind | replace("_", " ") }}
+{{- ", " if not loop.last else "." }}
+{% endfor %}
+{% endif %}</p>
+{% endif %}
 </section>
 
 <div class="grid">

@@ -51,6 +51,8 @@ def run_results(about, valid, measured, groups, model, **more):
     taken = "corpus protocol protocol_sha fold folds_total classes".split()
     return {
         **{key: about[key] for key in taken},
+        "shares_speakers": about.get("shares_speakers", False),
+        "leaks": about.get("leaks", {}),
         "backbone": model.encoder.lobe.source,
         "method": model.encoder.method_name,
         "head": type(model.head).__name__,

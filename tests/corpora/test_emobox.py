@@ -89,7 +89,7 @@ def test_shared_speakers_are_counted(small, tmp_path, caplog):
         caplog.text
     )
     prepare("emobox:clips", small, tmp_path)
-    assert "training hears 100% of the test speakers" in caplog.text
+    assert "shares with train 100% of its speakers" in caplog.text
     assert read_manifests(tmp_path)[0]["corpus"] == "emobox:clips"
 
 

@@ -10,6 +10,7 @@ from ser_peft.corpora import Utterance, iemocap
 from ser_peft.corpora.protocols import classes_of, relabel
 from ser_peft.data import prepare, read_manifests
 from ser_peft.errors import InputError
+from ser_peft.probe import run_probe
 
 SPEAKERS = [f"Ses0{number}{sex}" for number in range(1, 6) for sex in "FM"]
 
@@ -148,7 +149,9 @@ def test_distilsers_random_split(release):
         protocol.deal(turns, 2, labels)
 
 
-def test_a_random_split_says_what_it_leaks(small, tmp_path, caplog):
+def test_a_random_split_says_what_it_leaks(
+    small, tiny_backbones, tmp_path, caplog
+):
     prepare("iemocap", small, tmp_path, 4, protocol="distilser")
     about, manifests = read_manifests(tmp_path)
     assert about["shares_speakers"]
@@ -157,13 +160,15 @@ def test_a_random_split_says_what_it_leaks(small, tmp_path, caplog):
         ("speakers", "dialogues", "sentences", "labelled_sentences"), 1.0
     )
     assert (
-        "iemocap, distilser: training hears 100% of the test speakers; of the "
-        "test utterances: dialogue 100%, words 100%, words with the same class "
-        "100%: the scores are not" in caplog.text
+        "iemocap, distilser: the test set shares with train 100% of its "
+        "speakers, 100% of its dialogues, 100% of its sentences, 100% of its "
+        "labelled sentences: the scores are not" in caplog.text
     )
     entry = next(iter(manifests["test"].values()))
     assert entry["text"].startswith("It is")
     assert entry["text_source"] == "gold"
+    results = run_probe(tiny_backbones["whisper"], tmp_path, tmp_path / "probe")
+    assert results["shares_speakers"] and results["leaks"] == about["leaks"]
     prepare("iemocap", small, tmp_path, 4, protocol="peft-ser")
     about, _ = read_manifests(tmp_path)
     assert not about["shares_speakers"] and "leaks" not in about

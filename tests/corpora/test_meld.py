@@ -69,7 +69,7 @@ def test_official_split(small, tmp_path, caplog):
         entries = manifests[split]
         assert {key.split("_")[0] for key in entries} == {name}
         assert {e["emotion"] for e in entries.values()} == {*about["classes"]}
-    assert "training hears 50% of the test speakers" in caplog.text
+    assert "shares with train 50% of its speakers" in caplog.text
 
 
 def test_videos_alone(copy):

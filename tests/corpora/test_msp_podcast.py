@@ -98,7 +98,7 @@ def test_splits_of_known_speakers(turns, name, test):
 def test_official_split_keeps_everybody_and_says_so(small, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         prepare("msp-podcast", small, tmp_path, 4, protocol="official")
-    assert "training hears 33% of the test speakers" in caplog.text
+    assert "shares with train 33% of its speakers" in caplog.text
     _, manifests = read_manifests(tmp_path)
     speakers = Counter(e["speaker"] for e in manifests["train"].values())
     assert speakers == {"0": 2, "1": 2, "77": 1, "Unknown": 1}

@@ -191,6 +191,17 @@ def test_cost_and_honesty(run):
     assert run["command"] in text
 
 
+def test_shared_speakers_are_said(run):
+    assert "Training heard" not in shown(run)
+    run["results"] |= {"shares_speakers": True, "leaks": {}}
+    assert "Training heard test speakers" in shown(run)
+    run["results"]["leaks"] = {"speakers": 1.0, "labelled_sentences": 0.256}
+    assert (
+        "shares with train 100.0% of its speakers, 25.6% of its labelled "
+        "sentences." in shown(run)
+    )
+
+
 def test_class_table_by_hand(run):
     run["results"]["confusion"] = [[3, 1, 0], [2, 0, 0], [0, 0, 0]]
     text = shown(run)
