@@ -86,6 +86,30 @@ def _probe(args):
     )
 
 
+def _transcribe(args):
+    from ser_peft.transcribe import transcribe
+
+    counts = transcribe(
+        args.manifests,
+        args.checkpoint,
+        _device(args.device),
+        args.all,
+        args.language,
+    )
+    names = list(
+        dict.fromkeys(name for part in counts.values() for name in part)
+    )
+    width = max(map(len, names)) + 2
+    print("".ljust(width) + "".join(split.rjust(8) for split in counts))
+    for name in names:
+        print(
+            name.ljust(width)
+            + "".join(
+                str(part.get(name, 0)).rjust(8) for part in counts.values()
+            )
+        )
+
+
 def _predict(args):
     from tqdm import tqdm
 
@@ -271,6 +295,18 @@ def _parser():
     sub.add_argument("--out", help="default: MANIFESTS/probe/BACKBONE")
     sub.add_argument("--device", help="default: a GPU if there is one")
     sub.set_defaults(run=_probe)
+
+    sub = commands.add_parser(
+        "transcribe", help="write into manifests what is said, by a Whisper"
+    )
+    sub.add_argument("manifests", help="folder that `prepare` wrote")
+    sub.add_argument("checkpoint", help="Whisper: Hugging Face id or folder")
+    sub.add_argument("--language", help="as en; default: guessed, if several")
+    sub.add_argument(
+        "--all", action="store_true", help="replace transcripts that are there"
+    )
+    sub.add_argument("--device", help="default: a GPU if there is one")
+    sub.set_defaults(run=_transcribe)
 
     sub = commands.add_parser(
         "params", help="what methods train in a backbone; needs no weights"

@@ -214,6 +214,7 @@ def test_exit_codes_of_the_program(probe, tmp_path):
         [],
         ["prepare"],
         ["probe"],
+        ["transcribe"],
         ["predict"],
         ["summarize"],
         ["params"],
