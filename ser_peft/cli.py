@@ -155,6 +155,27 @@ def _summarize(args):
     _write_summary(summary, args.out, args.html)
 
 
+def _compare(args):
+    from ser_peft.evaluation.compare import compare
+    from ser_peft.evaluation.compare_page import (
+        format_comparison,
+        render_comparison,
+    )
+    from ser_peft.io import atomic_path, write_json
+
+    if args.repeats < 1:
+        raise InputError(f"--repeats {args.repeats}: give 1 or more")
+    found = compare([args.reference, *args.others], args.repeats)
+    print(format_comparison(found), end="")
+    write_json(Path(args.out) / "compare.json", found)
+    page = Path(args.out) / "compare.html"
+    with atomic_path(page) as tmp:
+        tmp.write_text(
+            render_comparison(found), "utf-8", errors="backslashreplace"
+        )
+    print(f"page: {page}")
+
+
 def _write_summary(summary, out, html):
     """As JSON and as a page, where told so."""
     from ser_peft.evaluation.summary_page import render_summary
@@ -359,6 +380,24 @@ def _parser():
     sub.add_argument("--out", help="also write this JSON file")
     sub.add_argument("--html", help="also write this page")
     sub.set_defaults(run=_summarize)
+
+    sub = commands.add_parser(
+        "compare",
+        help="models beside a reference: scores, agreement, size, latency",
+    )
+    sub.add_argument(
+        "reference",
+        help="a finished run, or a folder of one model's folds and seeds",
+    )
+    sub.add_argument("others", nargs="+", help="likewise, on the same test set")
+    sub.add_argument(
+        "--out", default="compare",
+        help="gets compare.json and compare.html (%(default)s)",
+    )  # fmt: skip
+    sub.add_argument(
+        "--repeats", type=int, default=20, help="of each timing (%(default)s)"
+    )
+    sub.set_defaults(run=_compare)
 
     sub = commands.add_parser(
         "crossval",

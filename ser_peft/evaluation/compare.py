@@ -1,0 +1,370 @@
+"""A reference model beside others: scores, agreement, size and latency."""
+
+import itertools
+import platform
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.spatial import procrustes
+from sklearn.manifold import TSNE
+from sklearn.metrics import cohen_kappa_score
+from tqdm import tqdm
+
+from ser_peft.audio import SAMPLE_RATE, read_audio
+from ser_peft.data import read_manifests
+from ser_peft.errors import InputError
+from ser_peft.evaluation.comparison import paired_bootstrap
+from ser_peft.evaluation.latency import latency
+from ser_peft.evaluation.metrics import speaker_bootstrap
+from ser_peft.evaluation.results import versions
+from ser_peft.evaluation.runs import read_runs
+from ser_peft.evaluation.summary import summarize
+from ser_peft.inference import load_model
+
+__all__ = ["METRICS", "agreement", "compare"]
+
+METRICS = ("ua", "wa", "macro_f1", "weighted_f1")
+SECONDS = 4.0
+"""Of the clips that are timed: that of a usual emotional utterance."""
+BATCHES = (1, 16)
+MAPPED = 300
+"""Utterances on the map, at most; of more it is a blur, and slow."""
+
+
+def compare(paths, repeats=20):
+    """Compare models on the same test sets: the first, and each other with it.
+
+    Arguments
+    ---------
+    paths : list of str or Path
+        Finished runs, each a model; or folders of the runs of one model on
+        several folds or with several seeds, which are averaged. Of those one
+        is timed and mapped.
+    repeats : int
+        Of each timing.
+
+    Returns
+    -------
+    dict
+        What `compare.json` holds. ``reference`` (a name), ``corpus``,
+        ``protocol``, ``folds``, ``classes``, ``warnings``, ``versions``;
+        ``models``, one dict each: ``name`` (what its path does not share with
+        the others'), ``backbone``, ``method``, ``runs``, ``folds``,
+        ``seeds``, ``text`` (of a model that reads: its backbone, method and
+        sources; else None), for each of `METRICS` a dict (``mean``, ``std`` and
+        ``std_folds`` as `summarize` has them, ``ci95`` over speakers, of all
+        test sets pooled), ``confusion`` (pooled counts), ``parameters``
+        (``total``; ``trained`` and, of that, ``adapter``), ``model_bytes``
+        (of the folder ``model/``), ``inference_bytes`` (of all tensors that
+        inference holds, the backbone's too), ``merged`` (whether the adapter
+        was folded in before it was timed), ``latency`` (see
+        `ser_peft.evaluation.latency.latency`) and ``agreement`` (see
+        `agreement`; None of the reference). ``timing`` says how: ``seconds``
+        of a clip, ``repeats``, ``processor``. ``map`` has ``ids``,
+        ``labels`` (indices of classes) and ``points``: name -> [N, 2], a
+        t-SNE of what the head's last layers score, turned towards that of
+        the reference.
+
+    Raises
+    ------
+    InputError
+        If the models were not tested on the same utterances, or something
+        that a finished run has is not there.
+
+    Example
+    -------
+    >>> found = compare(["results/teacher", "results/kd"])  # doctest: +SKIP
+    >>> found["models"][1]["agreement"]["kappa"]  # doctest: +SKIP
+    0.83
+    """
+    groups, warnings = _read(paths)
+    reference, (first, reference_runs) = next(iter(groups.items()))
+    taken = ("backbone", "method", "runs", "folds", "seeds", "model_bytes")
+    models = [
+        {
+            "name": name,
+            **{key: group[key] for key in taken},
+            "text": runs[0].get("text"),
+            **_scores(group, runs),
+            "confusion": group["pooled"]["confusion"],
+            "agreement": None
+            if name == reference
+            else agreement(reference_runs, runs),
+        }
+        for name, (group, runs) in groups.items()
+    ]
+    ones = {name: runs[0] for name, (_, runs) in groups.items()}
+    test = _utterances([*ones.values()])
+    networks = {name: load_model(_folder(run)) for name, run in ones.items()}
+    for model in models:
+        name = model["name"]
+        model |= _merge(networks[name], ones[name])
+    timed = [*itertools.islice(itertools.cycle(test), max(BATCHES))]
+    wavs = torch.stack([_lasting(u["wav"], SECONDS) for u in timed])
+    texts = [u["text"] for u in timed]
+    times = latency(networks, wavs, texts, BATCHES, repeats)
+    for model in models:
+        model["latency"] = times[model["name"]]
+    return {
+        "reference": reference,
+        **{k: first[k] for k in ("corpus", "protocol", "folds", "classes")},
+        "models": models,
+        "timing": {
+            "seconds": SECONDS,
+            "repeats": repeats,
+            "processor": platform.processor() or platform.machine(),
+        },
+        "map": {
+            "fold": reference_runs[0]["fold"],
+            "ids": [u["id"] for u in test],
+            "labels": [first["classes"].index(u["emotion"]) for u in test],
+            "points": _map(networks, test),
+        },
+        "warnings": warnings,
+        "versions": versions(),
+    }
+
+
+def agreement(reference, runs):
+    """How alike two models judge the same utterances.
+
+    Arguments
+    ---------
+    reference, runs : list of dict
+        Of `ser_peft.evaluation.runs.read_runs`. Every run goes with every
+        one of the reference on the same fold; all pairs are pooled.
+
+    Returns
+    -------
+    dict
+        ``equal``, the share of equal predictions; ``kappa``, agreement
+        beyond chance (Cohen, 1960; None where both always say the same one
+        class); ``right_where_right`` and ``right_where_wrong``, the share of
+        right predictions where the reference is right, and where it is not
+        (None where there is no such); ``difference``, ``ci95`` and ``p`` of
+        the UA minus that of the reference, from
+        `ser_peft.evaluation.comparison.paired_bootstrap` (None with one
+        speaker); ``pairs``, how many.
+
+    Raises
+    ------
+    InputError
+        If runs of one fold did not predict the same utterances.
+    """
+    rows, pairs = [], 0
+    for one, other in itertools.product(reference, runs):
+        if one["protocol_sha"] != other["protocol_sha"]:
+            continue
+        theirs, ours = one["predictions"], other["predictions"]
+        if theirs.keys() != ours.keys():
+            raise InputError(
+                f"{one['file']} and {other['file']}: predictions.csv beside "
+                "them are not of the same utterances; copy both again"
+            )
+        rows += [(*row, ours[id_][2]) for id_, row in theirs.items()]
+        pairs += 1
+    speakers, *columns = zip(*rows, strict=True)
+    labels, said, also_said = map(np.array, columns)
+    right, also_right = labels == said, labels == also_said
+    varied = len({*said, *also_said}) > 1
+    compared = dict.fromkeys(("difference", "ci95", "p"))
+    if len({*speakers}) > 1:
+        compared |= paired_bootstrap(
+            labels, also_said, said, speakers, reference[0]["n_classes"]
+        )
+    return {
+        "equal": _share(said == also_said),
+        "kappa": float(cohen_kappa_score(said, also_said)) if varied else None,
+        "right_where_right": _share(also_right[right]),
+        "right_where_wrong": _share(also_right[~right]),
+        **{key: compared[key] for key in ("difference", "ci95", "p")},
+        "pairs": pairs,
+    }
+
+
+def _share(flags):
+    return float(flags.mean()) if len(flags) else None
+
+
+def _read(paths):
+    """Name -> group and its runs, all tested alike; and warnings."""
+    groups, warnings = {}, []
+    for path, name in zip(paths, _names(paths), strict=True):
+        summary = summarize([path])
+        warnings += summary["warnings"]
+        if len(summary["groups"]) > 1:
+            found = ", ".join(group["name"] for group in summary["groups"])
+            raise InputError(
+                f"{path}: holds runs of several models ({found}); give a "
+                "folder for each"
+            )
+        runs = sorted(
+            read_runs([path]), key=lambda r: (str(r["fold"]), str(r["seed"]))
+        )
+        for run in runs:
+            if not run["classes"] or not run["predictions"]:
+                raise InputError(
+                    f"{run['file']}: no predictions of classes beside it; "
+                    "compare needs predictions.csv of a model with classes"
+                )
+        groups[name] = summary["groups"][0], runs
+    first, *others = groups
+    for name in others:
+        if _tested_on(groups[name]) != _tested_on(groups[first]):
+            theirs, ours = (_told(groups[key]) for key in (first, name))
+            raise InputError(
+                f"{name}: tested on {ours}; {first}: on {theirs}; give runs "
+                "of the same test sets"
+            )
+    return groups, warnings
+
+
+def _tested_on(member):
+    group, runs = member
+    return group["classes"], {run["protocol_sha"] for run in runs}
+
+
+def _told(member):
+    group, runs = member
+    tests = {str(run["fold"]): run["protocol_sha"] for run in runs}
+    return (
+        f"{group['corpus']}, {group['protocol']}, {group['n_classes']} "
+        "classes, fold "
+        + ", ".join(f"{fold} ({sha})" for fold, sha in tests.items())
+    )
+
+
+def _names(paths):
+    """What is different in each path: whisper_lora of whisper_lora/fold5/8."""
+    parts = [list(_as_folder(path).parts) for path in paths]
+    for end in (-1, 0):
+        while len({p[end] for p in parts}) == 1 < min(map(len, parts)):
+            for p in parts:
+                p.pop(end)
+    names = ["/".join(p) for p in parts]
+    for path, name in zip(paths, names, strict=True):
+        if names.count(name) > 1:
+            raise InputError(f"{path}: given twice; leave one out")
+    return names
+
+
+def _as_folder(path):
+    path = Path(path).resolve()
+    return path.parent if path.name == "results.json" else path
+
+
+def _folder(run):
+    return Path(run["file"]).resolve().parent
+
+
+def _scores(group, runs):
+    """Each metric's mean and spread over runs, and its interval."""
+    rows = [row for run in runs for row in run["predictions"].values()]
+    speakers, labels, said = zip(*rows, strict=True)
+    return {
+        metric: {
+            **group[metric],
+            "ci95": [
+                *speaker_bootstrap(
+                    labels, said, speakers, group["n_classes"], metric
+                )
+            ],
+        }
+        for metric in METRICS
+    }
+
+
+def _utterances(runs):
+    """Up to `MAPPED` of the test set that these runs had, with their sound."""
+    about, manifests = _manifests(runs)
+    test = manifests["test"]
+    ids = np.random.default_rng(0).permutation(sorted(test))[:MAPPED]
+    chosen = []
+    for id_ in tqdm(sorted(ids.tolist()), desc="audio", unit="clip"):
+        path = test[id_]["wav"].replace("{data_root}", about["data_folder"])
+        chosen.append(
+            {
+                "id": id_,
+                "wav": read_audio(path),
+                "emotion": test[id_]["emotion"],
+                "text": test[id_].get("text") or "",
+            }
+        )
+    return chosen
+
+
+def _manifests(runs):
+    """The manifests of one fold's runs, where one of them has left them."""
+    places = []
+    for run in runs:
+        folder = _folder(run)
+        # A recipe's, and those that a probe was made of.
+        places += [folder / "manifests", folder.parents[1]]
+        yaml = folder / "hyperparams.yaml"
+        if yaml.exists():
+            line = r"^manifests_folder: *(.+?) *(?:#.*)?$"
+            told = re.findall(line, yaml.read_text("utf-8"), re.MULTILINE)
+            places += map(Path, told)
+    for place in places:
+        if (place / "protocol.json").exists():
+            about, manifests = read_manifests(place)
+            if about["protocol_sha"] == runs[0]["protocol_sha"]:
+                return about, manifests
+    raise InputError(
+        f"{places[0]}: no manifests of this run's test set; copy those it was "
+        "trained on there"
+    )
+
+
+def _merge(network, run):
+    """Fold adapters in if they can be; the size before and behind."""
+    total = sum(p.numel() for p in network.parameters())
+    trained = run["trainable_parameters"]
+    merged = True
+    for encoder in filter(None, (network.encoder, network.text_encoder)):
+        try:
+            encoder.merge()
+        except InputError:
+            merged = False  # it is used as it is, which the page says
+    return {
+        "parameters": {
+            "total": total,
+            "trained": sum(trained.values()),
+            "adapter": sum(trained.values()) - trained["head"],
+        },
+        "merged": merged,
+        "inference_bytes": sum(
+            tensor.nbytes for tensor in network.state_dict().values()
+        ),
+    }
+
+
+def _lasting(wav, seconds):
+    """A clip repeated or cut to so many seconds, [T]."""
+    samples = round(seconds * SAMPLE_RATE)
+    return wav.repeat(-(-samples // len(wav)))[:samples]
+
+
+@torch.no_grad()
+def _map(networks, test):
+    """Name -> the place of every utterance, [N, 2]."""
+    points = {}
+    with tqdm(total=len(networks) * len(test), desc="map", unit="clip") as bar:
+        for name, network in networks.items():
+            vectors = []
+            for u in test:
+                length = torch.tensor([len(u["wav"])])
+                vector = network.embed(u["wav"][None], length, [u["text"]])
+                vectors.append(vector[0].numpy())
+                bar.update()
+            points[name] = TSNE(
+                perplexity=min(30, (len(test) - 1) / 3), random_state=0
+            ).fit_transform(np.stack(vectors))
+    target, *_ = points.values()
+    # Turned, shifted and scaled only: neighbours stay neighbours.
+    return {
+        name: procrustes(target, own)[1].round(5).tolist()
+        for name, own in points.items()
+    }
