@@ -147,7 +147,8 @@ def test_only_what_has_no_text(copied, spoken):
     unheard = 0
     for split, entries in after.items():
         for key, entry in entries.items():
-            samples = round(entry["duration"] * 16000)
+            wav = entry["wav"].format(data_root=about["data_folder"])
+            samples = soundfile.info(wav).frames
             old = before[split][key]
             if old.get("text", "").strip():
                 assert entry == old
@@ -350,7 +351,6 @@ def test_real_speech(shared_whisper, ravdess_folder, tmp_path):
     ]
     clips = {u.id: u for u in ravdess.read(ravdess_folder)}
     wavs = [read_audio(clips[name].wav) for name in names]
-    assert all(soundfile.info(clips[n].wav).duration < 6 for n in names)
     texts = Transcriber(shared_whisper)(wavs)
     for name, text in zip(names, texts, strict=True):
         assert text.rstrip(".!") == said[name.split("-")[4]]
