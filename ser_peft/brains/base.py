@@ -217,7 +217,8 @@ class PeftBrain(sb.Brain):
         factor = min(1.0, (done + 1 / self.steps) / warm)
         if not self.resting:
             factor *= SCHEDULES[self.hparams.schedule](
-                done / epochs, [past["valid_loss"] for past in self.history]
+                done / epochs,
+                [past["valid_loss"] for past in self.history[self.rest :]],
             )
         for name, optimizer in self.optimizers_dict.items():
             optimizer.param_groups[0]["lr"] = self.full_lr[name] * factor

@@ -1,0 +1,214 @@
+"""What a teacher says: losses, lessons, and teachers that do not fit."""
+
+import json
+
+import pytest
+import torch
+from peft import LoraConfig
+from torch.nn.functional import kl_div, mse_loss
+
+from ser_peft.adapters import PeftLobe
+from ser_peft.brains.objectives import distillation_losses, feature_losses
+from ser_peft.distillation import Lessons, Projector, Teacher, features_of
+from ser_peft.errors import InputError
+from ser_peft.fusion import FusionHead
+from ser_peft.inference import EmotionModel
+from ser_peft.lobes import load_lobe, load_text
+
+ABOUT = {"classes": ["angry", "happy", "sad"], "protocol_sha": "0123456789ab"}
+TEXTS = {"a": "I told you so", "b": "", "c": "no means no", "d": "dog"}
+KINDS = ["text", "audio", "fused", None]
+
+
+# ------------------------------------------------------------------- losses
+
+
+def test_divergence_by_hand():
+    # Chances of 3/4 and 1/4 against 1/4 and 3/4; softened by half.
+    one = torch.tensor([[1.0, 3.0]]).log()
+    (found,) = distillation_losses(one.flip(1), one, 1.0)
+    assert float(found) == pytest.approx(0.5493061)  # ln(3) / 2
+    (found,) = distillation_losses(one.flip(1), one, 2.0)
+    # 4 (a - b) ln(a / b) of a, b = 0.6339746, 0.3660254
+    assert float(found) == pytest.approx(0.5887449, abs=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0, 8.0])
+def test_divergence_as_torch_and_hinton(temperature):
+    torch.manual_seed(0)
+    student, teacher = 3 * torch.randn(2, 5, 4)
+    expected = temperature**2 * kl_div(
+        (student / temperature).log_softmax(1),
+        (teacher / temperature).softmax(1),
+        reduction="batchmean",
+    )
+    losses = distillation_losses(student, teacher, temperature)
+    assert losses.shape == (5,)
+    torch.testing.assert_close(losses.mean(), expected)
+    # It is the teacher that is to be reached.
+    other = distillation_losses(teacher, student, temperature)
+    assert not torch.allclose(losses, other)
+
+
+def test_features_of_ragged_clips():
+    features = torch.tensor(
+        [[[1.0, 2.0], [3.0, 4.0]], [[5.0, 6.0], [7.0, 8.0]]]
+    )
+    taught = torch.tensor(
+        [[[0.0, 0.0], [3.0, 5.0]], [[5.0, 8.0], [99.0, 99.0]]]
+    )
+    found = feature_losses(features, taught, torch.tensor([2, 1]))
+    # (1 + 4 + 0 + 1) / 4 and (0 + 4) / 2
+    assert found.tolist() == [1.5, 2.0]
+    whole = feature_losses(features, taught, torch.tensor([2, 2]))
+    assert float(whole.mean()) == pytest.approx(
+        float(mse_loss(features, taught))
+    )
+
+
+def test_nothing_to_learn_from_a_twin():
+    torch.manual_seed(0)
+    logits, features = torch.randn(3, 4), torch.randn(3, 7, 8)
+    assert not distillation_losses(logits, logits, 2.0).any()
+    assert not feature_losses(features, features, torch.tensor([7, 1, 3])).any()
+
+
+def test_which_features():
+    torch.manual_seed(0)
+    audio, text = torch.randn(3, 2, 5, 8), torch.randn(4, 2, 6, 7)
+    frames, tokens = torch.tensor([5, 2]), torch.tensor([3, 6])
+    states, vectors = (audio, frames, text, tokens), torch.randn(2, 9)
+    found, lengths = features_of("text", states, vectors)
+    assert torch.equal(found, text[-1]) and torch.equal(lengths, tokens)
+    found, lengths = features_of("audio", states, vectors)
+    assert lengths.tolist() == [1, 1]
+    torch.testing.assert_close(found[1, 0], audio[-1, 1, :2].mean(0))
+    torch.testing.assert_close(found[0, 0], audio[-1, 0].mean(0))
+    found, lengths = features_of("fused", states, vectors)
+    assert torch.equal(found[:, 0], vectors) and lengths.tolist() == [1, 1]
+    found, lengths = features_of(None, states, vectors)
+    assert found.shape == (2, 1, 0) and lengths.tolist() == [1, 1]
+
+
+def test_projector_maps_the_last_axis():
+    projector = Projector(4, 6)
+    features = torch.randn(2, 3, 4)
+    assert projector(features).shape == (2, 3, 6)
+    torch.testing.assert_close(
+        projector(features)[1, 2], projector(features[1, 2])
+    )
+
+
+# ----------------------------------------------------------------- teachers
+
+
+@pytest.fixture(scope="module")
+def run(tiny_backbones, tiny_texts, tmp_path_factory):
+    """A run whose model hears and reads."""
+    torch.manual_seed(0)
+    encoder = PeftLobe(load_lobe(tiny_backbones["whisper"]), LoraConfig(r=2))
+    text = PeftLobe(load_text(tiny_texts["bert"], depth=1), LoraConfig(r=2))
+    head = FusionHead(encoder, 3, text_encoder=text)
+    folder = tmp_path_factory.mktemp("teacher") / "run"
+    EmotionModel(encoder, head, ABOUT["classes"], text_encoder=text).save(
+        folder / "model"
+    )
+    (folder / "results.json").write_text(json.dumps(ABOUT))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def batches():
+    """Ids, waveforms and relative lengths; of two and of one clip, and both."""
+    torch.manual_seed(0)
+    return [
+        (["a", "b"], 0.1 * torch.randn(2, 6000), torch.tensor([1.0, 0.5])),
+        (["c"], 0.1 * torch.randn(1, 4800), torch.tensor([1.0])),
+        (["d"], 0.1 * torch.randn(1, 3200), torch.tensor([1.0])),
+    ]
+
+
+def test_a_teacher_says_what_its_model_says(run, batches):
+    for given in (run, run / "model", str(run)):
+        teacher = Teacher(given, ABOUT, "cpu")
+    ids, wavs, lens = batches[0]
+    texts = [TEXTS[id_] for id_ in ids]
+    logits, features, lengths = teacher(wavs, lens, texts, "fused")
+    samples = (lens * wavs.shape[1]).long()
+    with torch.no_grad():
+        torch.testing.assert_close(logits, teacher.model(wavs, samples, texts))
+        vectors = teacher.model.embed(wavs, samples, texts)
+    torch.testing.assert_close(features[:, 0], vectors)
+    assert lengths.tolist() == [1, 1]
+    assert not logits.requires_grad and not teacher.model.training
+    assert not any(p.requires_grad for p in teacher.model.encoder.parameters())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_lessons_are_what_was_said(run, batches, tmp_path, kind):
+    teacher = Teacher(run, ABOUT, "cpu")
+    said, live = [], {}
+    for ids, wavs, lens in batches:
+        lesson = teacher(wavs, lens, [TEXTS[id_] for id_ in ids], kind)
+        said.append((ids, *lesson))
+        for id_, logits, features, length in zip(ids, *lesson, strict=True):
+            live[id_] = logits, features[:length]
+    path = Lessons.path(tmp_path, teacher, "deal", kind)
+    Lessons.save(path, said)
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    lessons = Lessons(path, "cpu")
+    # Other batches than those it was asked in.
+    for ids in (["d", "b", "a"], ["c"], ["a", "c"]):
+        logits, features, lengths = lessons(ids)
+        assert features.shape[:2] == (len(ids), int(lengths.max()))
+        for i, id_ in enumerate(ids):
+            assert torch.equal(logits[i], live[id_][0])
+            assert torch.equal(features[i, : lengths[i]], live[id_][1])
+    if kind == "text":
+        assert len({*lengths.tolist()}) == 2
+
+
+def test_other_lessons_have_another_file(run, tmp_path):
+    teacher = Teacher(run, ABOUT, "cpu")
+    paths = {
+        Lessons.path(tmp_path, teacher, *clips)
+        for clips in [("deal", None), ("deal", "text"), ("other", None)]
+    }
+    assert len(paths) == 3
+    again = Lessons.path(tmp_path, Teacher(run, ABOUT, "cpu"), "deal", None)
+    assert again in paths
+    teacher.model.head.out[0].bias.data.add_(1)
+    teacher.model.save(tmp_path / "other")
+    teacher.folder = tmp_path / "other"
+    assert Lessons.path(tmp_path, teacher, "deal", None) not in paths
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"classes": ["angry", "sad"]}, "tells angry, happy, sad apart, the"),
+        ({"classes": ["sad", "happy", "angry"]}, "in the same order"),
+        ({"protocol_sha": "ba9876543210"}, "on another fold, protocol or"),
+    ],
+)
+def test_a_teacher_of_something_else(run, changes, message):
+    with pytest.raises(InputError, match=message) as error:
+        Teacher(run, ABOUT | changes, "cpu")
+    assert str(run) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_no_teacher(tmp_path):
+    with pytest.raises(InputError, match="--teacher=... is needed"):
+        Teacher(None, ABOUT, "cpu")
+    with pytest.raises(InputError, match="nothing.* cannot be read"):
+        Teacher(tmp_path / "nothing", ABOUT, "cpu")
+
+
+def test_a_teacher_of_unknown_origin(run, tmp_path, caplog):
+    """Said, not refused: a released model has no results."""
+    teacher = Teacher(run, ABOUT, "cpu")
+    assert not caplog.messages
+    teacher.model.save(tmp_path / "model")
+    Teacher(tmp_path / "model", ABOUT, "cpu")
+    (message,) = caplog.messages
+    assert "nobody can tell" in message
