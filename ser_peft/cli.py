@@ -110,6 +110,13 @@ def _transcribe(args):
         )
 
 
+def _vggish(args):
+    from ser_peft.lobes.vggish import convert_vggish
+
+    folder = convert_vggish(args.source, args.out, args.pca)
+    print(f"{folder}: done; give --backbone={folder} to a training")
+
+
 def _predict(args):
     from tqdm import tqdm
 
@@ -328,6 +335,16 @@ def _parser():
     )
     sub.add_argument("--device", help="default: a GPU if there is one")
     sub.set_defaults(run=_transcribe)
+
+    sub = commands.add_parser(
+        "vggish", help="VGGish's published weights -> a folder for --backbone"
+    )
+    sub.add_argument("source", help="vggish-10086976.pth, or its URL")
+    sub.add_argument("out", help="folder")
+    sub.add_argument(
+        "--pca", help="AudioSet's vggish_pca_params.npz, to apply it too"
+    )
+    sub.set_defaults(run=_vggish)
 
     sub = commands.add_parser(
         "params", help="what methods train in a backbone; needs no weights"

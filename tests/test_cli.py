@@ -215,6 +215,8 @@ def test_exit_codes_of_the_program(probe, tmp_path):
         ["prepare"],
         ["probe"],
         ["transcribe"],
+        ["compare"],
+        ["vggish"],
         ["predict"],
         ["summarize"],
         ["params"],

@@ -212,10 +212,16 @@ def _target_regex(lobe, config, targets, layers):
         "attention+ffn": (*attention, *ffn),
         "norm": [
             name
-            for name, module in lobe.layers[0].named_modules()
+            for layer in lobe.layers[:1]
+            for name, module in layer.named_modules()
             if isinstance(module, torch.nn.LayerNorm)
         ],
     }[targets]
+    if not modules:
+        raise InputError(
+            f"targets: {lobe.source} has no {targets} in layers; give a regex "
+            "of module names"
+        )
     # Any layer, not their numbers, where all are meant: then an adapter
     # shows that it does not fit a deeper backbone.
     index = r"\d+" if layers is None else "|".join(map(str, layers))

@@ -21,6 +21,7 @@ from ser_peft.adapters import folder as adapter_folder
 from ser_peft.adapters.folder import several
 from ser_peft.adapters.liveness import gradients, reference_states
 from ser_peft.adapters.methods import as_methods, method_name, prepare
+from ser_peft.adapters.prompts import PromptConfig
 from ser_peft.errors import InputError
 from ser_peft.io import atomic_path
 from ser_peft.lobes.lean import LeanLinear
@@ -104,7 +105,7 @@ class PeftLobe(torch.nn.Module):
         self.mask = mask
         self.trainable = trainable and self.methods != ["frozen"]
         self._check_layers()
-        if self.trainable and lobe.random and self.methods != ["full"]:
+        if trainable and lobe.random and self.methods != ["full"]:
             raise InputError(
                 f"method {self.method_name}: {lobe.source} starts from "
                 "scratch, so that all of it must train; use 'full'"
@@ -181,7 +182,11 @@ class PeftLobe(torch.nn.Module):
                     self._warn_if_shifted(before, "before any training")
         for method in self.methods:
             if hasattr(method, "attach"):
-                if lobe.ffn_input is None:
+                # Prompts are to be attended to.
+                needed = lobe.ffn_input
+                if isinstance(method, PromptConfig):
+                    needed = lobe.attention
+                if not needed:
                     raise InputError(
                         f"method {self.method_name}: {lobe.source} has no "
                         "layers for it; use a method of peft"

@@ -626,3 +626,17 @@ def test_parameters_as_published_for_whisper_tiny(
     """Feng and Narayanan 2023, "PEFT-SER": LoRA on the FFN only."""
     encoder = PeftLobe(load_lobe(shared_whisper), method, "ffn")
     assert encoder.num_adapter_parameters == parameters
+
+
+def test_what_an_encoder_from_scratch_takes():
+    """All of it trains; it has feed-forward layers, but no attention."""
+    with pytest.raises(InputError, match="starts from scratch.*use 'full'"):
+        PeftLobe(load_lobe("filterbank_cnn"), "frozen")
+    lobe = load_lobe("filterbank_cnn")
+    lobe.random = False  # as one that was trained and merged
+    with pytest.raises(InputError, match="has no attention in layers"):
+        PeftLobe(lobe, peft.LoraConfig(r=4), targets="attention")
+    with pytest.raises(InputError, match="has no layers for it"):
+        PeftLobe(lobe, PromptConfig(5))
+    encoder = PeftLobe(lobe, peft.LoraConfig(r=4), targets="ffn")
+    assert encoder.num_adapter_parameters == 6 * 2 * 4 * (96 + 192)
