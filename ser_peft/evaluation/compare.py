@@ -53,13 +53,14 @@ def compare(paths, repeats=20):
         ``models``, one dict each: ``name`` (what its path does not share with
         the others'), ``backbone``, ``method``, ``runs``, ``folds``,
         ``seeds``, ``text`` (of a model that reads: its backbone, method and
-        sources; else None), for each of `METRICS` a dict (``mean``, ``std`` and
-        ``std_folds`` as `summarize` has them, ``ci95`` over speakers, of all
-        test sets pooled), ``confusion`` (pooled counts), ``parameters``
-        (``total``; ``trained`` and, of that, ``adapter``), ``model_bytes``
-        (of the folder ``model/``), ``inference_bytes`` (of all tensors that
-        inference holds, the backbone's too), ``merged`` (whether the adapter
-        was folded in before it was timed), ``latency`` (see
+        sources; else None), for each of `METRICS` a dict (``mean``, ``std``
+        and ``std_folds`` as `summarize` has them, ``ci95`` over speakers, of
+        all test sets pooled), ``confusion`` (pooled counts), ``layers`` (of
+        each encoder), ``parameters`` (``total``; ``trained`` and, of that,
+        ``adapter``), ``model_bytes`` (of the folder ``model/``),
+        ``inference_bytes`` (of all tensors that inference holds, the
+        backbone's too), ``merged`` (whether the adapter was folded in before
+        that and before it was timed), ``latency`` (see
         `ser_peft.evaluation.latency.latency`) and ``agreement`` (see
         `agreement`; None of the reference). ``timing`` says how: ``seconds``
         of a clip, ``repeats``, ``processor``. ``map`` has ``ids``,
@@ -322,8 +323,9 @@ def _merge(network, run):
     """Fold adapters in if they can be; the size before and behind."""
     total = sum(p.numel() for p in network.parameters())
     trained = run["trainable_parameters"]
+    encoders = [*filter(None, (network.encoder, network.text_encoder))]
     merged = True
-    for encoder in filter(None, (network.encoder, network.text_encoder)):
+    for encoder in encoders:
         try:
             encoder.merge()
         except InputError:
@@ -334,6 +336,7 @@ def _merge(network, run):
             "trained": sum(trained.values()),
             "adapter": sum(trained.values()) - trained["head"],
         },
+        "layers": [encoder.num_layers for encoder in encoders],
         "merged": merged,
         "inference_bytes": sum(
             tensor.nbytes for tensor in network.state_dict().values()

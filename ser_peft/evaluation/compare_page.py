@@ -40,7 +40,7 @@ UA minus that of {{ c.reference }}, with a 95% interval and p of a paired
 bootstrap over speakers.</p>
 </section>
 <section class="card"><h2>Size</h2>
-{{ table(*tables.size, left=3) }}
+{{ table(*tables.size, left=4) }}
 <p class="note">Parameters of the whole model; of these what training changes,
 and of these the adapter's, without the head. Saved: the folder model/, for
 who has the backbone. Whole: all tensors that inference holds, in 32-bit
@@ -206,7 +206,7 @@ def _tables(comparison):
             [_agreement(m["name"], m["agreement"]) for m in models[1:]],
         ),
         "size": (
-            "model|backbone|method|parameters|trained|adapter|saved MB"
+            "model|backbone|layers|method|parameters|trained|adapter|saved MB"
             "|whole MB".split("|"),
             [_size(model) for model in models],
         ),
@@ -266,6 +266,7 @@ def _size(model):
     return [
         model["name"],
         " + ".join(short_name(part["backbone"]) for part in parts),
+        " + ".join(map(str, model["layers"])),
         " + ".join(part["method"] for part in parts),
         *(f"{counts[key]:,}" for key in ("total", "trained", "adapter")),
         f"{model['model_bytes'] / 1e6:.2f}",

@@ -21,10 +21,12 @@ from ser_peft.evaluation.compare_page import (
     render_comparison,
 )
 from ser_peft.evaluation.metrics import scores, speaker_bootstrap
+from ser_peft.fusion import FusionHead
 from ser_peft.heads import LayerMixHead
 from ser_peft.inference import EmotionModel
-from ser_peft.lobes import load_lobe
+from ser_peft.lobes import load_lobe, load_text
 
+NAMES = ["teacher", "student", "prompted", "reader"]
 METHODS = {
     "frozen": "frozen",
     "lora": peft.LoraConfig(r=4, init_lora_weights=False),
@@ -32,15 +34,20 @@ METHODS = {
 }
 
 
-def write_run(folder, manifests, backbone, method, wrong, seed=0):
+def write_run(folder, manifests, backbone, method, wrong, seed, text=None):
     """A finished run whose every `wrong`th prediction is wrong."""
     about, contents = read_manifests(manifests)
     classes = about["classes"]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         encoder = PeftLobe(load_lobe(backbone), METHODS[method])
-        head = LayerMixHead(encoder, classes)
-        EmotionModel(encoder, head, classes).save(folder / "model")
+        reader, head = None, LayerMixHead(encoder, classes)
+        if text:
+            reader = PeftLobe(load_text(text), "frozen")
+            head = FusionHead(encoder, classes, text_encoder=reader)
+        EmotionModel(encoder, head, classes, text_encoder=reader).save(
+            folder / "model"
+        )
     test = contents["test"]
     labels = [classes.index(entry["emotion"]) for entry in test.values()]
     said = [
@@ -67,6 +74,11 @@ def write_run(folder, manifests, backbone, method, wrong, seed=0):
         },
         "train_seconds": 1.0,
     }
+    if text:
+        said = {"gold": len(test) - 2, "none": 2}
+        results["text"] = {
+            "backbone": str(text), "method": "frozen", "sources": said,
+        }  # fmt: skip
     (folder / "results.json").write_text(json.dumps(results))
     (folder / "hyperparams.yaml").write_text(
         f"seed: {seed}\nmanifests_folder: {manifests}  # of fold 1\n"
@@ -74,25 +86,25 @@ def write_run(folder, manifests, backbone, method, wrong, seed=0):
 
 
 @pytest.fixture(scope="module")
-def runs(manifests, tiny_backbones, tmp_path_factory):
+def runs(manifests, tiny_backbones, tiny_texts, tmp_path_factory):
     """Folder of a teacher and of students; not to be changed."""
     root = tmp_path_factory.mktemp("compare")
-    for name, method, wrong, seed in (
+    for name, method, wrong, seed, *text in (
         ("teacher/fold1/0", "lora", 5, 0),
         ("student/fold1/0", "frozen", 4, 0),
         ("student/fold1/1", "frozen", 3, 1),
         ("prompted/fold1/0", "prompt", 4, 0),
+        ("reader/fold1/0", "frozen", 4, 0, tiny_texts["bert"]),
     ):
         backbone = tiny_backbones["whisper"]
-        write_run(root / name, manifests, backbone, method, wrong, seed)
+        write_run(root / name, manifests, backbone, method, wrong, seed, *text)
     return root
 
 
 @pytest.fixture(scope="module")
 def found(runs):
-    """The comparison of all three. Not to be changed."""
-    names = ("teacher", "student", "prompted")
-    return compare([runs / name for name in names], repeats=1)
+    """The comparison of all. Not to be changed."""
+    return compare([runs / name for name in NAMES], repeats=1)
 
 
 @pytest.fixture
@@ -163,9 +175,8 @@ def test_agreement_of_other_utterances_is_refused():
 
 
 def test_scores_are_those_of_the_runs(found, runs):
-    teacher, student, prompted = found["models"]
-    names = [model["name"] for model in found["models"]]
-    assert names == ["teacher", "student", "prompted"]
+    teacher, student, prompted, _ = found["models"]
+    assert [model["name"] for model in found["models"]] == NAMES
     assert found["reference"] == "teacher" and teacher["agreement"] is None
     each = [
         json.loads((runs / f"student/fold1/{i}/results.json").read_text())
@@ -202,7 +213,7 @@ def test_interval_of_one_run_is_that_of_its_predictions(found, runs):
 
 
 def test_sizes(found, runs):
-    teacher, student, prompted = found["models"]
+    teacher, student, prompted, reader = found["models"]
     for model, path in (
         (teacher, "teacher/fold1/0"), (student, "student/fold1/0")
     ):  # fmt: skip
@@ -220,6 +231,8 @@ def test_sizes(found, runs):
     # Folded in, LoRA needs no more than the encoder alone; prompts do.
     assert teacher["merged"] and not prompted["merged"]
     assert teacher["inference_bytes"] == student["inference_bytes"]
+    assert student["layers"] == [2] and reader["layers"] == [2, 12]
+    assert reader["parameters"]["total"] > student["parameters"]["total"]
     assert prompted["inference_bytes"] > student["inference_bytes"]
 
 
@@ -239,7 +252,7 @@ def test_map_has_every_test_utterance(found, manifests):
     assert [found["classes"][i] for i in places["labels"]] == [
         test[id_]["emotion"] for id_ in places["ids"]
     ]
-    assert set(places["points"]) == {"teacher", "student", "prompted"}
+    assert [*places["points"]] == NAMES
     for points in places["points"].values():
         points = np.array(points)
         assert points.shape == (20, 2) and np.isfinite(points).all()
@@ -254,7 +267,7 @@ def test_page_says_what_was_found(found):
     assert not {"script", "img", "link"} & set(page.tags)
     assert all(link.startswith("#") for link in page.links)
     # Trade-off, latency; of each model a confusion matrix and a map.
-    assert len(page.images) == 2 + 2 * 3
+    assert len(page.images) == 2 + 2 * 4
     assert all(image["aria-label"] for image in page.images)
     for words in (
         "Agreement with teacher", "Confusion: student", "Map: prompted",
@@ -266,7 +279,6 @@ def test_page_says_what_was_found(found):
         for timing in model["latency"]:
             told = f"{timing['median_ms']:.1f} / {timing['p95_ms']:.1f}"
             assert told in shown
-    assert not {"text", "gold"} & {*shown.split()}
     ids = [part.split('"')[0] for part in text.split(' id="')[1:]]
     assert len(ids) == len(set(ids))
     table = format_comparison(found)
@@ -275,14 +287,12 @@ def test_page_says_what_was_found(found):
 
 
 def test_models_that_read_say_what(found):
-    read = json.loads(json.dumps(found))
-    read["models"][0]["text"] = {
-        "backbone": "/models/bert", "method": "full",
-        "sources": {"gold": 18, "none": 2},
-    }  # fmt: skip
-    shown = " ".join(Page(render_comparison(read)).shown.split())
+    shown = " ".join(Page(render_comparison(found)).shown.split())
     assert "runs text teacher" in shown and " 1 gold, none " in shown
-    assert "whisper + bert lora + full" in shown
+    assert "whisper + bert 2 + 12 frozen + frozen" in shown
+    deaf = found | {"models": found["models"][:3]}
+    shown = " ".join(Page(render_comparison(deaf)).shown.split())
+    assert "runs teacher" in shown and "gold" not in shown
 
 
 def test_names_are_text(found):
