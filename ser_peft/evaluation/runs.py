@@ -18,8 +18,10 @@ _NEEDED = (
 ).split()
 # Where a run was, and which: what may differ within a group.
 _NUMBER = re.compile(r"(?<=: )[-+]?\d*\.?\d+(e[-+]?\d+)?$")
-# The pretrained run of the same fold and seed.
-_PRETRAINED = re.compile(r"(init_from: ).*?([^/]+)/fold\d+/\d+(/model)?/?$")
+# The pretrained run, or the teacher, of the same fold.
+_PRETRAINED = re.compile(
+    r"((?:init_from|teacher): ).*?([^/]+)/fold\d+/\d+(/model)?/?$"
+)
 _FREE = re.compile(
     r"(__set_seed|seed|fold|\w+_folder|num_workers|ckpt_interval_minutes"
     r"|robustness|fairness_columns):"

@@ -147,6 +147,17 @@ def test_groups_are_kept_apart_probe_first_then_best(runs):
     ] * 3
 
 
+def test_students_of_the_same_teacher_are_one_group(runs):
+    """Each fold's teacher is another run of it."""
+    folder = runs(
+        {"fold": 1, "yaml": "teacher: /a/big/fold1/8/model\n"},
+        {"fold": 2, "yaml": "teacher: /a/big/fold2/8\n"},
+        {"fold": 1, "yaml": "teacher: /a/small/fold1/8\n"},
+    )
+    counts = [group["runs"] for group in summarize([folder])["groups"]]
+    assert sorted(counts) == [1, 2]
+
+
 def test_one_run_has_no_spread(runs):
     (group,) = summarize([runs({})])["groups"]
     assert group["ua"]["std"] is None
