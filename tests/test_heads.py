@@ -193,7 +193,8 @@ def test_start_from_gives_the_probes_logits(states, name):
     )
     means = masked_mean(states, FRAMES).transpose(0, 1)
     linear = getattr(head, "probe", head)
-    assert torch.equal(linear.score(linear.standardize(means)), head(states, FRAMES))
+    scores = linear.score(linear.standardize(means))
+    assert torch.equal(scores, head(states, FRAMES))
 
 
 def test_probe_mix_head_learns_beside_the_probe(states):
