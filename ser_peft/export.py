@@ -49,13 +49,14 @@ def export(run, out, merge=False, backbone=None):
     if out.exists():
         raise InputError(f"{out}: is there already; give a new folder")
     folder, about = read_model(run)
-    if not merge and Path(backbone or about["backbone"]).is_dir():
-        logger.warning(
-            "%s: looks for its encoder in %s, a folder of this machine; give "
-            "--backbone and a Hugging Face id if others shall load it",
-            out,
-            backbone or about["backbone"],
-        )
+    places = [backbone or about["backbone"], about.get("text_backbone", "")]
+    for place in () if merge else filter(None, places):
+        if Path(place).is_dir():
+            logger.warning(
+                "%s: looks for an encoder in %s, a folder of this machine; "
+                "export with --merge, or give --backbone and a Hugging Face "
+                "id, if others shall load it", out, place,
+            )  # fmt: skip
     with atomic_path(out) as tmp:
         if merge:
             _merge(folder, backbone, tmp)

@@ -346,9 +346,12 @@ def tiny_texts(tmp_path_factory):
             shape | {"num_hidden_layers": 2, "embedding_size": 16},
         ),
     }  # fmt: skip
-    folders = {}
+    folders, tokenizers = {}, {}
     for seed, (name, (kind, special, how)) in enumerate(makers.items()):
-        tokenizer = _tokenizer(TEXTS, special)
+        # One for all BERTs: made again, it could number its words otherwise.
+        if special not in tokenizers:
+            tokenizers[special] = _tokenizer(TEXTS, special)
+        tokenizer = tokenizers[special]
         config = getattr(transformers, f"{kind}Config")(
             vocab_size=len(tokenizer),
             pad_token_id=tokenizer.pad_token_id,

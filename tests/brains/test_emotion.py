@@ -99,8 +99,9 @@ def test_results_are_complete(finished, manifests):
     assert set(results) >= set(
         "corpus protocol protocol_sha fold seed backbone method classes ua "
         "ua_ci95 wa macro_f1 weighted_f1 per_class_recall confusion "
-        "test_utterances test_speakers trainable_parameters total_parameters valid_ua "
-        "best_epoch epochs train_seconds peak_memory_mb versions".split()
+        "test_utterances test_speakers trainable_parameters total_parameters "
+        "valid_ua best_epoch epochs train_seconds peak_memory_mb "
+        "versions".split()
     )
     about = json.loads((manifests / "protocol.json").read_text())
     assert results["protocol_sha"] == about["protocol_sha"]
