@@ -113,7 +113,8 @@ def _transcribe(args):
 def _vggish(args):
     from ser_peft.lobes.vggish import convert_vggish
 
-    folder = convert_vggish(args.source, args.out, args.pca)
+    relu = None if args.final_relu is None else args.final_relu == "on"
+    folder = convert_vggish(args.source, args.out, args.pca, relu).resolve()
     print(f"{folder}: done; give --backbone={folder} to a training")
 
 
@@ -122,9 +123,23 @@ def _predict(args):
 
     from ser_peft.inference import load_model
 
-    model = load_model(args.model, backbone=args.backbone)
-    for path in tqdm(args.audio, unit="file", disable=len(args.audio) < 2):
-        answer = model.predict([path])[0]
+    model = load_model(
+        args.model, args.backbone, text_backbone=args.text_backbone
+    )
+    texts = args.texts or [""] * len(args.audio)
+    if len(texts) != len(args.audio):
+        raise InputError(
+            f"--texts: {len(texts)} for {len(args.audio)} audio files; give "
+            "one each"
+        )
+    if model.text_encoder and not args.texts:
+        print(
+            "no --texts: this model reads what is said too, and does without",
+            file=sys.stderr,
+        )
+    pairs = list(zip(args.audio, texts, strict=True))
+    for path, text in tqdm(pairs, unit="file", disable=len(pairs) < 2):
+        answer = model.predict([path], [text])[0]
         if args.json:
             tqdm.write(json.dumps({"file": path, **answer}))
             continue
@@ -144,7 +159,9 @@ def _export(args):
     from ser_peft.export import export
     from ser_peft.released import registry_file
 
-    entry = export(args.model, args.out, args.merge, args.backbone)
+    entry = export(
+        args.model, args.out, args.merge, args.backbone, args.text_backbone
+    )
     print(json.dumps(entry, indent=2))
     print(
         f"{args.out}: done; to load it by its name, paste the entry above into "
@@ -340,10 +357,14 @@ def _parser():
         "vggish", help="VGGish's published weights -> a folder for --backbone"
     )
     sub.add_argument("source", help="vggish-10086976.pth, or its URL")
-    sub.add_argument("out", help="folder")
+    sub.add_argument("out", help="new folder")
     sub.add_argument(
         "--pca", help="AudioSet's vggish_pca_params.npz, to apply it too"
     )
+    sub.add_argument(
+        "--final-relu", choices=["on", "off"],
+        help="behind the last layer; default: on, with --pca off",
+    )  # fmt: skip
     sub.set_defaults(run=_vggish)
 
     sub = commands.add_parser(
@@ -371,6 +392,11 @@ def _parser():
     )
     sub.add_argument("audio", nargs="+", help="audio files")
     sub.add_argument("--backbone", help="where the encoder is, if it moved")
+    sub.add_argument("--text_backbone", help="likewise of a text encoder")
+    sub.add_argument(
+        "--texts", nargs="+", metavar="TEXT",
+        help="what is said, one a file, for a model that reads it",
+    )  # fmt: skip
     sub.add_argument("--json", action="store_true", help="one object a line")
     sub.set_defaults(run=_predict)
 
@@ -384,6 +410,7 @@ def _parser():
         help="fold the adapter in and write the encoder too",
     )  # fmt: skip
     sub.add_argument("--backbone", help="where the encoder is for its users")
+    sub.add_argument("--text_backbone", help="likewise of a text encoder")
     sub.set_defaults(run=_export)
 
     sub = commands.add_parser(

@@ -119,6 +119,7 @@ def prepare(
         "dimensions": list(dimensions),
     }
     if holds(save_folder, request):
+        _warn_of_leaks(read_manifests(save_folder)[0])
         return
     utterances = utterances or load_corpus(corpus).read(data_folder)
     if class_set:
@@ -129,6 +130,19 @@ def prepare(
     labels = {utterance.id: label for utterance, label in chosen}
     splits = deal.deal([u for u, _ in chosen], fold, labels)
     write_manifests(splits, labels, save_folder, request)
+
+
+def _warn_of_leaks(about):
+    if about.get("leaks"):
+        shared = [
+            f"{share:.0%} of its {kind.replace('_', ' ')}"
+            for kind, share in about["leaks"].items()
+        ]
+        logger.warning(
+            "%s, %s: the test set shares with train %s: the scores are not "
+            "those of unheard speakers", about["corpus"], about["protocol"],
+            ", ".join(shared),
+        )  # fmt: skip
 
 
 def _rated(chosen, dimensions, corpus):
@@ -260,15 +274,7 @@ def write_manifests(splits, labels, save_folder, about, roots=None):
     check_splits(manifests, about["classes"], shares, dimensions)
     if shares:
         about = {**about, "leaks": leaks(manifests)}
-        shared = [
-            f"{share:.0%} of its {kind.replace('_', ' ')}"
-            for kind, share in about["leaks"].items()
-        ]
-        logger.warning(
-            "%s, %s: the test set shares with train %s: the scores are not "
-            "those of unheard speakers", about["corpus"], about["protocol"],
-            ", ".join(shared),
-        )  # fmt: skip
+        _warn_of_leaks(about)
     everything = {u.id: str(u.wav) for us in splits.values() for u in us}
     by_root = defaultdict(list)
     for u in itertools.chain.from_iterable(splits.values()):

@@ -1,8 +1,7 @@
-"""What a teacher says of a clip, live or stored, and what a student has."""
+"""What a teacher gives for a clip, live or stored, and what a student has."""
 
 import hashlib
 import json
-import logging
 from pathlib import Path
 
 import torch
@@ -12,13 +11,13 @@ from safetensors.torch import save_file
 from ser_peft.checkpoints import SafeModule
 from ser_peft.errors import InputError
 from ser_peft.heads import masked_mean
-from ser_peft.inference import load_model, read_model
+from ser_peft.inference import by_window, load_model, read_model
 from ser_peft.io import atomic_path
+from ser_peft.lobes import lengths_in_samples
+from ser_peft.provenance import check_unheard
 from ser_peft.released import hashes
 
-__all__ = ["Lessons", "Projector", "Teacher", "features_of"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["Projector", "Teacher", "TeacherCache", "features_of"]
 
 
 def features_of(kind, states, vectors):
@@ -53,7 +52,7 @@ def features_of(kind, states, vectors):
 
 
 class Teacher:
-    """A trained model that gives lessons, and learns nothing.
+    """A trained model that others learn of, and that learns nothing.
 
     Arguments
     ---------
@@ -61,17 +60,19 @@ class Teacher:
         A finished run, its ``model/`` folder, or a released name.
     about : dict
         ``protocol.json`` of the student's manifests.
+    test_speakers : set of str
+        Of the student.
     device : str
         Where it runs.
 
     Raises
     ------
     InputError
-        If there is no such model, its classes are others, or it was trained
-        on another deal of the speakers.
+        If there is no such model, its classes are others, or it may have
+        heard the student's test speakers.
     """
 
-    def __init__(self, run, about, device):
+    def __init__(self, run, about, test_speakers, device):
         if not run:
             raise InputError(
                 "--teacher=... is needed: a finished run or its model/ "
@@ -84,21 +85,9 @@ class Teacher:
                 f"apart, the student {', '.join(about['classes'])}; they must "
                 "be the same, in the same order"
             )
-        try:
-            path = self.folder.parent / "results.json"
-            deal = json.loads(path.read_text(encoding="utf-8"))["protocol_sha"]
-        except (FileNotFoundError, KeyError):
-            logger.warning(
-                "teacher %s: has no results.json, so that nobody can tell "
-                "whether it has heard those whom the student is tested on", run,
-            )  # fmt: skip
-        else:
-            if deal != about["protocol_sha"]:
-                raise InputError(
-                    f"teacher {run}: was trained on another fold, protocol or "
-                    "class set, and may have heard those whom the student is "
-                    "tested on; train it on this one"
-                )
+        self.protocol_sha = check_unheard(
+            self.folder, about, test_speakers, "teacher"
+        )
         self.model = load_model(self.folder, device=device)
 
     @torch.no_grad()
@@ -123,16 +112,27 @@ class Teacher:
         features, lengths : torch.Tensor
             See `features_of`.
         """
-        states = self.model.encoder(wavs, wav_lens)
-        if self.model.text_encoder:
-            states += self.model.text_encoder(texts)
-        scores, vectors = self.model.head(*states, with_vectors=True)
-        logits = scores[:, : len(self.model.classes)]
-        return logits, *features_of(kind, states, vectors)
+        model, text = self.model, ()
+        if model.text_encoder:
+            text = model.text_encoder(texts)
+
+        def say(*states):
+            scores, vectors = model.head(*states, with_vectors=True)
+            own = None if kind == "text" else kind
+            features, _ = features_of(own, states, vectors)
+            return torch.cat([scores[:, : len(model.classes)],
+                              features[:, 0].to(scores.dtype)], 1)  # fmt: skip
+
+        samples = lengths_in_samples(wavs, wav_lens)
+        said = by_window(model.encoder, wavs, samples, say, text)
+        logits, vectors = said.tensor_split([len(model.classes)], 1)
+        if kind == "text":
+            return logits, text[0][-1], text[1]
+        return logits, vectors[:, None], torch.ones_like(samples)
 
 
-class Lessons:
-    """What a teacher said of every training clip, in one file.
+class TeacherCache:
+    """What a teacher gives for every training clip, in one file.
 
     Arguments
     ---------
@@ -171,7 +171,7 @@ class Lessons:
 
     @staticmethod
     def save(path, said):
-        """Write lessons.
+        """Write a teacher's outputs.
 
         Arguments
         ---------
@@ -199,7 +199,7 @@ class Lessons:
             )
 
     def __call__(self, ids):
-        """What `Teacher` said of these clips."""
+        """What `Teacher` gives for these clips."""
         places = [self.place[id_] for id_ in ids]
         features = torch.nn.utils.rnn.pad_sequence(
             [self.features[i] for i in places], batch_first=True

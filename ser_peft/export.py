@@ -16,7 +16,7 @@ __all__ = ["export"]
 logger = logging.getLogger(__name__)
 
 
-def export(run, out, merge=False, backbone=None):
+def export(run, out, merge=False, backbone=None, text_backbone=None):
     """Copy a trained model to a folder of its own.
 
     Arguments
@@ -29,10 +29,13 @@ def export(run, out, merge=False, backbone=None):
         Fold the adapter into the encoder's weights and write the encoder
         too: ``encoder/``, in the layout of Hugging Face, which
         `transformers.AutoModel.from_pretrained` takes (of a Whisper, the
-        `encoder` of what that gives); likewise a ``text_encoder/``.
+        `encoder` of what that gives); likewise a ``text_encoder/``. One
+        whose upper layers were cut off is for `load_lobe` with that depth.
     backbone : str, optional
         Hugging Face id or folder of the encoder, where it is not, or shall
         not be looked for, where training found it.
+    text_backbone : str, optional
+        Likewise of the text encoder.
 
     Returns
     -------
@@ -49,27 +52,29 @@ def export(run, out, merge=False, backbone=None):
     if out.exists():
         raise InputError(f"{out}: is there already; give a new folder")
     folder, about = read_model(run)
-    places = [backbone or about["backbone"], about.get("text_backbone", "")]
-    for place in () if merge else filter(None, places):
-        if Path(place).is_dir():
+    places = {"backbone": backbone, "text_backbone": text_backbone}
+    for key, place in places.items():
+        place = place or about.get(key)
+        if place and not merge and Path(place).is_dir():
             logger.warning(
-                "%s: looks for an encoder in %s, a folder of this machine; "
-                "export with --merge, or give --backbone and a Hugging Face "
-                "id, if others shall load it", out, place,
+                "%s: looks for its encoder in %s, a folder of this machine; "
+                "give --%s and a Hugging Face id if others shall load it",
+                out, place, key,
             )  # fmt: skip
     with atomic_path(out) as tmp:
         if merge:
-            _merge(folder, backbone, tmp)
+            _merge(folder, backbone, text_backbone, tmp)
         else:
             shutil.copytree(folder, tmp)
-            if backbone is not None:
-                _rename(tmp, backbone)
+            for key, place in places.items():
+                if place is not None:
+                    _rename(tmp, key, place)
     source = str(out.resolve())
     return {out.name: {"source": source, "sha256": hashes(out)}}
 
 
-def _merge(folder, backbone, out):
-    model = load_model(folder, backbone)
+def _merge(folder, backbone, text_backbone, out):
+    model = load_model(folder, backbone, text_backbone=text_backbone)
     lobes = {}
     for name in ("encoder", "text_encoder"):
         if encoder := getattr(model, name):
@@ -81,13 +86,12 @@ def _merge(folder, backbone, out):
         lobe.save_pretrained(out / name)
 
 
-def _rename(folder, backbone):
-    """Name another place of the encoder wherever one is named."""
-    for path in folder.rglob("*.json"):
-        if "text_adapter" in path.parts:
-            continue
+def _rename(folder, key, place):
+    """Name another place of an encoder wherever one is named."""
+    adapter = "adapter" if key == "backbone" else "text_adapter"
+    about = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    write_json(folder / "model.json", {**about, key: str(place)})
+    for path in (folder / adapter).rglob("adapter_config.json"):
         about = json.loads(path.read_text(encoding="utf-8"))
-        for key in ("backbone", "base_model_name_or_path"):
-            if key in about:
-                about[key] = str(backbone)
+        about["base_model_name_or_path"] = str(place)
         write_json(path, about)

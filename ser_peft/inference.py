@@ -197,6 +197,7 @@ class EmotionModel(nn.Module):
         """
         if isinstance(recordings, (str, Path)):
             recordings = [recordings]
+            texts = texts if texts is None else [texts]
         texts = _one_each(texts, recordings)
         self.eval()
         device = next(self.head.parameters()).device

@@ -214,8 +214,9 @@ def _train(brain_class, prepare, hparams_file, run_opts, overrides):
         # As "all" of a csv: only the manifests tell which these are.
         settings["head"]["classes"] = about["classes"]
     hparams = build(hparams_file, dump(settings))
-    _claim(folder, text)
     brain = brain_class(hparams, run_opts, about, sets)
+    # Last: a run that was refused may be started again with other settings.
+    _claim(folder, text)
     brain.fit(
         hparams["epoch_counter"],
         brain.train_loader(),

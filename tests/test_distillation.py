@@ -1,4 +1,4 @@
-"""What a teacher says: losses, lessons, and teachers that do not fit."""
+"""What a teacher says: losses, its cache, and teachers that do not fit."""
 
 import json
 
@@ -9,13 +9,20 @@ from torch.nn.functional import kl_div, mse_loss
 
 from ser_peft.adapters import PeftLobe
 from ser_peft.brains.objectives import distillation_losses, feature_losses
-from ser_peft.distillation import Lessons, Projector, Teacher, features_of
+from ser_peft.distillation import Projector, Teacher, TeacherCache, features_of
 from ser_peft.errors import InputError
 from ser_peft.fusion import FusionHead
 from ser_peft.inference import EmotionModel
 from ser_peft.lobes import load_lobe, load_text
 
-ABOUT = {"classes": ["angry", "happy", "sad"], "protocol_sha": "0123456789ab"}
+ABOUT = {
+    "corpus": "x",
+    "protocol": "p",
+    "fold": 1,
+    "protocol_sha": "0123456789ab",
+    "classes": ["angry", "happy", "sad"],
+    "test_speakers": ["a"],
+}
 TEXTS = {"a": "I told you so", "b": "", "c": "no means no", "d": "dog"}
 KINDS = ["text", "audio", "fused", None]
 
@@ -130,7 +137,7 @@ def batches():
 
 def test_a_teacher_says_what_its_model_says(run, batches):
     for given in (run, run / "model", str(run)):
-        teacher = Teacher(given, ABOUT, "cpu")
+        teacher = Teacher(given, ABOUT, {"a"}, "cpu")
     ids, wavs, lens = batches[0]
     texts = [TEXTS[id_] for id_ in ids]
     logits, features, lengths = teacher(wavs, lens, texts, "fused")
@@ -145,21 +152,21 @@ def test_a_teacher_says_what_its_model_says(run, batches):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_lessons_are_what_was_said(run, batches, tmp_path, kind):
-    teacher = Teacher(run, ABOUT, "cpu")
+def test_cache_holds_what_was_given(run, batches, tmp_path, kind):
+    teacher = Teacher(run, ABOUT, {"a"}, "cpu")
     said, live = [], {}
     for ids, wavs, lens in batches:
-        lesson = teacher(wavs, lens, [TEXTS[id_] for id_ in ids], kind)
-        said.append((ids, *lesson))
-        for id_, logits, features, length in zip(ids, *lesson, strict=True):
+        given = teacher(wavs, lens, [TEXTS[id_] for id_ in ids], kind)
+        said.append((ids, *given))
+        for id_, logits, features, length in zip(ids, *given, strict=True):
             live[id_] = logits, features[:length]
-    path = Lessons.path(tmp_path, teacher, "deal", kind)
-    Lessons.save(path, said)
+    path = TeacherCache.path(tmp_path, teacher, "deal", kind)
+    TeacherCache.save(path, said)
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
-    lessons = Lessons(path, "cpu")
+    cache = TeacherCache(path, "cpu")
     # Other batches than those it was asked in.
     for ids in (["d", "b", "a"], ["c"], ["a", "c"]):
-        logits, features, lengths = lessons(ids)
+        logits, features, lengths = cache(ids)
         assert features.shape[:2] == (len(ids), int(lengths.max()))
         for i, id_ in enumerate(ids):
             assert torch.equal(logits[i], live[id_][0])
@@ -168,19 +175,21 @@ def test_lessons_are_what_was_said(run, batches, tmp_path, kind):
         assert len({*lengths.tolist()}) == 2
 
 
-def test_other_lessons_have_another_file(run, tmp_path):
-    teacher = Teacher(run, ABOUT, "cpu")
+def test_another_teacher_has_another_cache(run, tmp_path):
+    teacher = Teacher(run, ABOUT, {"a"}, "cpu")
     paths = {
-        Lessons.path(tmp_path, teacher, *clips)
+        TeacherCache.path(tmp_path, teacher, *clips)
         for clips in [("deal", None), ("deal", "text"), ("other", None)]
     }
     assert len(paths) == 3
-    again = Lessons.path(tmp_path, Teacher(run, ABOUT, "cpu"), "deal", None)
+    again = TeacherCache.path(
+        tmp_path, Teacher(run, ABOUT, {"a"}, "cpu"), "deal", None
+    )
     assert again in paths
     teacher.model.head.out[0].bias.data.add_(1)
     teacher.model.save(tmp_path / "other")
     teacher.folder = tmp_path / "other"
-    assert Lessons.path(tmp_path, teacher, "deal", None) not in paths
+    assert TeacherCache.path(tmp_path, teacher, "deal", None) not in paths
 
 
 @pytest.mark.parametrize(
@@ -188,27 +197,30 @@ def test_other_lessons_have_another_file(run, tmp_path):
     [
         ({"classes": ["angry", "sad"]}, "tells angry, happy, sad apart, the"),
         ({"classes": ["sad", "happy", "angry"]}, "in the same order"),
-        ({"protocol_sha": "ba9876543210"}, "on another fold, protocol or"),
+        (
+            {"protocol_sha": "ba9876543210"},
+            "may have heard those whom",
+        ),
     ],
 )
 def test_a_teacher_of_something_else(run, changes, message):
     with pytest.raises(InputError, match=message) as error:
-        Teacher(run, ABOUT | changes, "cpu")
+        Teacher(run, ABOUT | changes, {"b"}, "cpu")
     assert str(run) in str(error.value) and "\n" not in str(error.value)
 
 
 def test_no_teacher(tmp_path):
     with pytest.raises(InputError, match="--teacher=... is needed"):
-        Teacher(None, ABOUT, "cpu")
+        Teacher(None, ABOUT, {"a"}, "cpu")
     with pytest.raises(InputError, match="nothing.* cannot be read"):
-        Teacher(tmp_path / "nothing", ABOUT, "cpu")
+        Teacher(tmp_path / "nothing", ABOUT, {"a"}, "cpu")
 
 
 def test_a_teacher_of_unknown_origin(run, tmp_path, caplog):
     """Said, not refused: a released model has no results."""
-    teacher = Teacher(run, ABOUT, "cpu")
+    teacher = Teacher(run, ABOUT, {"a"}, "cpu")
     assert not caplog.messages
     teacher.model.save(tmp_path / "model")
-    Teacher(tmp_path / "model", ABOUT, "cpu")
+    Teacher(tmp_path / "model", ABOUT, {"a"}, "cpu")
     (message,) = caplog.messages
     assert "nobody can tell" in message

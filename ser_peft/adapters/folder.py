@@ -33,7 +33,7 @@ BASE = "base"
 OURS = {config.peft_type: config for config in (BottleneckConfig, PromptConfig)}
 
 
-def find(run):
+def find(run, name="adapter"):
     """Folder of the adapter of a run.
 
     Arguments
@@ -41,21 +41,29 @@ def find(run):
     run : str or Path
         A finished run, its ``model/`` folder, an exported adapter, or the
         name of a released model.
+    name : str
+        Of the adapter within ``model/``; that of a text encoder is called
+        "text_adapter".
 
     Returns
     -------
-    Path
-        What `PeftLobe.export` wrote.
+    Path or None
+        What `PeftLobe.export` wrote; None of a model that has no adapter of
+        this name, as one without a text encoder.
 
     Raises
     ------
     InputError
-        If there is none.
+        If there is none at all.
     """
     root = Path(find_released(run) if is_name(run) else run)
-    for folder in (root / "model" / "adapter", root / "adapter", root):
-        if several(folder):
-            return folder
+    for folder in (root / "model", root):
+        if several(folder / name):
+            return folder / name
+        if several(folder / "adapter"):
+            return None
+    if several(root):
+        return root
     raise InputError(
         f"{root}: holds no adapter; give a finished run or its model/ folder"
     )

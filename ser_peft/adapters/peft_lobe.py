@@ -134,7 +134,9 @@ class PeftLobe(torch.nn.Module):
         """Fold another run's adapter in; give it back if it is carried on."""
         if not run:
             return None
-        folder = adapter_folder.find(run)
+        folder = adapter_folder.find(run, self.lobe.adapter_name)
+        if folder is None:
+            return None
         methods = [adapter_folder.read(one)[0] for one in several(folder)]
         if methods == ["frozen"]:
             return None

@@ -1,11 +1,18 @@
 """Distillation: a student learns from labels and from a teacher."""
 
+import math
+
 from speechbrain.utils.distributed import if_main_process, run_on_main
 from tqdm import tqdm
 
 from ser_peft.brains.emotion import EmotionBrain
 from ser_peft.brains.objectives import distillation_losses, feature_losses
-from ser_peft.distillation import Lessons, Projector, Teacher, features_of
+from ser_peft.distillation import (
+    Projector,
+    Teacher,
+    TeacherCache,
+    features_of,
+)
 from ser_peft.errors import InputError
 
 __all__ = ["DistillBrain"]
@@ -47,7 +54,7 @@ class DistillBrain(EmotionBrain):
 
     def __init__(self, hparams, run_opts, about, sets):
         super().__init__(hparams, run_opts, about, sets)
-        self.teacher = self.lessons = self.kind = None
+        self.teacher = self.cache = self.kind = None
         if not (hparams["kd_weight"] or hparams["feature_weight"]):
             return  # the same student without a teacher
         if not about["classes"]:
@@ -55,7 +62,8 @@ class DistillBrain(EmotionBrain):
                 "classes: 0: distillation wants classes, whose scores are to "
                 "be told"
             )
-        self.teacher = Teacher(hparams["teacher"], about, self.device)
+        tested = {e["speaker"] for e in sets["test"].data.values()}
+        self.teacher = Teacher(hparams["teacher"], about, tested, self.device)
         if hparams["cache_teacher"]:
             self._check_clips()
         if hparams["feature_weight"]:
@@ -69,10 +77,13 @@ class DistillBrain(EmotionBrain):
     def _check_clips(self):
         limit = self.hparams.max_seconds
         longest = max(e["duration"] for e in self.sets["train"].data.values())
+        longest = math.ceil(
+            min(longest, getattr(self.hparams, "first_seconds", longest))
+        )
         if self.hparams.augment or (limit and longest > limit):
             raise InputError(
                 "cache_teacher: wants training clips that never change; set "
-                f"augment: False and max_seconds to at least {longest:.1f}, "
+                f"augment: False and max_seconds to at least {longest}, "
                 "or cache_teacher: False"
             )
 
@@ -114,12 +125,12 @@ class DistillBrain(EmotionBrain):
     def on_fit_start(self):
         """Let the teacher say everything beforehand, where it shall."""
         if self.teacher and self.hparams.cache_teacher:
-            self.lessons = self._lessons()
+            self.cache = self._cache()
         super().on_fit_start()
 
-    def _lessons(self):
+    def _cache(self):
         texts = {k: e["text"] for k, e in self.sets["train"].data.items()}
-        path = Lessons.path(
+        path = TeacherCache.path(
             self.hparams.manifests_folder,
             self.teacher,
             self.about["protocol_sha"],
@@ -128,17 +139,19 @@ class DistillBrain(EmotionBrain):
             self.kind,
         )
         if not path.exists():
-            said = []
+            outputs = []
             for batch in tqdm(
                 self.eval_loader("train"),
                 desc="teacher",
                 disable=not if_main_process(),
             ):
                 wavs, lens = (part.to(self.device) for part in batch.sig)
-                lesson = self.teacher(wavs, lens, batch.text, self.kind)
-                said.append((batch.id, *(part.cpu() for part in lesson)))
-            run_on_main(Lessons.save, (path, self.gather(said)))
-        return Lessons(path, self.device)
+                given = self.teacher(wavs, lens, batch.text, self.kind)
+                # Copies: a view would keep all layers' states alive.
+                given = (part.cpu().clone() for part in given)
+                outputs.append((batch.id, *given))
+            run_on_main(TeacherCache.save, (path, self.gather(outputs)))
+        return TeacherCache(path, self.device)
 
     def train_scores(self, wavs, lens, texts, batch):
         """See `EmotionBrain.train_scores`; the teacher is asked too."""
@@ -146,29 +159,29 @@ class DistillBrain(EmotionBrain):
             return super().train_scores(wavs, lens, texts, batch)
         states = self.encode(wavs, lens, texts)
         scores, vectors = self.modules.head(*states, with_vectors=True)
-        self.learned, _ = features_of(self.kind, states, vectors)
+        self.features, _ = features_of(self.kind, states, vectors)
         if "projector" in self.modules:
-            self.learned = self.modules.projector(self.learned)
-        if self.lessons:
-            self.lesson = self.lessons(batch.id)
+            self.features = self.modules.projector(self.features)
+        if self.cache:
+            self.taught = self.cache(batch.id)
         else:
             # The very clips that the student hears, with all that is said.
-            said = batch.text * (len(wavs) // len(batch.text))
-            self.lesson = self.teacher(wavs, lens, said, self.kind)
+            texts = batch.text * (len(wavs) // len(batch.text))
+            self.taught = self.teacher(wavs, lens, texts, self.kind)
         return scores
 
     def clip_losses(self, loss, logits):
         """See `EmotionBrain.clip_losses`."""
         if not self.teacher:
             return super().clip_losses(loss, logits)
-        taught, features, lengths = self.lesson
+        logits_taught, features, lengths = self.taught
         share = self.hparams.kd_weight
         loss = (1 - share) * loss + share * distillation_losses(
-            logits, taught, self.hparams.temperature
+            logits, logits_taught, self.hparams.temperature
         )
         if self.kind:
             loss = loss + self.hparams.feature_weight * feature_losses(
-                self.learned, features, lengths
+                self.features, features, lengths
             )
         return loss.sum()
 
@@ -180,10 +193,11 @@ class DistillBrain(EmotionBrain):
         if self.teacher:
             results["distillation"] = {
                 "teacher": str(self.teacher.folder.resolve()),
+                "teacher_protocol_sha": self.teacher.protocol_sha,
                 "kd_weight": self.hparams.kd_weight,
                 "temperature": self.hparams.temperature,
                 "feature_weight": self.hparams.feature_weight,
                 "features": self.kind,
-                "cached": self.lessons is not None,
+                "cached": self.cache is not None,
             }
         return results

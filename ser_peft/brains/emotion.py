@@ -1,5 +1,6 @@
 """Emotion recognition: the Brain, from first batch to report."""
 
+import logging
 import shlex
 import sys
 from pathlib import Path
@@ -23,13 +24,20 @@ from ser_peft.evaluation.results import (
     judge,
     run_results,
 )
-from ser_peft.evaluation.robustness import disturbed, talkers
+from ser_peft.evaluation.robustness import (
+    disturbed,
+    talkers,
+    without_text,
+)
 from ser_peft.fusion import FUSIONS
 from ser_peft.inference import EmotionModel, read_model
 from ser_peft.probe import fit_probe, pooled_states
+from ser_peft.provenance import check_unheard
 from ser_peft.text import text_sources
 
 __all__ = ["EmotionBrain"]
+
+logger = logging.getLogger(__name__)
 
 
 class EmotionBrain(PeftBrain):
@@ -117,8 +125,26 @@ class EmotionBrain(PeftBrain):
         self.groups = group_columns(test, hparams.get("fairness_columns", ()))
         # Of classes only.
         self.robustness = about["classes"] and hparams.get("robustness", False)
+        if self.robustness and about.get("shares_speakers"):
+            logger.warning(
+                "robustness: left out, since training hears test speakers, "
+                "whose babble would be of the same voices"
+            )
+            self.robustness = False
         if self.robustness:
             talkers(train, test)
+        if hparams["augment"] and hparams["wav_augment"] is None:
+            raise InputError(
+                "augment: True: wav_augment is empty; set augment: False, or "
+                "write a wav_augment as other recipes have"
+            )
+        if hparams["init_from"]:
+            check_unheard(
+                find(hparams["init_from"]).parent,
+                about,
+                {entry["speaker"] for entry in test.values()},
+                "init_from",
+            )
         self.weight_of = clip_weights(
             {split: dataset.data for split, dataset in sets.items()},
             hparams.get("balance", ["emotion"] if about["classes"] else []),
@@ -380,6 +406,8 @@ class EmotionBrain(PeftBrain):
             _, whole = datasets(self.hparams.manifests_folder)
             results["robustness"] = {}
             views = disturbed(whole["train"], whole["test"])
+            if self.model.text_encoder:
+                views = {"no text": without_text(whole["test"]), **views}
             for name, dataset in views.items():
                 self.evaluate(self.eval_loader("test", {"test": dataset}))
                 results["robustness"][name] = self.measured["scores"]["ua"]

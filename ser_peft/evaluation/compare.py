@@ -22,6 +22,7 @@ from ser_peft.evaluation.results import versions
 from ser_peft.evaluation.runs import read_runs
 from ser_peft.evaluation.summary import summarize
 from ser_peft.inference import load_model
+from ser_peft.text import clean_text
 
 __all__ = ["METRICS", "agreement", "compare"]
 
@@ -290,7 +291,7 @@ def _utterances(runs):
                 "id": id_,
                 "wav": read_audio(path),
                 "emotion": test[id_]["emotion"],
-                "text": test[id_].get("text") or "",
+                "text": clean_text(test[id_].get("text", "")),
             }
         )
     return chosen

@@ -181,6 +181,14 @@ Average over all folds before comparing methods.
 {% else %}
 The interval resamples speakers.
 {% endif %}</p>
+{% if r.get("text") %}
+<p>Reads transcripts too, by {{ r.text.backbone }} ({{ r.text.method }});
+those of the test set are
+{% for source, count in r.text.sources.items() %}
+{{ source }} ({{ count }}){{- ", " if not loop.last else "." }}
+{% endfor %}
+</p>
+{% endif %}
 {% if r.get("shares_speakers") %}
 <p><b>Training heard test speakers</b>: these are not scores of unheard ones.
 {% if r.get("leaks") %}
@@ -246,7 +254,8 @@ uses; predictions.csv is without."
 {% if robustness %}
 {% call card("Robustness", svg.robustness, "UA of the same test set under
 babble of training speakers, and over the telephone (300 to 3400 Hz, 8 kHz,
-mu-law).") %}
+mu-law)." ~ (" Transcripts are those of the clean clips." if r.get("text") else
+"")) %}
 <details><summary>Numbers</summary>
 {{ table(["test set", "UA", "change in points"], robustness) }}
 </details>

@@ -23,7 +23,14 @@ from torchaudio.functional import (
 
 from ser_peft.errors import InputError
 
-__all__ = ["add_babble", "babble_track", "disturbed", "talkers", "telephone"]
+__all__ = [
+    "add_babble",
+    "babble_track",
+    "disturbed",
+    "talkers",
+    "telephone",
+    "without_text",
+]
 
 SAMPLE_RATE = 16000
 SNRS = 20, 10, 5, 0
@@ -178,10 +185,15 @@ def disturbed(train, test):
     return {**views, "telephone": _changed(test, telephone, ["sig"])}
 
 
-def _changed(dataset, change, takes):
-    """A view of the dataset whose ``sig`` is what `change` makes."""
+def without_text(dataset):
+    """A view of a dataset in which nothing is known of what is said."""
+    return _changed(dataset, lambda id_: "", ["id"], "text")
+
+
+def _changed(dataset, change, takes, item="sig"):
+    """A view of the dataset, an item of which is what `change` makes."""
     view = FilteredSortedDynamicItemDataset(dataset, dataset.data_ids)
     view.add_dynamic_item(change, takes=takes, provides="changed")
     keys = dataset.pipeline.output_mapping
-    view.set_output_keys({**keys, "sig": "changed"})
+    view.set_output_keys({**keys, item: "changed"})
     return view

@@ -20,7 +20,7 @@ _NEEDED = (
 _NUMBER = re.compile(r"(?<=: )[-+]?\d*\.?\d+(e[-+]?\d+)?$")
 # The pretrained run, or the teacher, of the same fold.
 _PRETRAINED = re.compile(
-    r"((?:init_from|teacher): ).*?([^/]+)/fold\d+/\d+(/model)?/?$"
+    r"((?:init_from|teacher): .*?)/fold\d+/\d+(/model)?/?$"
 )
 _FREE = re.compile(
     r"(__set_seed|seed|fold|\w+_folder|num_workers|ckpt_interval_minutes"
@@ -125,7 +125,7 @@ def _settings(path):
         text = text.replace(folder[1], "")
     lines = [re.sub(r"(^|\s+)#.*", "", line) for line in text.splitlines()]
     # 3e-5 and 0.00003 are one setting.
-    lines = [_PRETRAINED.sub(r"\1\2", line) for line in lines]
+    lines = [_PRETRAINED.sub(r"\1", line) for line in lines]
     lines = [_NUMBER.sub(lambda n: f"{float(n[0]):.12g}", x) for x in lines]
     return tuple(line for line in lines if line and not _FREE.match(line))
 

@@ -73,7 +73,13 @@ def summarize(paths, compare=None):
     by_key = defaultdict(list)
     for run in read_runs(paths):
         same = "corpus", "protocol", "backbone", "method", "settings"
-        key = *(run[name] for name in same), tuple(run["classes"])
+        # Scores with transcripts of two kinds are two results.
+        texts = {*(run.get("text") or {}).get("sources", ())} - {"none"}
+        key = (
+            *(run[name] for name in same),
+            tuple(run["classes"]),
+            tuple(sorted(texts)),
+        )
         by_key[key].append(run)
     members = [(_group(runs), runs) for runs in by_key.values()]
     members.sort(
@@ -288,6 +294,11 @@ def _warn(group, runs):
                 f"{name}: {len(made)} runs of fold {fold}, seed {seed}, all "
                 f"counted: {', '.join(made)}"
             )
+    if any(run.get("shares_speakers") for run in runs):
+        yield (
+            f"{name}: training heard speakers of the test set "
+            f"({group['protocol']}); the scores are not those of unheard ones"
+        )
     sizes = {tuple(run["trainable_parameters"].items()) for run in runs}
     if len(sizes) > 1:
         yield (

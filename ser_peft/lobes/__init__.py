@@ -1,5 +1,7 @@
 """Encoders of speech that are right for short, padded clips; and of text."""
 
+from pathlib import Path
+
 from ser_peft.errors import InputError
 from ser_peft.lobes.base import SpeechLobe, lengths_in_samples
 from ser_peft.lobes.configs import (
@@ -67,6 +69,11 @@ def load_lobe(source, save_path="", **kwargs):
         If there is no such checkpoint or it is no speech encoder.
     """
     if source in SCRATCH:
+        if Path(source).is_dir():
+            raise InputError(
+                f"backbone {source}: is a folder here, and the name of what "
+                f"starts from scratch; write ./{source} for the folder"
+            )
         kwargs.setdefault("weights", "random")
         with config_folder(source) as folder:
             lobe = LOBES[source](folder, save_path, **kwargs)

@@ -21,6 +21,7 @@ _BERT = {
 FAMILIES = {
     "bert": _BERT,
     "roberta": _BERT,
+    "xlm-roberta": _BERT,
     "electra": _BERT,
     "distilbert": {
         "layers_path": "transformer.layer",
@@ -44,6 +45,7 @@ class TextLobe(TransformerLobe):
     """
 
     not_needed = ("pooler.",)
+    adapter_name = "text_adapter"
     extractor = None
     """The tokenizer."""
     no_text = "NULL"
@@ -116,4 +118,4 @@ class TextLobe(TransformerLobe):
         """Longest input, special tokens included."""
         positions = self.config.max_position_embeddings
         # RoBERTa's positions count from behind the padding's.
-        return positions - 2 * (self.config.model_type == "roberta")
+        return positions - 2 * ("roberta" in self.config.model_type)

@@ -60,6 +60,8 @@ class TransformerLobe(HFTransformersInterface):
 
     prefix = ""
     """Of the encoder's tensors in the checkpoint."""
+    adapter_name = "adapter"
+    """Of the folder of a saved model that its adapter is in."""
 
     def __init__(
         self,

@@ -262,7 +262,7 @@ def mel_filters():
     return torch.from_numpy(filters).float()
 
 
-def convert_vggish(source, folder, pca=None):
+def convert_vggish(source, folder, pca=None, final_relu=None):
     """Make the folder that `load_lobe` takes of the published weights.
 
     Arguments
@@ -273,10 +273,12 @@ def convert_vggish(source, folder, pca=None):
         Anything but safetensors is unpickled, restricted to tensors, and
         only where its SHA-256 is that of the published file.
     folder : str or Path
-        Gets ``config.json`` and ``model.safetensors``; replaced as a whole.
+        New; gets ``config.json`` and ``model.safetensors``.
     pca : str or Path, optional
-        AudioSet's ``vggish_pca_params.npz``: turns its post-processing on,
-        and the ReLU in front of it, which is not Google's, off.
+        AudioSet's ``vggish_pca_params.npz``: turns its post-processing on.
+    final_relu : bool, optional
+        See `VGGishConfig`; where absent it is off in front of the
+        post-processing, which Google made without, and on otherwise.
 
     Returns
     -------
@@ -287,8 +289,10 @@ def convert_vggish(source, folder, pca=None):
     ------
     InputError
         If a file cannot be had or read, is not the published one, or lacks
-        a tensor.
+        a tensor; or the folder is there already.
     """
+    if Path(folder).exists():
+        raise InputError(f"{folder}: is there already; give a new folder")
     if re.match(r"https?://", str(source)):
         with TemporaryDirectory() as scratch:
             path = Path(scratch, Path(str(source)).name)
@@ -303,7 +307,7 @@ def convert_vggish(source, folder, pca=None):
     else:
         tensors = _read(Path(source), source)
     config = VGGishConfig(
-        final_relu=pca is None,
+        final_relu=pca is None if final_relu is None else final_relu,
         pca=pca is not None,
         architectures=["VGGishModel"],
     )

@@ -81,7 +81,7 @@ def as_run(model, folder, manifests):
     """Save a model as a finished training on these manifests leaves it."""
     about, _ = read_manifests(manifests)
     model.save(folder / "model")
-    write_json(folder / "results.json", {"protocol_sha": about["protocol_sha"]})
+    write_json(folder / "results.json", about)
     return folder
 
 
@@ -172,11 +172,11 @@ def test_the_loss_has_three_parts(new_student, teachers, tmp_path):
     expected = (
         0.7 * cross_entropy(brain.scores, labels, reduction="none")
         + 0.3 * distillation_losses(brain.scores, logits, 3.0)
-        + 0.7 * feature_losses(brain.learned, features, lengths)
+        + 0.7 * feature_losses(brain.features, features, lengths)
     )  # four classes, equally large: all clips weigh one
     torch.testing.assert_close(loss, expected.mean())
     # [layers + 1, width] of the teacher's linear probe
-    assert brain.learned.shape == (len(wavs), 1, 3 * 32)
+    assert brain.features.shape == (len(wavs), 1, 3 * 32)
     loss.backward()
     for name, parameter in brain.modules.projector.named_parameters():
         assert parameter.grad.any(), name
@@ -224,12 +224,12 @@ def test_a_reader_learns_from_a_reader(
     if kind == "text":
         with torch.no_grad():
             states, tokens = text(batch.text)
-        assert torch.equal(brain.lesson[1], states[-1])
-        assert torch.equal(brain.lesson[2], tokens)
-        torch.testing.assert_close(brain.learned, states[2])
+        assert torch.equal(brain.taught[1], states[-1])
+        assert torch.equal(brain.taught[2], tokens)
+        torch.testing.assert_close(brain.features, states[2])
     else:
         assert (
-            brain.learned.shape == brain.lesson[1].shape == (len(wavs), 1, 128)
+            brain.features.shape == brain.taught[1].shape == (len(wavs), 1, 128)
         )
 
 
@@ -297,7 +297,7 @@ def test_an_audio_student_of_a_reading_teacher(
     assert not (tmp_path / "model" / "text_adapter").exists()
 
 
-def test_stored_lessons_are_as_good_as_a_live_teacher(
+def test_stored_outputs_are_as_good_as_a_live_teacher(
     new_student, fit, teachers, manifests, tmp_path, monkeypatch
 ):
     folder = shutil.copytree(manifests, tmp_path / "manifests")
@@ -330,7 +330,7 @@ def test_stored_lessons_are_as_good_as_a_live_teacher(
         assert torch.equal(tensor, tensors(cached)[name])
 
 
-def test_lessons_are_of_these_texts(new_student, teachers, manifests, tmp_path):
+def test_cache_is_of_these_texts(new_student, teachers, manifests, tmp_path):
     """Transcribed anew, the reading teacher says something else."""
     for name in ("gold", "heard"):
         folder = shutil.copytree(manifests, tmp_path / name)
@@ -346,7 +346,7 @@ def test_lessons_are_of_these_texts(new_student, teachers, manifests, tmp_path):
                 tmp_path / "run", teacher=teachers[teacher],
                 cache_teacher="True", manifests_folder=tmp_path / name,
             )  # fmt: skip
-            brain._lessons()
+            brain._cache()
             (path,) = (tmp_path / name).glob("teacher-*.safetensors")
             found[teacher, name] = path.name
             path.unlink()
@@ -476,6 +476,7 @@ def test_two_processes_train_one_student(
     assert results["processes"] == 2
     assert results["distillation"] == {
         "teacher": str(teachers["reads"] / "model"),
+        "teacher_protocol_sha": results["protocol_sha"],
         "kd_weight": 0.5,
         "temperature": 2.0,
         "feature_weight": 1,
