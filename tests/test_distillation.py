@@ -12,7 +12,8 @@ from ser_peft.brains.objectives import distillation_losses, feature_losses
 from ser_peft.distillation import Projector, Teacher, TeacherCache, features_of
 from ser_peft.errors import InputError
 from ser_peft.fusion import FusionHead
-from ser_peft.inference import EmotionModel
+from ser_peft.heads import LinearHead
+from ser_peft.inference import EmotionModel, load_model
 from ser_peft.lobes import load_lobe, load_text
 
 ABOUT = {
@@ -115,6 +116,9 @@ def run(tiny_backbones, tiny_texts, tmp_path_factory):
     torch.manual_seed(0)
     encoder = PeftLobe(load_lobe(tiny_backbones["whisper"]), LoraConfig(r=2))
     text = PeftLobe(load_text(tiny_texts["bert"], depth=1), LoraConfig(r=2))
+    for parameter in text.parameters():
+        if parameter.requires_grad:  # as training leaves it: not at zero
+            parameter.data.add_(0.1 * torch.randn_like(parameter))
     head = FusionHead(encoder, 3, text_encoder=text)
     folder = tmp_path_factory.mktemp("teacher") / "run"
     EmotionModel(encoder, head, ABOUT["classes"], text_encoder=text).save(
@@ -224,3 +228,31 @@ def test_a_teacher_of_unknown_origin(run, tmp_path, caplog):
     Teacher(tmp_path / "model", ABOUT, {"a"}, "cpu")
     (message,) = caplog.messages
     assert "nobody can tell" in message
+
+
+def test_a_text_encoder_starts_from_a_run_that_reads(run, tiny_texts):
+    """From its own adapter there; one that only listens has none."""
+    lobes = (load_text(tiny_texts["bert"], depth=1) for _ in range(2))
+    started, fresh = (
+        PeftLobe(lobe, LoraConfig(r=2), init_from=start)
+        for lobe, start in zip(lobes, (run, None), strict=True)
+    )
+    saved = load_model(run).text_encoder
+    with torch.no_grad():
+        states, expected, new = (
+            encoder.eval()(["dog"])[0] for encoder in (started, saved, fresh)
+        )
+    torch.testing.assert_close(states, expected)
+    assert not torch.allclose(new, expected)
+
+
+def test_a_text_encoder_starts_anew_beside_a_run_that_listens(
+    tiny_backbones, tiny_texts, tmp_path
+):
+    audio = PeftLobe(load_lobe(tiny_backbones["whisper"]), LoraConfig(r=2))
+    EmotionModel(audio, LinearHead(audio, 3), ABOUT["classes"]).save(
+        tmp_path / "model"
+    )
+    lobe = load_text(tiny_texts["bert"], depth=1)
+    text = PeftLobe(lobe, LoraConfig(r=2), init_from=tmp_path)
+    assert text.base is None and text.num_adapter_parameters

@@ -16,6 +16,7 @@ from ser_peft.evaluation.robustness import (
     disturbed,
     talkers,
     telephone,
+    without_text,
 )
 
 RATE = 16000
@@ -207,3 +208,11 @@ def test_telephone_is_coarse_but_understood():
 @pytest.mark.parametrize("samples", [1600, 4801, 4803])
 def test_telephone_keeps_the_length(samples):
     assert telephone(torch.randn(samples) / 10).shape == (samples,)
+
+
+def test_without_text(manifests):
+    _, sets = datasets(manifests)
+    view = without_text(sets["test"])
+    assert [item["text"] for item in view] == [""] * len(sets["test"])
+    assert all(item["text"] for item in sets["test"])
+    assert torch.equal(view[0]["sig"], sets["test"][0]["sig"])

@@ -435,3 +435,19 @@ def test_command(runs, tmp_path, capsys):
     summary = json.loads(out.read_text())
     assert printed == format_table(summary)
     assert "<html" in page.read_text()
+
+
+def test_scores_with_other_transcripts_are_another_group(runs):
+    """Gold ones and a recogniser's are not averaged."""
+    gold, heard = {"gold": 4}, {"whisper-tiny.en": 3, "none": 1}
+    folder = runs(
+        {"fold": 1, "text": {"sources": gold}},
+        {"fold": 2, "text": {"sources": heard}},
+        {"fold": 3, "text": {"sources": heard | {"none": 2}}},
+    )
+    assert [g["runs"] for g in summarize([folder])["groups"]] == [1, 2]
+
+
+def test_leaking_protocols_are_named(runs):
+    (warning,) = summarize([runs({"shares_speakers": True})])["warnings"]
+    assert "training heard speakers of the test set" in warning

@@ -423,3 +423,16 @@ def test_unreadable_files(small_default, tmp_path):
     path.write_bytes(b"broken")
     with pytest.raises(InputError, match="a.safetensors: cannot be read"):
         convert_vggish(path, tmp_path / "hf")
+
+
+def test_no_folder_is_replaced_and_no_name_is_taken_for_one(
+    published, tmp_path, monkeypatch
+):
+    (tmp_path / "vggish").mkdir()
+    with pytest.raises(InputError, match="vggish: is there already"):
+        convert_vggish(published(), tmp_path / "vggish")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="write ./vggish for the folder"):
+        load_lobe("vggish")
+    folder = convert_vggish(published(), tmp_path / "off", final_relu=False)
+    assert not load_lobe(folder).config.final_relu

@@ -22,6 +22,7 @@ from ser_peft.brains import (
     StateBrain,
     TaptBrain,
 )
+from ser_peft.cli import main
 from ser_peft.errors import InputError
 from ser_peft.inference import load_model
 from ser_peft.lobes.vggish import VGGishConfig, VGGishModel
@@ -233,6 +234,7 @@ def speech_and_text(
                     number_of_epochs=2,
                     precision=None,
                     **({"head_epochs": 1} if threem else {}),
+                    robustness=False if threem else None,
                 )
             )
             assert end.code == 0, end.log
@@ -247,6 +249,68 @@ def test_yaml_of_speech_and_text_runs(name, speech_and_text):
     check(run, "iemocap", "full" if "3mser" in name else "lora")
     results = json.loads((run / "results.json").read_text())
     assert results["text"]["sources"] == {"gold": results["test_utterances"]}
+    assert "gold (" in (run / "report.html").read_text()
+    if "bert" in name:
+        assert list(results["robustness"])[0] == "no text"
+
+
+def test_prediction_says_whether_it_reads(speech_and_text, corpus, capsys):
+    run = speech_and_text(FUSED[1])
+    wav = str(next(corpus("IEMOCAP").rglob("*.wav")))
+    answers = []
+    for more in ([], ["--texts", "I told you so"]):
+        main(["predict", str(run), wav, "--json", *more])
+        said = capsys.readouterr()
+        answers.append(json.loads(said.out)["scores"])
+        assert ("does without" in said.err) == (not more)
+    assert answers[0] != answers[1]
+    with pytest.raises(SystemExit) as stop:
+        main(["predict", str(run), wav, "--texts", "One", "Two"])
+    assert stop.value.code == 2
+    assert "--texts: 2 for 1 audio files" in capsys.readouterr().err
+
+
+def test_random_split_of_distilser(
+    corpus, tiny_texts, tiny_vggish, arguments, train, tmp_path
+):
+    """It trains, and everything says what it leaks."""
+    run = tmp_path / "run"
+    end = train(
+        arguments(
+            run,
+            FUSED[0],
+            protocol="distilser",
+            data_folder=corpus("IEMOCAP"),
+            manifests_folder=None,
+            backbone=tiny_vggish,
+            text_backbone=tiny_texts["bert"],
+            number_of_epochs=2,
+            head_epochs=1,
+            robustness=None,  # the yaml's
+        )
+    )
+    assert end.code == 0, end.log
+    assert "not those of unheard" in " ".join(end.log.split())
+    assert "robustness: left out" in end.log
+    results = json.loads((run / "results.json").read_text())
+    assert results["shares_speakers"] and results["leaks"]["speakers"] == 1
+    assert "Training heard test speakers" in (run / "report.html").read_text()
+
+
+def test_a_refused_student_can_be_started_again(
+    arguments, train, whisper_teacher, tiny_backbones, tmp_path
+):
+    """With what the message asked for, in the same folder."""
+    name = "RAVDESS/hparams/whisper_kd.yaml"
+    for teacher, code in ((None, 2), (whisper_teacher, 0)):
+        end = train(
+            arguments(
+                tmp_path / "run", name, teacher=teacher, number_of_epochs=1
+            ),
+            script="train_distill.py",
+        )
+        assert end.code == code, end.log
+        assert teacher or "--teacher=... is needed" in end.log
 
 
 @pytest.fixture(scope="session")
@@ -354,7 +418,7 @@ def test_what_is_said_to_be_read_is_read(brain):
     for key in brain.reads:
         item = r'(hparams|settings)(\[|\.get\()"'
         used = rf'(hparams\.|["(]hparams", "|{item}){key}\b'
-        optimiser = rf'\("{key}", self\.'
+        optimiser = rf'\("{key}", (\[\*)?self\.'
         assert re.search(f"{used}|{optimiser}", code), key
 
 
