@@ -417,7 +417,7 @@ def test_what_is_said_to_be_read_is_read(brain):
     )  # fmt: skip
     for key in brain.reads:
         item = r'(hparams|settings)(\[|\.get\()"'
-        used = rf'(hparams\.|["(]hparams", "|{item}){key}\b'
+        used = rf'(hparams\.|hparams, "|["(]hparams", "|{item}){key}\b'
         optimiser = rf'\("{key}", (\[\*)?self\.'
         assert re.search(f"{used}|{optimiser}", code), key
 
