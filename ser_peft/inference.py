@@ -215,7 +215,7 @@ class EmotionModel(nn.Module):
                     )
                 wav = wav.float()
                 check_samples(wav, SAMPLE_RATE, name)
-            text = texts and [clean_text(texts[number])]
+            text = texts and [clean_text(texts[number] or "")]
             scores = self(wav[None].to(device), texts=text)
             answers.append(self._answer(scores[0]))
         return answers

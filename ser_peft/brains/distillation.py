@@ -126,6 +126,7 @@ class DistillBrain(EmotionBrain):
         """Let the teacher say everything beforehand, where it shall."""
         if self.teacher and self.hparams.cache_teacher:
             self.cache = self._cache()
+            self.teacher.model = None  # has given all that it will
         super().on_fit_start()
 
     def _cache(self):
