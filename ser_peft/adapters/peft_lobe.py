@@ -185,10 +185,8 @@ class PeftLobe(torch.nn.Module):
         for method in self.methods:
             if hasattr(method, "attach"):
                 # Prompts are to be attended to.
-                needed = lobe.ffn_input
-                if isinstance(method, PromptConfig):
-                    needed = lobe.attention
-                if not needed:
+                prompt = isinstance(method, PromptConfig)
+                if not lobe.ffn_input or (prompt and not lobe.attention):
                     raise InputError(
                         f"method {self.method_name}: {lobe.source} has no "
                         "layers for it; use a method of peft"
