@@ -60,6 +60,10 @@ class TransformerLobe(HFTransformersInterface):
 
     prefix = ""
     """Of the encoder's tensors in the checkpoint."""
+    depth = None
+    """How many of the lowest layers were kept; None for all."""
+    random = False
+    """Whether it starts from scratch."""
     adapter_name = "adapter"
     """Of the folder of a saved model that its adapter is in."""
 
@@ -88,7 +92,6 @@ class TransformerLobe(HFTransformersInterface):
         # Absolute, so that a saved model finds its backbone from anywhere.
         local = os.path.isdir(source)
         self.source = os.path.abspath(source) if local else source
-        self.depth = None
         if depth is not None:
             self._truncate(depth)
 
