@@ -35,7 +35,7 @@ __all__ = [
     "choose",
     "datasets",
     "eval_batches",
-    "holds",
+    "held",
     "prepare",
     "read_audio",
     "read_manifests",
@@ -118,8 +118,8 @@ def prepare(
         "classes": classes_of(class_set),
         "dimensions": list(dimensions),
     }
-    if holds(save_folder, request):
-        _warn_of_leaks(read_manifests(save_folder)[0])
+    if about := held(save_folder, request):
+        _warn_of_leaks(about)
         return
     utterances = utterances or load_corpus(corpus).read(data_folder)
     if class_set:
@@ -212,13 +212,14 @@ def root_of(data_folder):
     return os.path.dirname(root) if os.path.isfile(root) else root
 
 
-def holds(folder, request):
-    """Whether manifests are there, whole and of this request."""
+def held(folder, request):
+    """``protocol.json`` of whole manifests of this request, None without."""
     try:
         about, _ = read_manifests(folder)
     except InputError:
-        return False
-    return all(about.get(key) == value for key, value in request.items())
+        return None
+    same = all(about.get(key) == value for key, value in request.items())
+    return about if same else None
 
 
 def write_manifests(splits, labels, save_folder, about, roots=None):

@@ -5,6 +5,7 @@ their valid lengths, and give scores as the heads of `ser_peft.heads` do.
 """
 
 import torch
+from speechbrain.dataio.dataio import length_to_mask
 from torch import nn
 
 from ser_peft.errors import InputError
@@ -15,8 +16,7 @@ __all__ = ["FUSIONS", "FusionHead", "ThreeMHead"]
 
 def _outside(states, lengths):
     """Where a batch of sequences is padding, bool, [B, T]."""
-    places = torch.arange(states.shape[-2], device=states.device)
-    return places >= lengths[:, None]
+    return ~length_to_mask(lengths, states.shape[-2], torch.bool)
 
 
 class ThreeMHead(Head):

@@ -6,6 +6,7 @@ arousal and the like, standardised. Padding never counts.
 """
 
 import torch
+from speechbrain.dataio.dataio import length_to_mask
 from torch import nn
 
 from ser_peft.checkpoints import SafeModule, load_tensors
@@ -64,8 +65,8 @@ def masked_mean(frames, lengths):
     >>> masked_mean(torch.tensor([[[1.0], [3.0], [9.0]]]), torch.tensor([2]))
     tensor([[2.]])
     """
-    inside = torch.arange(frames.shape[-2], device=frames.device)
-    return weighted_sum(frames, inside < lengths[:, None]) / lengths[:, None]
+    inside = length_to_mask(lengths, frames.shape[-2], torch.bool)
+    return weighted_sum(frames, inside) / lengths[:, None]
 
 
 class Head(SafeModule):
@@ -247,10 +248,9 @@ class AttentivePoolingHead(LayerMixHead):
     def embed(self, hidden_states, frames):
         """See `Head.embed`."""
         mixed = self.frame(self.mix(hidden_states))
-        outside = torch.arange(mixed.shape[1], device=mixed.device)
-        outside = outside >= frames[:, None]
+        inside = length_to_mask(frames, mixed.shape[1], torch.bool)
         logits = self.attention(mixed).squeeze(-1)
-        weights = logits.masked_fill(outside, float("-inf")).softmax(1)
+        weights = logits.masked_fill(~inside, float("-inf")).softmax(1)
         mean = weighted_sum(mixed, weights)
         variance = weighted_sum((mixed - mean[:, None]).square(), weights)
         # Clamped: the root of zero has no gradient.

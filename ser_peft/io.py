@@ -1,5 +1,6 @@
 """Files that are either whole or absent."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -7,7 +8,7 @@ import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["atomic_path", "write_json"]
+__all__ = ["atomic_path", "sha256", "write_json"]
 
 
 @contextmanager
@@ -63,3 +64,28 @@ def write_json(path, content):
     """
     with atomic_path(path) as tmp:
         tmp.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def sha256(file):
+    """Hash an open binary file from where it is, without holding all of it.
+
+    Arguments
+    ---------
+    file : file object
+        Left at its end.
+
+    Returns
+    -------
+    str
+        Hexadecimal digest.
+
+    Example
+    -------
+    >>> from io import BytesIO
+    >>> sha256(BytesIO(b"abc"))[:8]
+    'ba7816bf'
+    """
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ser_peft.corpora import DIMENSIONS, load_corpus
 from ser_peft.corpora.protocols import SPLITS, classes_of, relabel
-from ser_peft.data import choose, holds, root_of, write_manifests
+from ser_peft.data import choose, held, root_of, write_manifests
 from ser_peft.errors import InputError
 
 __all__ = ["prepare_pool"]
@@ -128,7 +128,7 @@ def prepare_pool(
             for name in names
         },
     }
-    if holds(save_folder, request):
+    if held(save_folder, request):
         return
     splits, labels = {split: [] for split in SPLITS}, {}
     for name in names:

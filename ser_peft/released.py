@@ -1,6 +1,5 @@
 """Released models: from a name to a folder whose weights are checked."""
 
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 
 from ser_peft.errors import InputError
+from ser_peft.io import sha256
 
 __all__ = ["RELEASED", "find", "hashes", "is_name", "registry_file"]
 
@@ -69,11 +69,8 @@ def hashes(folder):
     """
     found = {}
     for path in sorted(Path(folder).rglob("*.safetensors")):
-        digest = hashlib.sha256()
         with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-        found[path.relative_to(folder).as_posix()] = digest.hexdigest()
+            found[path.relative_to(folder).as_posix()] = sha256(file)
     return found
 
 

@@ -62,8 +62,9 @@ class DistillBrain(EmotionBrain):
                 "classes: 0: distillation wants classes, whose scores are to "
                 "be told"
             )
-        tested = {e["speaker"] for e in sets["test"].data.values()}
-        self.teacher = Teacher(hparams["teacher"], about, tested, self.device)
+        self.teacher = Teacher(
+            hparams["teacher"], about, self.test_speakers, self.device
+        )
         if hparams["cache_teacher"]:
             self._check_clips()
         if hparams["feature_weight"]:

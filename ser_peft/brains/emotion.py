@@ -31,6 +31,7 @@ from ser_peft.evaluation.robustness import (
 )
 from ser_peft.fusion import FUSIONS
 from ser_peft.inference import EmotionModel, read_model
+from ser_peft.lobes import lengths_in_samples
 from ser_peft.probe import fit_probe, pooled_states
 from ser_peft.provenance import check_unheard
 from ser_peft.text import text_sources
@@ -122,6 +123,7 @@ class EmotionBrain(PeftBrain):
         self.chosen_by = "UA" if about["classes"] else "CCC"
         # What the report could not be made with is known before training.
         test = sets["test"].data
+        self.test_speakers = {entry["speaker"] for entry in test.values()}
         self.groups = group_columns(test, hparams.get("fairness_columns", ()))
         # Of classes only.
         self.robustness = about["classes"] and hparams.get("robustness", False)
@@ -142,7 +144,7 @@ class EmotionBrain(PeftBrain):
             check_unheard(
                 find(hparams["init_from"]).parent,
                 about,
-                {entry["speaker"] for entry in test.values()},
+                self.test_speakers,
                 "init_from",
             )
         self.weight_of = clip_weights(
@@ -230,7 +232,7 @@ class EmotionBrain(PeftBrain):
         wavs, lens = batch.sig
         wavs, lens = wavs.to(self.device), lens.to(self.device)
         if stage != sb.Stage.TRAIN:
-            samples = (lens * wavs.shape[1]).round().long()
+            samples = lengths_in_samples(wavs, lens)
             return self.model(wavs, samples, batch.text)
         texts = self.some_texts(batch.text)
         if self.hparams.augment:

@@ -4,7 +4,7 @@ from ser_peft.evaluation import compare_plots, plots
 from ser_peft.evaluation.page import template
 from ser_peft.evaluation.report import ENVIRONMENT
 from ser_peft.evaluation.summary import short_name
-from ser_peft.evaluation.tables import markdown, spread
+from ser_peft.evaluation.tables import markdown, points, spread
 
 __all__ = ["format_comparison", "render_comparison"]
 
@@ -133,7 +133,7 @@ def render_comparison(comparison):
         The page: styles and figures inside, no script, no network.
     """
     models, classes = comparison["models"], comparison["classes"]
-    points, labels = (comparison["map"][key] for key in ("points", "labels"))
+    places, labels = (comparison["map"][key] for key in ("points", "labels"))
     told = "; ".join(
         f"{m['name']}: {m['ua']['mean']:.1%}, "
         f"{m['latency'][0]['median_ms']:.3g} ms"
@@ -180,7 +180,7 @@ def render_comparison(comparison):
                     f"coloured by {', '.join(classes)}",
                 ),
             )
-            for i, (name, place) in enumerate(points.items())
+            for i, (name, place) in enumerate(places.items())
         ],
     )
 
@@ -240,14 +240,6 @@ def _scores(model):
 
 
 def _agreement(name, found):
-    points = ["–"] * 3
-    if found["ci95"]:
-        (low, high), p = found["ci95"], found["p"]
-        points = [
-            f"{100 * found['difference']:+.1f}",
-            f"{100 * low:+.1f} to {100 * high:+.1f}",
-            f"{p:.3f}" if p >= 0.001 else "<0.001",
-        ]
     return [
         name,
         *(
@@ -255,7 +247,7 @@ def _agreement(name, found):
             for key in ("equal", "right_where_right", "right_where_wrong")
         ),
         "–" if found["kappa"] is None else f"{found['kappa']:.2f}",
-        *points,
+        *(points(found) if found["ci95"] else ["–"] * 3),
     ]
 
 

@@ -9,6 +9,7 @@ __all__ = [
     "format_table",
     "group_table",
     "markdown",
+    "points",
     "spread",
 ]
 
@@ -111,19 +112,42 @@ def comparison_table(summary, title):
     for comparison in summary["comparisons"]:
         if title_of(comparison) != title:
             continue
-        (low, high), p = comparison["ci95"], comparison["p"]
         rows.append(
             [
                 comparison["first"],
                 comparison["second"],
-                f"{100 * comparison['difference']:+.1f}",
-                f"{100 * low:+.1f} to {100 * high:+.1f}",
-                f"{p:.3f}" if p >= 0.001 else "<0.001",
+                *points(comparison),
                 str(comparison["runs"]),
                 str(comparison["speakers"]),
             ]
         )
     return head, rows
+
+
+def points(compared):
+    """Lay a paired difference out: points, their interval, p.
+
+    Arguments
+    ---------
+    compared : dict
+        `difference`, `ci95` and `p`, of
+        `ser_peft.evaluation.comparison.paired_bootstrap`.
+
+    Returns
+    -------
+    list of str
+
+    Example
+    -------
+    >>> points({"difference": 0.021, "ci95": [-0.01, 0.05], "p": 0.0004})
+    ['+2.1', '-1.0 to +5.0', '<0.001']
+    """
+    (low, high), p = compared["ci95"], compared["p"]
+    return [
+        f"{100 * compared['difference']:+.1f}",
+        f"{100 * low:+.1f} to {100 * high:+.1f}",
+        f"{p:.3f}" if p >= 0.001 else "<0.001",
+    ]
 
 
 def spread(metric, scale, digits):

@@ -10,14 +10,13 @@ from transformers import (
     AutoModel,
     PretrainedConfig,
     PreTrainedModel,
-    Wav2Vec2FeatureExtractor,
 )
 
-from ser_peft.lobes.base import SAMPLE_RATE, SpeechLobe
+from ser_peft.lobes.base import SAMPLE_RATE
+from ser_peft.lobes.filterbank import HOP, N_FFT, WINDOW, FilterbankLobe
 
 __all__ = ["FilterbankCnnConfig", "FilterbankCnnLobe", "FilterbankCnnModel"]
 
-WINDOW, HOP, N_FFT = 400, 160, 512
 LOWEST, HIGHEST = 50.0, 7600.0
 FLOOR = 1e-7  # of a band's power: less is silence
 MEL_MEAN, MEL_STD = -10.0, 5.0  # about those of RAVDESS
@@ -140,7 +139,7 @@ class FilterbankCnnModel(PreTrainedModel):
             nn.init.zeros_(module.bias)
 
 
-class FilterbankCnnLobe(SpeechLobe):
+class FilterbankCnnLobe(FilterbankLobe):
     """A small CNN on log-mel filterbanks, one frame every 40 ms.
 
     Filterbanks (25 ms every 10 ms, 50 to 7600 Hz) are scaled by constants,
@@ -161,22 +160,12 @@ class FilterbankCnnLobe(SpeechLobe):
     ffn_norm = "layer_norm"
     front_end = ("stem",)
 
-    def __init__(self, source, save_path="", **kwargs):
-        super().__init__(source, save_path, **kwargs)
+    def filters(self):
+        """See `FilterbankLobe`: triangles with straight sides in Hz."""
         bands = self.config.num_mel_bins
-        with torch.device("cpu"):  # which looks at values; shapes have none
-            filters = melscale_fbanks(
-                N_FFT // 2 + 1, LOWEST, HIGHEST, bands, SAMPLE_RATE
-            )
-        self.register_buffer("mel_filters", filters, persistent=False)
-        self.register_buffer(
-            "window", torch.hann_window(WINDOW), persistent=False
+        return melscale_fbanks(
+            N_FFT // 2 + 1, LOWEST, HIGHEST, bands, SAMPLE_RATE
         )
-
-    @property
-    def extractor(self):
-        """See `SpeechLobe`: waveforms as they are."""
-        return Wav2Vec2FeatureExtractor(do_normalize=False)
 
     def frames(self, samples):
         """Frames of 40 ms, the last one possibly begun only."""
@@ -205,8 +194,7 @@ class FilterbankCnnLobe(SpeechLobe):
         torch.Tensor
             [B, mel frames, mel bins]; zero beyond each clip.
         """
-        windows = wav.float().unfold(1, WINDOW, HOP) * self.window.float()
-        power = torch.fft.rfft(windows, N_FFT).abs().square()
+        power = self.magnitudes(wav).square()
         mel = (power @ self.mel_filters.float()).clamp(min=FLOOR).log()
         inside = length_to_mask(mel_frames(lengths), mel.shape[1], torch.bool)
         return ((mel - MEL_MEAN) / MEL_STD).masked_fill(~inside[..., None], 0.0)

@@ -1,6 +1,5 @@
 """VGGish: one vector for every 0.96 s of audio."""
 
-import hashlib
 import itertools
 import pickle
 import re
@@ -19,12 +18,12 @@ from transformers import (
     AutoModel,
     PretrainedConfig,
     PreTrainedModel,
-    Wav2Vec2FeatureExtractor,
 )
 
 from ser_peft.errors import InputError
-from ser_peft.io import atomic_path
-from ser_peft.lobes.base import SAMPLE_RATE, SpeechLobe
+from ser_peft.io import atomic_path, sha256
+from ser_peft.lobes.base import SAMPLE_RATE
+from ser_peft.lobes.filterbank import HOP, N_FFT, WINDOW, FilterbankLobe
 
 __all__ = [
     "VGGISH_URL",
@@ -41,7 +40,6 @@ VGGISH_URL = (
 """Google's weights in torchvggish's file, 288 MB."""
 _SHA256 = "10086976"  # how it begins
 
-WINDOW, HOP, N_FFT = 400, 160, 512
 MELS, LOWEST, HIGHEST = 64, 125.0, 7500.0
 LOG_OFFSET = 0.01
 PATCH = 96  # spectra
@@ -164,7 +162,7 @@ class VGGishModel(PreTrainedModel):
         return hidden
 
 
-class VGGishLobe(SpeechLobe):
+class VGGishLobe(FilterbankLobe):
     """VGGish: one frame for every whole 0.96 s of a clip.
 
     What is left at a clip's end is dropped; clips of less than one frame
@@ -185,17 +183,9 @@ class VGGishLobe(SpeechLobe):
     ffn_input = None
     front_end = ("features",)
 
-    def __init__(self, source, save_path="", **kwargs):
-        super().__init__(source, save_path, **kwargs)
-        self.register_buffer("mel_filters", mel_filters(), persistent=False)
-        self.register_buffer(
-            "window", torch.hann_window(WINDOW), persistent=False
-        )
-
-    @property
-    def extractor(self):
-        """See `SpeechLobe`: waveforms as they are."""
-        return Wav2Vec2FeatureExtractor(do_normalize=False)
+    def filters(self):
+        """See `FilterbankLobe`: triangles with straight sides in mel."""
+        return mel_filters()
 
     def frames(self, samples):
         """Patches that lie in the clip."""
@@ -224,10 +214,10 @@ class VGGishLobe(SpeechLobe):
         torch.Tensor
             [B, P, 96, 64].
         """
-        wav = wav[:, : (PATCH * patches - 1) * HOP + WINDOW].float()
-        windows = wav.unfold(1, WINDOW, HOP) * self.window.float()
-        magnitudes = torch.fft.rfft(windows, N_FFT).abs()
-        mel = (magnitudes @ self.mel_filters.float() + LOG_OFFSET).log()
+        wav = wav[:, : (PATCH * patches - 1) * HOP + WINDOW]
+        mel = (
+            self.magnitudes(wav) @ self.mel_filters.float() + LOG_OFFSET
+        ).log()
         return mel.unflatten(1, (patches, PATCH))
 
     def embed(self, wav, lengths, frames, time_mask=None, channel_mask=None):
@@ -343,12 +333,10 @@ def _read(path, source):
         if path.suffix == ".safetensors":
             return load_file(path)
         with open(path, "rb") as file:
-            digest = hashlib.sha256()
-            while part := file.read(1 << 20):
-                digest.update(part)
-        if not digest.hexdigest().startswith(_SHA256):
+            digest = sha256(file)
+        if not digest.startswith(_SHA256):
             raise InputError(
-                f"{source}: its SHA-256 is {digest.hexdigest()}, which does "
+                f"{source}: its SHA-256 is {digest}, which does "
                 f"not begin with {_SHA256}: not torchvggish's file, or "
                 f"damaged; give {VGGISH_URL}, or a safetensors file"
             )

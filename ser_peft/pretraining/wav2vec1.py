@@ -1,7 +1,6 @@
 """The published estimator of P-TAPT's phase 1: wav2vec 1.0, at 50 Hz."""
 
 import argparse
-import hashlib
 import logging
 import os
 import pickle
@@ -11,6 +10,7 @@ from speechbrain.dataio.dataio import length_to_mask
 from torch import nn
 
 from ser_peft.errors import InputError
+from ser_peft.io import sha256
 from ser_peft.lobes.base import SpeechLobe
 from ser_peft.lobes.wav2vec2 import masked_group_norm
 
@@ -198,9 +198,7 @@ def _load(model, path):
     """Copy a fairseq file's weights into the model; give its SHA-256."""
     try:
         with open(path, "rb") as file:
-            digest = hashlib.sha256()
-            while block := file.read(1 << 20):
-                digest.update(block)
+            digest = sha256(file)
             file.seek(0)
             # Tensors, containers, numbers and the settings; nothing is run.
             with torch.serialization.safe_globals([argparse.Namespace]):
@@ -248,4 +246,4 @@ def _load(model, path):
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(found[name])
-    return digest.hexdigest()
+    return digest

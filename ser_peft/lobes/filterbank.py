@@ -1,0 +1,40 @@
+"""What encoders of 10 ms mel filterbanks share."""
+
+import torch
+from transformers import Wav2Vec2FeatureExtractor
+
+from ser_peft.lobes.base import SpeechLobe
+
+__all__ = ["HOP", "N_FFT", "WINDOW", "FilterbankLobe"]
+
+WINDOW, HOP, N_FFT = 400, 160, 512
+
+
+class FilterbankLobe(SpeechLobe):
+    """A lobe of spectra of 25 ms every 10 ms, seen through mel filters.
+
+    Subclasses give `filters`. See `SpeechLobe` for the arguments.
+    """
+
+    def __init__(self, source, save_path="", **kwargs):
+        super().__init__(source, save_path, **kwargs)
+        with torch.device("cpu"):  # their values are looked at
+            filters = self.filters()
+        self.register_buffer("mel_filters", filters, persistent=False)
+        self.register_buffer(
+            "window", torch.hann_window(WINDOW), persistent=False
+        )
+
+    def filters(self):
+        """Weights of the spectrum's bins in each mel band, [257, bands]."""
+        raise NotImplementedError
+
+    @property
+    def extractor(self):
+        """See `SpeechLobe`: waveforms as they are."""
+        return Wav2Vec2FeatureExtractor(do_normalize=False)
+
+    def magnitudes(self, wav):
+        """Magnitude spectra of waveforms, [B, T] to [B, F, 257]."""
+        windows = wav.float().unfold(1, WINDOW, HOP) * self.window.float()
+        return torch.fft.rfft(windows, N_FFT).abs()
