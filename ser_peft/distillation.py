@@ -89,6 +89,7 @@ class Teacher:
             self.folder, about, test_speakers, "teacher"
         )
         self.model = load_model(self.folder, device=device)
+        self.model.merge()
 
     @torch.no_grad()
     def __call__(self, wavs, wav_lens, texts, kind):

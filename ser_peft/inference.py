@@ -155,6 +155,22 @@ class EmotionModel(nn.Module):
         """The vectors that the head scores, [B, D]; see `forward`."""
         return self._by_clip(self.head.embed, wavs, lengths, texts)
 
+    def merge(self):
+        """Fold adapters into their encoders where they can be: less to do.
+
+        Returns
+        -------
+        bool
+            Whether all of them could; the others stay as they are.
+        """
+        merged = True
+        for encoder in filter(None, (self.encoder, self.text_encoder)):
+            try:
+                encoder.merge()
+            except InputError:
+                merged = False
+        return merged
+
     def _by_clip(self, score, wavs, lengths, texts):
         text = ()
         if self.text_encoder:

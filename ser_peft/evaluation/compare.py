@@ -325,12 +325,7 @@ def _merge(network, run):
     total = sum(p.numel() for p in network.parameters())
     trained = run["trainable_parameters"]
     encoders = [*filter(None, (network.encoder, network.text_encoder))]
-    merged = True
-    for encoder in encoders:
-        try:
-            encoder.merge()
-        except InputError:
-            merged = False  # it is used as it is, which the page says
+    merged = network.merge()  # what is not, the page says
     return {
         "parameters": {
             "total": total,
