@@ -273,6 +273,7 @@ class EmotionModel(nn.Module):
                     "format": FORMAT,
                     "backbone": self.encoder.lobe.source,
                     "depth": self.encoder.lobe.depth,
+                    "frame_stride": self.encoder.lobe.frame_stride,
                     **text,
                     "classes": self.classes,
                     "head": type(self.head).__name__,
@@ -388,7 +389,10 @@ def load_model(
     """
     folder, about = read_model(folder, save_path)
     lobe = load_lobe(
-        backbone or about["backbone"], save_path, depth=about.get("depth")
+        backbone or about["backbone"],
+        save_path,
+        depth=about.get("depth"),
+        frame_stride=about.get("frame_stride", 1),
     )
     encoder = load_adapter(lobe, folder / "adapter")
     text = {}

@@ -45,7 +45,20 @@ class SpeechLobe(TransformerLobe):
     nothing masked at random, and autograd keeps no graph below the lowest
     parameter that trains. Subclasses give `embed` and `frames`.
 
-    See `TransformerLobe` for the arguments.
+    Arguments
+    ---------
+    frame_stride : int
+        Average so many frames into one before the first layer. Emotion
+        changes slowly, and of half the frames the layers take half the time
+        (as the time reduction of FitHuBERT, Lee et al. 2022, without
+        parameters).
+    source, save_path, **kwargs
+        See `TransformerLobe`.
+
+    Raises
+    ------
+    InputError
+        If `frame_stride` is no positive whole number.
     """
 
     sample_rate = SAMPLE_RATE
@@ -55,7 +68,10 @@ class SpeechLobe(TransformerLobe):
     """Longest input in samples; None where the encoder has no limit."""
 
     frame_hop = 320
-    """Samples from one frame to the next (20 ms)."""
+    """Samples from one frame to the next (20 ms), as `embed` gives them."""
+
+    frame_stride = 1
+    """Of these, how many make one frame for the layers."""
 
     not_needed = ("masked_spec_embed",)
     """Tensors that the checkpoint may lack."""
@@ -71,17 +87,25 @@ class SpeechLobe(TransformerLobe):
     post_norm = False
     """Whether a layer ends in a norm instead of beginning with one."""
 
-    def __init__(self, source, save_path="", **kwargs):
+    def __init__(self, source, save_path="", frame_stride=1, **kwargs):
+        if not isinstance(frame_stride, int) or frame_stride < 1:
+            raise InputError(
+                f"frame_stride: {frame_stride}: give 1, 2 or more frames"
+            )
         super().__init__(source, save_path, **kwargs)
+        self.frame_stride = frame_stride
         self.model.config._attn_implementation = ATTENTION
 
     def frames(self, samples):
-        """Number of valid encoder frames of clips of so many samples."""
+        """Number of valid frames that `embed` gives of so many samples."""
         raise NotImplementedError
 
     def frame_centres(self, count):
         """Where the first frames are: centres in samples, float, [count]."""
-        return torch.arange(count) * float(self.frame_hop)
+        stride = self.frame_stride
+        return (
+            torch.arange(count) * stride + (stride - 1) / 2
+        ) * self.frame_hop
 
     @property
     def mask_channels(self):
@@ -108,7 +132,21 @@ class SpeechLobe(TransformerLobe):
     def valid_frames(self, wav, wav_lens=None):
         """Valid frames of each clip, [B], as `forward` gives them."""
         lengths = lengths_in_samples(wav, wav_lens)
-        return self.frames(lengths.clamp(min=self.min_samples))
+        frames = self.frames(lengths.clamp(min=self.min_samples))
+        return self._strided(frames)
+
+    def _strided(self, frames):
+        return -(-frames // self.frame_stride)
+
+    def _average(self, hidden, frames):
+        """Means of `frame_stride` neighbours, [B, T', C]; of valid ones."""
+        stride = self.frame_stride
+        pad = torch.nn.ConstantPad1d((0, -hidden.shape[1] % stride), 0)
+        inside = length_to_mask(frames, hidden.shape[1], torch.bool)
+        hidden = hidden.masked_fill(~inside[..., None], 0).transpose(1, 2)
+        sums = pad(hidden).unflatten(2, (-1, stride)).sum(3).transpose(1, 2)
+        counts = pad(inside).unflatten(1, (-1, stride)).sum(2)
+        return sums / counts.clamp(min=1)[..., None]
 
     def forward(self, wav, wav_lens=None, time_mask=None, channel_mask=None):
         """Encode a batch of clips.
@@ -158,7 +196,13 @@ class SpeechLobe(TransformerLobe):
             )
         lengths = lengths.clamp(min=self.min_samples)
         frames = self.frames(lengths)
+        if time_mask is not None:
+            time_mask = time_mask.repeat_interleave(self.frame_stride, 1)
+            time_mask = time_mask[:, : int(frames.max())]
         hidden = self.embed(wav, lengths, frames, time_mask, channel_mask)
+        if self.frame_stride > 1:
+            hidden = self._average(hidden, frames)
+            frames = self._strided(frames)
 
         valid = length_to_mask(frames, hidden.shape[1], torch.bool)
         # Without padding no mask: the fused attention kernels are faster.
