@@ -359,7 +359,7 @@ def test_student_yaml_runs(
         script="train_distill.py",
     )
     assert end.code == 0, end.log
-    whole = family in ("3mser", "cnn")
+    whole = family in ("3mser", "cnn", "whisper")
     check(tmp_path / "run", recipe.lower(), "full" if whole else "lora")
 
 
