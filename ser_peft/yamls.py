@@ -6,6 +6,7 @@ from pathlib import Path
 
 from hyperpyyaml import load_hyperpyyaml, resolve_references
 from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml.constructor import DuplicateKeyError
 from speechbrain.utils.run_opts import RunOptions
 
 from ser_peft.errors import InputError
@@ -193,6 +194,11 @@ def _parse(text, source):
     """A yaml's top level, tags kept."""
     try:
         tree = YAML().load(text) or {}
+    except DuplicateKeyError as error:
+        key = error.problem.split('"')[1]
+        raise InputError(
+            f"{source}: '{key}' is given twice; leave one out"
+        ) from error
     except YAMLError as error:
         raise InputError(f"{source}: not valid yaml ({error})") from error
     if not isinstance(tree, dict):

@@ -84,7 +84,7 @@ def test_options_that_decide_are_settings():
     ("old", "new", "message"),
     [
         ("seed: 8", "seed: [8", "not valid yaml"),
-        ("seed: 8", "seed: 8\nseed: 9", "not valid yaml"),
+        ("seed: 8", "seed: 8\nseed: 9", "'seed' is given twice; leave one out"),
         ("seed: 8", "seed: !ref <seat>", "seat"),
         ("keep: last", "keep: last\nkeeep: 3", "'keeep'"),
     ],
