@@ -146,6 +146,30 @@ def test_attentive_pooling_by_hand(states):
         )
 
 
+def test_statistics_by_hand(states):
+    head = build("StatisticsHead").train()
+    last = [states[-1, i, :n] for i, n in enumerate(FRAMES)]
+    clips = [torch.cat([x.mean(0), x.std(0, correction=0)]) for x in last]
+    clips = torch.stack(clips)
+    deviation = (clips.var(0, correction=0) + 1e-5).sqrt()
+    standard = (clips - clips.mean(0)) / deviation
+    standard = standard * head.norm.weight + head.norm.bias
+    torch.testing.assert_close(
+        head(states, FRAMES), head.linear(standard), atol=1e-4, rtol=1e-4
+    )
+
+
+def test_statistics_of_a_batch_of_one(states):
+    """The last batch of an epoch may be one clip, which has no deviation."""
+    head = build("StatisticsHead")
+    one = states[:, :1], FRAMES[:1]
+    expected = head(*one)
+    before = head.norm.running_mean.clone()
+    head.train()
+    torch.testing.assert_close(head(*one), expected)
+    assert torch.equal(head.norm.running_mean, before)
+
+
 @pytest.mark.parametrize("name", ["LayerMixHead", "AttentivePoolingHead"])
 def test_normalize_takes_the_scale_of_a_layer_away(states, name):
     louder = states.clone()
@@ -174,8 +198,8 @@ def test_without_conv_the_input_of_the_first_layer_does_not_count(states):
 def test_layer_weights_are_shares(name):
     weights = build(name).layer_weights
     assert weights.shape == (LAYERS + 1,)
-    # MeanHead looks at the last hidden state only.
-    assert ((weights > 0) | (name == "MeanHead")).all()
+    last_only = name in ("MeanHead", "StatisticsHead")
+    assert ((weights > 0) | last_only).all()
     assert float(weights.sum()) == pytest.approx(1)
 
 
@@ -214,7 +238,7 @@ def test_saved_heads_are_rebuilt_from_their_settings(states, name, tmp_path):
     settings = {"dropout": 0.3}
     if name == "MeanHead":
         settings = {"order": "paper"}
-    elif name != "LinearHead":
+    elif name not in ("LinearHead", "StatisticsHead"):
         settings |= {"conv": False, "normalize": False}
     head = build(name, **settings)
     path = tmp_path / "head.safetensors"
