@@ -38,8 +38,8 @@ def trade_off_figure(models):
     """
     figure = Figure()
     ax = figure.subplots()
-    order = sorted(models, key=lambda m: m["latency"][0]["median_ms"])
-    for i, model in enumerate(order):
+    slowest = max(m["latency"][0]["median_ms"] for m in models)
+    for model in models:
         x, ua = model["latency"][0]["median_ms"], model["ua"]
         first = model is models[0]
         style = {"fmt": "D", "ms": 8, "color": ORANGE} if first else {
@@ -48,14 +48,15 @@ def trade_off_figure(models):
         ax.errorbar(
             x, ua["mean"], ua["std"], **style, ecolor=INK, mec=INK, capsize=3
         )
-        # Above and below in turn: like models lie near each other.
+        # Beside it: a model of the same latency is above or below.
+        left = x > slowest / 2
         ax.annotate(
             short(model["name"], 24),
             (x, ua["mean"]),
-            xytext=(0, (11, -11)[i % 2]),
+            xytext=(-9 if left else 9, 0),
             textcoords="offset points",
-            ha="center",
-            va=("bottom", "top")[i % 2],
+            ha="right" if left else "left",
+            va="center",
             fontsize=8.5,
         )
     ax.margins(0.22, 0.25)
