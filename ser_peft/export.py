@@ -76,11 +76,10 @@ def export(run, out, merge=False, backbone=None, text_backbone=None):
 def _merge(folder, backbone, text_backbone, out):
     model = load_model(folder, backbone, text_backbone=text_backbone)
     lobes = {}
-    for name in ("encoder", "text_encoder"):
-        if encoder := getattr(model, name):
-            lobes[name] = encoder.merge().lobe
-            lobes[name].source = name  # beside model.json
-            setattr(model, name, PeftLobe(lobes[name], "frozen"))
+    for name, encoder in model.encoders.items():
+        lobes[name] = encoder.merge().lobe
+        lobes[name].source = name  # beside model.json
+        setattr(model, name, PeftLobe(lobes[name], "frozen"))
     model.save(out)
     for name, lobe in lobes.items():
         lobe.save_pretrained(out / name)

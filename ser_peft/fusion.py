@@ -86,11 +86,6 @@ class ThreeMHead(Head):
             nn.Linear(64, self.outputs),
         )
 
-    @property
-    def layer_weights(self):
-        """All on the last hidden state of the audio, [L + 1]."""
-        return nn.functional.one_hot(torch.tensor(self.states - 1)).float()
-
     def embed(self, hidden_states, frames, text_states, tokens):
         """See `Head.embed` and `forward`."""
         text, no_text = text_states[-1], _outside(text_states, tokens)

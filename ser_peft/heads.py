@@ -110,6 +110,11 @@ class Head(SafeModule):
         self.states = encoder.num_layers + 1
         self.width = encoder.hidden_size
 
+    @property
+    def layer_weights(self):
+        """Share of every hidden state, [L + 1]: here all on the last one."""
+        return nn.functional.one_hot(torch.tensor(self.states - 1)).float()
+
     def forward(self, *states, with_vectors=False):
         """Score clips.
 
@@ -360,11 +365,6 @@ class MeanHead(Head):
         self.vector_size = self.width
         self.linear = nn.Linear(self.width, self.outputs)
 
-    @property
-    def layer_weights(self):
-        """All on the last hidden state, [L + 1]."""
-        return nn.functional.one_hot(torch.tensor(self.states - 1)).float()
-
     def embed(self, hidden_states, frames):
         """See `Head.embed`."""
         last = hidden_states[-1]
@@ -400,11 +400,6 @@ class StatisticsHead(Head):
         self.norm = nn.BatchNorm1d(self.vector_size)
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(self.vector_size, self.outputs)
-
-    @property
-    def layer_weights(self):
-        """All on the last hidden state, [L + 1]."""
-        return nn.functional.one_hot(torch.tensor(self.states - 1)).float()
 
     def embed(self, hidden_states, frames):
         """See `Head.embed`."""

@@ -112,6 +112,12 @@ class EmotionModel(nn.Module):
         self.dimensions = dict(dimensions)
 
     @property
+    def encoders(self):
+        """Attribute -> PeftLobe: of speech, and of text where it reads."""
+        encoders = {"encoder": self.encoder, "text_encoder": self.text_encoder}
+        return {name: one for name, one in encoders.items() if one}
+
+    @property
     def sample_rate(self):
         """Of the waveforms it takes, in Hz."""
         return self.encoder.sample_rate
@@ -164,7 +170,7 @@ class EmotionModel(nn.Module):
             Whether all of them could; the others stay as they are.
         """
         merged = True
-        for encoder in filter(None, (self.encoder, self.text_encoder)):
+        for encoder in self.encoders.values():
             try:
                 encoder.merge()
             except InputError:

@@ -324,7 +324,6 @@ def _merge(network, run):
     """Fold adapters in if they can be; the size before and behind."""
     total = sum(p.numel() for p in network.parameters())
     trained = run["trainable_parameters"]
-    encoders = [*filter(None, (network.encoder, network.text_encoder))]
     merged = network.merge()  # what is not, the page says
     return {
         "parameters": {
@@ -332,7 +331,7 @@ def _merge(network, run):
             "trained": sum(trained.values()),
             "adapter": sum(trained.values()) - trained["head"],
         },
-        "layers": [encoder.num_layers for encoder in encoders],
+        "layers": [one.num_layers for one in network.encoders.values()],
         "merged": merged,
         "inference_bytes": sum(
             tensor.nbytes for tensor in network.state_dict().values()

@@ -51,11 +51,6 @@ class StateHead(Head):
             for width in (512, self.width)
         )
 
-    @property
-    def layer_weights(self):
-        """All on the last hidden state, [L + 1]."""
-        return torch.eye(self.states)[-1]
-
     def forward(self, hidden_states, frames, each_frame=False):
         """Score clips, and their frames if asked to.
 
