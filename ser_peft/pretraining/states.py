@@ -1,6 +1,5 @@
 """Phase 1 of P-TAPT: heads that teach an encoder frame-level emotion states."""
 
-import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
