@@ -5,7 +5,10 @@ import itertools
 import json
 import logging
 import os
+import random
 from collections import defaultdict
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +33,7 @@ from ser_peft.io import write_json
 from ser_peft.text import GOLD, clean_text
 
 __all__ = [
+    "Progress",
     "batch_sampler",
     "check_samples",
     "choose",
@@ -41,6 +45,7 @@ __all__ = [
     "read_manifests",
     "root_of",
     "scale_of",
+    "seeded",
     "values_of",
     "write_manifests",
 ]
@@ -349,6 +354,61 @@ def _need(content, keys, where):
             )
 
 
+@dataclass
+class Progress:
+    """What a Brain tells a dataset and its workers before an epoch.
+
+    Arguments
+    ---------
+    version : object
+        Training clips are cut as this says, whoever cuts them when; None:
+        anew every time.
+    kept : set of str
+        Ids of clips whose audio nobody asks for, since their hidden states
+        are kept: one sample stands for it.
+    """
+
+    version: object = None
+    kept: set = field(default_factory=set)
+
+
+@contextmanager
+def seeded(*content, device="cpu"):
+    """Make what is drawn in a block follow from `content` alone.
+
+    Arguments
+    ---------
+    *content : object
+        Whose text is hashed.
+    device : str or torch.device
+        Whose generator is drawn from too.
+
+    Yields
+    ------
+    None
+        All generators of Python and torch go on behind the block as if
+        nothing had been drawn.
+
+    Example
+    -------
+    >>> with seeded(8, "clip 1"):
+    ...     first = torch.rand(())
+    >>> with seeded(8, "clip 1"):
+    ...     print(bool(torch.rand(()) == first))
+    True
+    """
+    digest = hashlib.sha256(repr(content).encode()).digest()
+    state = random.getstate()
+    devices = [device] if torch.device(device).type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        random.seed(digest)
+        try:
+            yield
+        finally:
+            random.setstate(state)
+
+
 def datasets(folder, max_seconds=None, crop=1.0, first_seconds=None, hop=1):
     """SpeechBrain datasets of a manifests folder.
 
@@ -377,28 +437,42 @@ def datasets(folder, max_seconds=None, crop=1.0, first_seconds=None, hop=1):
         ``start`` (its first sample's place in the clip),
         ``label`` (index into the classes, -1 without them), ``values`` (of
         the dimensions, [D]), ``text`` (cleaned; empty where there is none),
-        ``speaker`` and ``duration``.
+        ``speaker`` and ``duration``. Its attribute ``progress`` is a
+        `Progress`.
     """
     about, manifests = read_manifests(folder)
     index = {name: i for i, name in enumerate(about["classes"])}
     sets = {}
-    for split, entries in manifests.items():
 
-        @takes("wav")
+    def cut(sig):
+        # Nothing is drawn for a clip that stays whole.
+        share = crop + (1 - crop) * float(torch.rand(())) if crop < 1 else 1.0
+        length = int(share * len(sig))
+        if max_seconds is not None:
+            length = min(length, int(max_seconds * SAMPLE_RATE))
+        if length == len(sig):
+            return sig, 0
+        start = int(torch.randint(len(sig) - length + 1, ()))
+        start -= start % hop
+        return sig[start : start + length], start
+
+    for split, entries in manifests.items():
+        progress = Progress()
+
+        @takes("id", "wav")
         @provides("sig", "start")
-        def audio(wav, train=split == "train"):
+        def audio(id_, wav, train=split == "train", progress=progress):
+            if id_ in progress.kept:
+                return torch.zeros(1), 0
             sig = read_audio(wav.replace("{data_root}", about["data_folder"]))
             if first_seconds is not None:
                 sig = sig[: int(first_seconds * SAMPLE_RATE)]
             if not train:
                 return sig, 0
-            share = crop + (1 - crop) * float(torch.rand(()))
-            length = int(share * len(sig))
-            if max_seconds is not None:
-                length = min(length, int(max_seconds * SAMPLE_RATE))
-            start = int(torch.randint(len(sig) - length + 1, ()))
-            start -= start % hop
-            return sig[start : start + length], start
+            if progress.version is None:
+                return cut(sig)
+            with seeded(progress.version, id_):
+                return cut(sig)
 
         @takes("id")
         @provides("label")
@@ -422,6 +496,7 @@ def datasets(folder, max_seconds=None, crop=1.0, first_seconds=None, hop=1):
                 *("id", "sig", "start", "label", "values", "text", "speaker")
             ],
         )
+        sets[split].progress = progress
     return about, sets
 
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from ser_peft.checkpoints import SafeModule, load_tensors
 from ser_peft.errors import InputError
+from ser_peft.lobes.lean import LeanDropout
 
 __all__ = [
     "HEADS",
@@ -43,7 +44,7 @@ def weighted_sum(frames, weights):
         [..., B, C].
     """
     with torch.autocast(frames.device.type, enabled=False):
-        return torch.einsum("...btc,bt->...bc", frames.float(), weights.float())
+        return (weights.float()[:, None] @ frames.float()).squeeze(-2)
 
 
 def masked_mean(frames, lengths):
@@ -207,10 +208,10 @@ class LayerMixHead(Head):
         self.frame = nn.Sequential(
             nn.Linear(self.width, 256),
             nn.ReLU(),
-            nn.Dropout(dropout),
+            LeanDropout(dropout),
             nn.Linear(256, 256),
             nn.ReLU(),
-            nn.Dropout(dropout),
+            LeanDropout(dropout),
             nn.Linear(256, 256),
         )
         self.out = nn.Sequential(
@@ -231,11 +232,15 @@ class LayerMixHead(Head):
                 hidden_states, hidden_states.shape[-1:]
             )
         weights = self.layer_logits.softmax(0).to(hidden_states.dtype)
-        return torch.einsum("l,lbtc->btc", weights, hidden_states)
+        mixed = weights @ hidden_states.flatten(1)
+        return mixed.view(hidden_states.shape[1:])
 
     def embed(self, hidden_states, frames):
         """See `Head.embed`."""
-        return masked_mean(self.frame(self.mix(hidden_states)), frames)
+        *inner, last = self.frame
+        mixed = nn.Sequential(*inner)(self.mix(hidden_states))
+        # The mean of what a linear layer gives is what it gives of the mean.
+        return last(masked_mean(mixed, frames))
 
     def score(self, vectors):
         """See `Head.score`."""
@@ -293,7 +298,7 @@ class LinearHead(Head):
         shape = (self.states, self.width)
         self.register_buffer("mean", torch.zeros(shape))
         self.register_buffer("deviation", torch.ones(shape))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = LeanDropout(dropout)
         self.vector_size = self.states * self.width
         self.linear = nn.Linear(self.vector_size, self.outputs)
 
@@ -398,7 +403,7 @@ class StatisticsHead(Head):
         super().__init__(encoder, classes, dimensions, dropout=dropout)
         self.vector_size = 2 * self.width
         self.norm = nn.BatchNorm1d(self.vector_size)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = LeanDropout(dropout)
         self.linear = nn.Linear(self.vector_size, self.outputs)
 
     def embed(self, hidden_states, frames):

@@ -155,7 +155,11 @@ class EmotionModel(nn.Module):
                 f"lengths: {lengths.tolist()}: give whole numbers of samples, "
                 f"at most {wavs.shape[1]}"
             )
-        return self.rescale(self._by_clip(self.head, wavs, lengths, texts))
+        return self.rescale(self.score(wavs, lengths, texts))
+
+    def score(self, wavs, lengths, texts=None):
+        """What the head says, before `rescale`; see `forward`."""
+        return self._by_clip(self.head, wavs, lengths, texts)
 
     def embed(self, wavs, lengths, texts=None):
         """The vectors that the head scores, [B, D]; see `forward`."""

@@ -22,6 +22,7 @@ FREE = (
     "ckpt_interval_minutes",
     "robustness",
     "fairness_columns",
+    "cache_gb",
 )
 
 DONE = ("results.json", "pretraining.json")
@@ -81,6 +82,7 @@ def read_settings(hparams_file, overrides, reads, run_opts=None):
         for key in DECISIVE
         if run_opts is not None and key in run_opts.overridden_args
     }
+    reads = set(reads)
     known = {"seed", *reads, *RunOptions().as_dict()}
     known.update(re.findall(r"<(\w+)", text))
     for key in tree:
@@ -90,7 +92,8 @@ def read_settings(hparams_file, overrides, reads, run_opts=None):
                 "or correct its name"
             )
     for key in given:
-        if key not in tree:
+        # What the yaml leaves out has a default, and may be given.
+        if key not in tree and key not in reads:
             raise InputError(
                 f"--{key}: {hparams_file} has no such key; it has "
                 f"{', '.join(key for key in tree if not key.startswith('__'))}"

@@ -56,6 +56,10 @@ class PeftLobe(torch.nn.Module):
         all where absent. With "full": the layers that train, nothing else.
     mask : SpanMask, optional
         Hides spans of frames and channels in training, as SpecAugment does.
+    frozen_dropout : bool
+        Keep the dropout of the encoder's frozen modules on in training. It
+        costs a fifth of a step on CPU, and what it would regularise does
+        not train; a method's own dropout (``lora_dropout``) stays on.
     init_from : str or Path, optional
         A run, its ``model/`` folder, or an exported adapter, to start from.
         One of the same method is carried on; any other is folded into the
@@ -93,6 +97,7 @@ class PeftLobe(torch.nn.Module):
         targets="attention+ffn",
         layers=None,
         mask=None,
+        frozen_dropout=False,
         init_from=None,
         init_merged=False,
         trainable=True,
@@ -113,12 +118,17 @@ class PeftLobe(torch.nn.Module):
         carried = self._fold_in(init_from, init_merged)
         # Held until the adapters' tensors are told from these by their ids.
         base = [*lobe.model.parameters(), *lobe.model.buffers()]
+        own = [*lobe.model.modules()]
         if self.methods in (["full"], ["transformer"]):
             self._freeze_others()
         else:
             lobe.model.requires_grad_(False)
             self._attach(targets)
         self._saved = self._changed_by_training({id(t) for t in base})
+        self.frozen_layers = self._count_frozen_layers(own)
+        self._quiet = []
+        if self.trainable and not frozen_dropout:
+            self._quiet = self._frozen_modules(own, {id(t) for t in base})
         self.num_adapter_parameters = sum(
             p.numel() for p in lobe.parameters() if p.requires_grad
         )
@@ -249,6 +259,48 @@ class PeftLobe(torch.nn.Module):
             or (id(tensor) not in base and name in persistent)
         ]
 
+    def _count_frozen_layers(self, own):
+        """How many of the lowest layers nothing trains in or below.
+
+        None where what enters the first layer changes in training too.
+        """
+        lobe = self.lobe
+        if not self.trainable:
+            return self.num_layers
+        behind = (f"{lobe.layers_path}.", *lobe.closing)
+        if any(
+            parameter.requires_grad and not name.startswith(behind)
+            for name, parameter in lobe.backbone.named_parameters()
+        ):
+            return None
+        before = {id(module) for module in own}
+        if not lobe.divisible:
+            return None
+        for i, layer in enumerate(lobe.layers):
+            # A method may change a layer without a parameter of its own.
+            added = any(id(module) not in before for module in layer.modules())
+            if added or any(p.requires_grad for p in layer.parameters()):
+                return i
+        return self.num_layers
+
+    def _frozen_modules(self, own, base):
+        """Modules of the encoder in whose block no weight of its own trains."""
+        own, frozen = {id(module) for module in own}, []
+
+        def visit(module, trains):
+            weights = [p for p in module.parameters() if id(p) in base]
+            if weights:  # a dropout has none: as the block that it is in
+                trains = any(weight.requires_grad for weight in weights)
+            # In train mode only, its activations are recomputed.
+            recomputes = getattr(module, "gradient_checkpointing", False)
+            if id(module) in own and not (trains or recomputes):
+                frozen.append(module)
+            for part in module.children():
+                visit(part, trains)
+
+        visit(self.lobe.model, True)
+        return frozen
+
     def _check_liveness(self):
         found = gradients(self.lobe)
         if isinstance(self.methods[0], str):
@@ -267,6 +319,11 @@ class PeftLobe(torch.nn.Module):
                 "they sit in is never called, or something in front of them "
                 "blocks them; change targets"
             )
+
+    @property
+    def quiet(self):
+        """Whether training draws nothing at random in its frozen layers."""
+        return not self.mask and bool(self._quiet or not self.trainable)
 
     @property
     def hidden_size(self):
@@ -306,10 +363,35 @@ class PeftLobe(torch.nn.Module):
         )
 
     def train(self, mode=True):
-        """Train mode, unless nothing trains."""
-        return super().train(mode and self.trainable)
+        """Train mode where something trains, see `frozen_dropout`."""
+        super().train(mode and self.trainable)
+        if self.training:
+            for module in self._quiet:
+                module.training = False
+        return self
 
-    def forward(self, inputs, wav_lens=None, time_mask=None):
+    @torch.no_grad()
+    def below(self, inputs, wav_lens=None, layers=None):
+        """Encode a batch of clips up to a layer.
+
+        Arguments
+        ---------
+        inputs, wav_lens
+            See `forward`.
+        layers : int, optional
+            How many of the lowest layers; all where absent.
+
+        Returns
+        -------
+        hidden_states : torch.Tensor
+            [layers + 1, B, T', C], the last one not normed.
+        frames : torch.Tensor
+            Valid frames of each clip, [B], on the CPU.
+        """
+        layers = self.num_layers if layers is None else layers
+        return self.lobe.below(inputs, wav_lens, layers)
+
+    def forward(self, inputs, wav_lens=None, time_mask=None, below=None):
         """Encode a batch of clips.
 
         Arguments
@@ -320,6 +402,9 @@ class PeftLobe(torch.nn.Module):
             Lengths relative to T, [B].
         time_mask : torch.Tensor, optional
             Frames to be hidden, bool, [B, T'], whatever `mask` is.
+        below : tuple of torch.Tensor, optional
+            What `below` gave of this batch, to go on from; `inputs`,
+            lengths and masks are not looked at.
 
         Returns
         -------
@@ -328,6 +413,10 @@ class PeftLobe(torch.nn.Module):
         frames : torch.Tensor
             Valid frames of each clip (tokens of each text), [B].
         """
+        grad = self.trainable and torch.is_grad_enabled()
+        if below is not None:
+            with torch.set_grad_enabled(grad):
+                return self.lobe.above(*below)
         about = () if wav_lens is None else (wav_lens,)
         masks = {} if time_mask is None else {"time_mask": time_mask}
         if self.mask and self.training and time_mask is None:
@@ -339,7 +428,7 @@ class PeftLobe(torch.nn.Module):
                     len(inputs), width, inputs.device
                 ),
             }
-        with torch.set_grad_enabled(self.trainable and torch.is_grad_enabled()):
+        with torch.set_grad_enabled(grad):
             return self.lobe(inputs, *about, **masks)
 
     def _tensors(self, method=None):

@@ -200,11 +200,16 @@ class PeftBrain(sb.Brain):
             self.loss_sum, self.loss_count = 0.0, 0
             self.epoch = epoch
             self.stage_start = time.time()
+        self.keep_states(stage)
+        if stage == sb.Stage.TRAIN:
             rank = self.rank if self.distributed_launch else 0
             seed_everything(
                 (self.hparams.seed * 10007 + epoch * 101 + rank) % 2**32,
                 verbose=False,
             )
+
+    def keep_states(self, stage):
+        """Compute what the frozen layers give of the clips of a stage."""
 
     def on_fit_batch_start(self, batch, should_step):
         """Set the learning rates of this step."""

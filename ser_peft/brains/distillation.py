@@ -155,11 +155,16 @@ class DistillBrain(EmotionBrain):
             run_on_main(TeacherCache.save, (path, self.gather(outputs)))
         return TeacherCache(path, self.device)
 
+    @property
+    def steady(self):
+        """See `CachingBrain.steady`; a live teacher wants to hear the clips."""
+        return super().steady and not (self.teacher and self.cache is None)
+
     def train_scores(self, wavs, lens, texts, batch):
         """See `EmotionBrain.train_scores`; the teacher is asked too."""
         if not self.teacher:
             return super().train_scores(wavs, lens, texts, batch)
-        states = self.encode(wavs, lens, texts)
+        states = self.encode_train(wavs, lens, texts, batch.id)
         scores, vectors = self.modules.head(*states, with_vectors=True)
         self.features, _ = features_of(self.kind, states, vectors)
         if "projector" in self.modules:

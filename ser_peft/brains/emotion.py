@@ -3,6 +3,7 @@
 import logging
 import shlex
 import sys
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from speechbrain.utils.distributed import if_main_process
 from torch.nn.functional import cross_entropy
 
 from ser_peft.adapters.folder import find
-from ser_peft.brains.base import PeftBrain
+from ser_peft.brains.frozen import CachingBrain
 from ser_peft.brains.objectives import clip_weights, concordance_loss
 from ser_peft.checkpoints import load_mean
 from ser_peft.data import datasets, scale_of, values_of
@@ -41,13 +42,13 @@ __all__ = ["EmotionBrain"]
 logger = logging.getLogger(__name__)
 
 
-class EmotionBrain(PeftBrain):
+class EmotionBrain(CachingBrain):
     """Trains an adapter and a head, keeps what valid says, tests it once.
 
     Arguments
     ---------
     hparams : dict
-        The loaded yaml. Read besides `PeftBrain`'s keys:
+        The loaded yaml. Read besides `CachingBrain`'s keys:
         ``label_smoothing``, ``augment``, ``wav_augment``,
         ``start_from_probe``, ``keep``; by the recipe: ``classes``, ``crop``
         and what its ``prepare`` takes. Where present: ``robustness`` (test
@@ -66,7 +67,7 @@ class EmotionBrain(PeftBrain):
         Split -> DynamicItemDataset, from `ser_peft.data.datasets`.
     """
 
-    reads = PeftBrain.reads.union(
+    reads = CachingBrain.reads.union(
         "classes label_smoothing first_seconds augment crop wav_augment "
         "start_from_probe keep robustness fairness_columns balance "
         "dimension_weight drop_text".split()
@@ -232,14 +233,35 @@ class EmotionBrain(PeftBrain):
         wavs, lens = batch.sig
         wavs, lens = wavs.to(self.device), lens.to(self.device)
         if stage != sb.Stage.TRAIN:
-            samples = lengths_in_samples(wavs, lens)
-            return self.model(wavs, samples, batch.text)
+            return self.model.rescale(self.eval_scores(wavs, lens, batch))
         texts = self.some_texts(batch.text)
-        if self.hparams.augment:
+        if self.versions:
+            wavs, lens = self.this_version(wavs, lens, batch.id)
+        elif self.hparams.augment:
             count = len(wavs)
             wavs, lens = self.hparams.wav_augment(wavs, lens)
             texts = texts * (len(wavs) // count)
         return self.model.rescale(self.train_scores(wavs, lens, texts, batch))
+
+    def eval_scores(self, wavs, lens, batch):
+        """What the head says of an evaluation's batch."""
+        samples = lengths_in_samples(wavs, lens)
+        kept = [("encoder", (id_, None)) in self.kept for id_ in batch.id]
+        scores = []
+        # Of some, the states; of the others, as longer ones, the audio.
+        for whether in {*kept}:
+            rows = [i for i, is_kept in enumerate(kept) if is_kept == whether]
+            texts = [batch.text[i] for i in rows]
+            if whether:
+                keys = [(batch.id[i], None) for i in rows]
+                states = self.encode(None, None, texts, keys, self.encoders)
+                some = self.head(*states)
+            else:
+                some = self.model.score(wavs[rows], samples[rows], texts)
+            scores += zip(rows, some, strict=True)
+        return torch.stack(
+            [row for _, row in sorted(scores, key=itemgetter(0))]
+        )
 
     def some_texts(self, texts):
         """Hide the texts of a random share of the training clips."""
@@ -252,20 +274,8 @@ class EmotionBrain(PeftBrain):
 
     def train_scores(self, wavs, lens, texts, batch):
         """What the head says of a training batch."""
-        return self.modules.head(*self.encode(wavs, lens, texts))
-
-    def encode(self, wavs, lens, texts):
-        """Hidden states and lengths of the audio, then of the text if any."""
-        # Not through DDP where nothing is to be learned.
-        modules = self.encoders if self.resting else self.modules
-        with torch.set_grad_enabled(not self.resting):
-            if self.resting:
-                for encoder in self.encoders.values():
-                    encoder.eval()
-            states = modules["encoder"](wavs, lens)
-            if "text_encoder" in self.encoders:
-                states += modules["text_encoder"](texts)
-        return states
+        states = self.encode_train(wavs, lens, texts, batch.id)
+        return self.modules.head(*states)
 
     def compute_objectives(self, predictions, batch, stage):
         """Weighted cross-entropy and concordance, over the global batch."""
@@ -277,7 +287,7 @@ class EmotionBrain(PeftBrain):
             truth = torch.tensor(batch.values)
         weights = torch.tensor([self.weight_of[id_] for id_ in batch.id])
         truth, weights = truth.to(self.device), weights.to(self.device)
-        if train and self.hparams.augment:
+        if train and self.hparams.augment and not self.versions:
             labels, truth, weights = map(
                 self.hparams.wav_augment.replicate_labels,
                 (labels, truth, weights),

@@ -326,7 +326,7 @@ class StateBrain(EmotionBrain):
         if stage != sb.Stage.TRAIN:
             return super().compute_forward(batch, stage)
         wavs, lens = (tensor.to(self.device) for tensor in batch.sig)
-        hidden, frames = self.modules.encoder(wavs, lens)
+        hidden, frames = self.encode_train(wavs, lens, batch.text, batch.id)
         return *self.modules.head(hidden, frames, each_frame=True), frames
 
     def compute_objectives(self, predictions, batch, stage):

@@ -29,6 +29,7 @@ WHOLE = {
     "fold": (1, math.inf),
     "layer": (1, math.inf),
     "head_epochs": (0, math.inf),
+    "augmented_versions": (0, math.inf),
 }
 REAL = {
     "adapter_lr": (0, math.inf),
@@ -45,6 +46,7 @@ REAL = {
     "kd_weight": (0, 1),
     "temperature": (0.01, math.inf),
     "feature_weight": (0, math.inf),
+    "cache_gb": (0, math.inf),
 }
 
 

@@ -25,7 +25,8 @@ def lengths_in_samples(wav, wav_lens=None):
     Returns
     -------
     torch.Tensor
-        Whole numbers of samples, [B].
+        Whole numbers of samples, [B], on the device of `wav_lens`; on the
+        CPU where that is absent.
 
     Example
     -------
@@ -33,8 +34,8 @@ def lengths_in_samples(wav, wav_lens=None):
     tensor([400, 200])
     """
     if wav_lens is None:
-        return torch.full((len(wav),), wav.shape[1], device=wav.device)
-    return (wav_lens.to(wav.device) * wav.shape[1]).round().long()
+        return torch.full((len(wav),), wav.shape[1])
+    return (wav_lens * wav.shape[1]).round().long()
 
 
 class SpeechLobe(TransformerLobe):
@@ -73,6 +74,7 @@ class SpeechLobe(TransformerLobe):
     frame_stride = 1
     """Of these, how many make one frame for the layers."""
 
+    divisible = True
     not_needed = ("masked_spec_embed",)
     """Tensors that the checkpoint may lack."""
     # Where the encoder keeps things, relative to `backbone`.
@@ -143,6 +145,7 @@ class SpeechLobe(TransformerLobe):
         stride = self.frame_stride
         pad = torch.nn.ConstantPad1d((0, -hidden.shape[1] % stride), 0)
         inside = length_to_mask(frames, hidden.shape[1], torch.bool)
+        inside = inside.to(hidden.device)
         hidden = hidden.masked_fill(~inside[..., None], 0).transpose(1, 2)
         sums = pad(hidden).unflatten(2, (-1, stride)).sum(3).transpose(1, 2)
         counts = pad(inside).unflatten(1, (-1, stride)).sum(2)
@@ -157,7 +160,7 @@ class SpeechLobe(TransformerLobe):
             16 kHz mono waveforms, [B, T]. Samples beyond a clip's length
             are ignored, whatever they hold.
         wav_lens : torch.Tensor, optional
-            Lengths relative to T, [B].
+            Lengths relative to T, [B]. On the CPU they cost a GPU no wait.
         time_mask : torch.Tensor, optional
             Frames to be hidden, bool, [B, T'], from a `SpanMask`: the
             checkpoint's mask embedding stands in for them; of Whisper their
@@ -179,7 +182,31 @@ class SpeechLobe(TransformerLobe):
         InputError
             If a clip is longer than `max_samples`.
         """
-        lengths = lengths_in_samples(wav, wav_lens)
+        below = self.below(wav, wav_lens, 0, time_mask, channel_mask)
+        return self.above(*below)
+
+    def below(
+        self, wav, wav_lens=None, layers=0, time_mask=None, channel_mask=None
+    ):
+        """Encode a batch of clips up to a layer.
+
+        Arguments
+        ---------
+        layers : int
+            How many of the lowest layers are computed.
+        wav, wav_lens, time_mask, channel_mask
+            See `forward`.
+
+        Returns
+        -------
+        hidden_states : torch.Tensor
+            [layers + 1, B, T', C], the last one not normed.
+        frames : torch.Tensor
+            Valid frames of each clip, [B], on the CPU.
+        """
+        # Lengths stay on the CPU: each look at one on a GPU would wait for
+        # everything that is queued there.
+        lengths = lengths_in_samples(wav, wav_lens).cpu()
         longest = int(lengths.max())
         if self.max_samples is not None and longest > self.max_samples:
             raise InputError(
@@ -189,7 +216,7 @@ class SpeechLobe(TransformerLobe):
             )
         wav = wav[:, :longest]
         inside = length_to_mask(lengths, wav.shape[1], torch.bool)
-        wav = wav.masked_fill(~inside, 0.0)
+        wav = wav.masked_fill(~inside.to(wav.device), 0.0)
         if wav.shape[1] < self.min_samples:
             wav = torch.nn.functional.pad(
                 wav, (0, self.min_samples - wav.shape[1])
@@ -203,18 +230,30 @@ class SpeechLobe(TransformerLobe):
         if self.frame_stride > 1:
             hidden = self._average(hidden, frames)
             frames = self._strided(frames)
+        states = self._run(self.layers[:layers], hidden, frames)
+        return torch.stack(states), frames
 
-        valid = length_to_mask(frames, hidden.shape[1], torch.bool)
+    def above(self, states, frames):
+        """Go on from what `below` gives, to what `forward` gives."""
+        done = len(states) - 1
+        *upper, last = self._run(self.layers[done:], states[-1], frames)
+        if self.depth is None:  # the closing norm goes with the upper layers
+            last = self.final_norm(last)
+        hidden_states = torch.stack([*states[:-1], *upper, last])
+        return hidden_states, frames.to(last.device)
+
+    def _run(self, layers, hidden, frames):
+        """Hidden states in front of, between and behind layers, as a list."""
+        states, mask = [hidden], None
         # Without padding no mask: the fused attention kernels are faster.
-        mask = None if bool(valid.all()) else valid[:, None, None]
-        extra = self.layer_inputs(hidden)
-        states = [hidden]
-        for layer in self.layers:
+        if int(frames.min()) < hidden.shape[1]:
+            mask = length_to_mask(frames, hidden.shape[1], torch.bool)
+            mask = mask.to(hidden.device)[:, None, None]
+        extra = self.layer_inputs(hidden) if len(layers) else {}
+        for layer in layers:
             hidden = self.run_layer(layer, hidden, attention_mask=mask, **extra)
             states.append(hidden)
-        if self.depth is None:  # the closing norm goes with the upper layers
-            states[-1] = self.final_norm(hidden)
-        return torch.stack(states), frames
+        return states
 
     def final_norm(self, hidden):
         """Normalise the last hidden state where the model does."""

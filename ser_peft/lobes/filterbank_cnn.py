@@ -159,6 +159,7 @@ class FilterbankCnnLobe(FilterbankLobe):
     ffn_output = "output_dense"
     ffn_norm = "layer_norm"
     front_end = ("stem",)
+    closing = ("layer_norm.",)
 
     def filters(self):
         """See `FilterbankLobe`: triangles with straight sides in Hz."""
@@ -197,6 +198,7 @@ class FilterbankCnnLobe(FilterbankLobe):
         power = self.magnitudes(wav).square()
         mel = (power @ self.mel_filters.float()).clamp(min=FLOOR).log()
         inside = length_to_mask(mel_frames(lengths), mel.shape[1], torch.bool)
+        inside = inside.to(mel.device)
         return ((mel - MEL_MEAN) / MEL_STD).masked_fill(~inside[..., None], 0.0)
 
     @property
@@ -220,7 +222,8 @@ class FilterbankCnnLobe(FilterbankLobe):
         for conv in self.backbone.stem:
             hidden, frames = gelu(conv(hidden)), strided(frames)
             inside = length_to_mask(frames, hidden.shape[2], torch.bool)
-            hidden = hidden.masked_fill(~inside[:, None], 0.0)
+            inside = inside[:, None].to(hidden.device)
+            hidden = hidden.masked_fill(~inside, 0.0)
         return hidden.transpose(1, 2)
 
     def final_norm(self, hidden):

@@ -113,6 +113,17 @@ class TextLobe(TransformerLobe):
         ).hidden_states
         return torch.stack(states), tokens["attention_mask"].sum(1)
 
+    def below(self, texts, wav_lens=None, layers=None):
+        """All of it: what is kept of a text encoder is that of a frozen one.
+
+        Arguments and return value are those of `forward`.
+        """
+        return self(texts)
+
+    def above(self, states, tokens):
+        """What `below` gives is all there is."""
+        return states, tokens
+
     @property
     def max_tokens(self):
         """Longest input, special tokens included."""

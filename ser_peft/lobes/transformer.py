@@ -57,6 +57,11 @@ class TransformerLobe(HFTransformersInterface):
     """Where our own adapters go; None where they cannot."""
     front_end = ()
     """What is below the transformer: convolutions and their projection."""
+    closing = ()
+    """What is above its layers: the final norm."""
+
+    divisible = False
+    """Whether `below` can stop between two layers."""
 
     prefix = ""
     """Of the encoder's tensors in the checkpoint."""

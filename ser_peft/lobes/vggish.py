@@ -231,6 +231,7 @@ class VGGishLobe(FilterbankLobe):
             patches = self.log_mel(wav, int(frames.max()))
         # The patches of padding are not worth the time that they take.
         inside = length_to_mask(frames, patches.shape[1], torch.bool)
+        inside = inside.to(patches.device)
         embedded = self.model(patches[inside].to(self.model.dtype))
         hidden = embedded.new_zeros(*inside.shape, embedded.shape[-1])
         hidden[inside] = embedded

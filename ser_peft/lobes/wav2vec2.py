@@ -81,6 +81,11 @@ class Wav2Vec2Lobe(SpeechLobe):
         return not self.config.do_stable_layer_norm
 
     @property
+    def closing(self):
+        """The layer norm of the large models; the base models have it below."""
+        return () if self.post_norm else ("encoder.layer_norm.",)
+
+    @property
     def ffn_norm(self):
         """The layer norm in front of the feed-forward block."""
         return "layer_norm" if self.post_norm else "final_layer_norm"
@@ -113,7 +118,7 @@ class Wav2Vec2Lobe(SpeechLobe):
         """CNN, projection and positional convolution, [B, T', C]."""
         model = self.backbone
         if self.normalize_wav:
-            wav = normalize(wav, lengths)
+            wav = normalize(wav, lengths.to(wav.device))
         hidden = wav[:, None].to(model.dtype)
         # Layer by layer: Hugging Face's own loop asks for gradients of the
         # waveform, so that autograd keeps the whole CNN even when frozen.
@@ -136,6 +141,7 @@ class Wav2Vec2Lobe(SpeechLobe):
         if channel_mask is not None:
             hidden = hidden.masked_fill(channel_mask[:, None], 0.0)
         valid = length_to_mask(frames, hidden.shape[1], hidden.dtype)
+        valid = valid.to(hidden.device)
         hidden = hidden * valid[..., None]
 
         encoder = model.encoder

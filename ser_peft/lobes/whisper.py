@@ -29,6 +29,7 @@ class WhisperLobe(SpeechLobe):
     prefix = "encoder."
     layers_path = "layers"
     front_end = ("conv1", "conv2", "embed_positions")
+    closing = ("layer_norm.",)
     attention = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj",
                  "self_attn.out_proj")  # fmt: skip
     ffn = ("fc1", "fc2")

@@ -27,6 +27,7 @@ class StateHead(Head):
     Example
     -------
     >>> from types import SimpleNamespace
+    >>> import torch
     >>> encoder = SimpleNamespace(num_layers=2, hidden_size=32)
     >>> head = StateHead(encoder, 4)
     >>> states, frames = torch.rand(3, 2, 9, 32), torch.tensor([9, 5])
@@ -104,6 +105,7 @@ def frame_loss(logits, frames, labels):
 
     Example
     -------
+    >>> import torch
     >>> logits = torch.tensor([[[0.0, 0.0], [9.0, 0.0]]])
     >>> frame_loss(logits, torch.tensor([1]), torch.tensor([1]))
     tensor([0.6931])
