@@ -25,6 +25,16 @@ FREE = (
     "cache_gb",
 )
 
+# What a yaml may leave out and a command line still give.
+OPTIONAL = {
+    "augmented_versions",
+    "balance",
+    "cache_gb",
+    "dimension_weight",
+    "drop_text",
+    "head_epochs",
+}
+
 DONE = ("results.json", "pretraining.json")
 """What a training or a pretraining writes when all else is there."""
 
@@ -82,7 +92,6 @@ def read_settings(hparams_file, overrides, reads, run_opts=None):
         for key in DECISIVE
         if run_opts is not None and key in run_opts.overridden_args
     }
-    reads = set(reads)
     known = {"seed", *reads, *RunOptions().as_dict()}
     known.update(re.findall(r"<(\w+)", text))
     for key in tree:
@@ -92,8 +101,7 @@ def read_settings(hparams_file, overrides, reads, run_opts=None):
                 "or correct its name"
             )
     for key in given:
-        # What the yaml leaves out has a default, and may be given.
-        if key not in tree and key not in reads:
+        if key not in {*tree, *OPTIONAL.intersection(reads)}:
             raise InputError(
                 f"--{key}: {hparams_file} has no such key; it has "
                 f"{', '.join(key for key in tree if not key.startswith('__'))}"

@@ -232,8 +232,11 @@ class EmotionBrain(CachingBrain):
         """Batch to scores as of `EmotionModel`, [B, classes + dimensions]."""
         wavs, lens = batch.sig
         wavs, lens = wavs.to(self.device), lens.to(self.device)
-        if stage != sb.Stage.TRAIN:
-            return self.model.rescale(self.eval_scores(wavs, lens, batch))
+        if stage == sb.Stage.VALID:
+            return self.model.rescale(self.valid_scores(wavs, lens, batch))
+        if stage == sb.Stage.TEST:
+            samples = lengths_in_samples(wavs, lens)
+            return self.model(wavs, samples, batch.text)
         texts = self.some_texts(batch.text)
         if self.versions:
             wavs, lens = self.this_version(wavs, lens, batch.id)
@@ -243,8 +246,8 @@ class EmotionBrain(CachingBrain):
             texts = texts * (len(wavs) // count)
         return self.model.rescale(self.train_scores(wavs, lens, texts, batch))
 
-    def eval_scores(self, wavs, lens, batch):
-        """What the head says of an evaluation's batch."""
+    def valid_scores(self, wavs, lens, batch):
+        """What the head says of a batch of valid clips, between epochs."""
         samples = lengths_in_samples(wavs, lens)
         kept = [("encoder", (id_, None)) in self.kept for id_ in batch.id]
         scores = []
@@ -357,6 +360,7 @@ class EmotionBrain(CachingBrain):
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
         """Log an epoch, save it, decide whether it was the last."""
+        super().on_stage_end(stage, stage_loss, epoch)
         if stage == sb.Stage.TRAIN:
             return
         self.measured = self.outcome()

@@ -311,6 +311,11 @@ class CachingBrain(PeftBrain):
             i for i in entries if ("encoder", (i, version)) in self.kept
         }
 
+    def on_stage_end(self, stage, stage_loss, epoch=None):
+        """Let whoever reads the datasets now hear all clips."""
+        for dataset in self.sets.values():
+            dataset.progress.kept = set()
+
     def keep_texts(self, texts):
         """Keep the states of texts, if their encoder is frozen."""
         encoder = self.encoders.get("text_encoder")
