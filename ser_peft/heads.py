@@ -11,7 +11,7 @@ from torch import nn
 
 from ser_peft.checkpoints import SafeModule, load_tensors
 from ser_peft.errors import InputError
-from ser_peft.lobes.lean import LeanDropout
+from ser_peft.lobes.lean import make_lean
 
 __all__ = [
     "HEADS",
@@ -111,6 +111,11 @@ class Head(SafeModule):
         self.states = encoder.num_layers + 1
         self.width = encoder.hidden_size
 
+    def train(self, mode=True):
+        """As always, with leaner dropout and linear layers."""
+        make_lean(self)
+        return super().train(mode)
+
     @property
     def layer_weights(self):
         """Share of every hidden state, [L + 1]: here all on the last one."""
@@ -208,10 +213,10 @@ class LayerMixHead(Head):
         self.frame = nn.Sequential(
             nn.Linear(self.width, 256),
             nn.ReLU(),
-            LeanDropout(dropout),
+            nn.Dropout(dropout),
             nn.Linear(256, 256),
             nn.ReLU(),
-            LeanDropout(dropout),
+            nn.Dropout(dropout),
             nn.Linear(256, 256),
         )
         self.out = nn.Sequential(
@@ -298,7 +303,7 @@ class LinearHead(Head):
         shape = (self.states, self.width)
         self.register_buffer("mean", torch.zeros(shape))
         self.register_buffer("deviation", torch.ones(shape))
-        self.dropout = LeanDropout(dropout)
+        self.dropout = nn.Dropout(dropout)
         self.vector_size = self.states * self.width
         self.linear = nn.Linear(self.vector_size, self.outputs)
 
@@ -403,7 +408,7 @@ class StatisticsHead(Head):
         super().__init__(encoder, classes, dimensions, dropout=dropout)
         self.vector_size = 2 * self.width
         self.norm = nn.BatchNorm1d(self.vector_size)
-        self.dropout = LeanDropout(dropout)
+        self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(self.vector_size, self.outputs)
 
     def embed(self, hidden_states, frames):
