@@ -76,6 +76,8 @@ class LeanLinear(torch.nn.Linear):
             hidden.device.type != "cpu"
             or not hidden.dtype == self.weight.dtype == torch.float32
             or torch.is_autocast_enabled("cpu")
+            or hidden.ndim < 2
+            or not hidden.numel()
         ):
             return super().forward(hidden)
         rows = _OneDnnLinear.apply(
