@@ -267,12 +267,12 @@ class PeftLobe(torch.nn.Module):
         lobe = self.lobe
         if not self.trainable:
             return self.num_layers
-        behind = (f"{lobe.layers_path}.", *lobe.closing)
-        if any(
-            parameter.requires_grad and not name.startswith(behind)
-            for name, parameter in lobe.backbone.named_parameters()
-        ):
-            return None
+        most, inside = self.num_layers, f"{lobe.layers_path}."
+        for name, parameter in lobe.backbone.named_parameters():
+            if parameter.requires_grad and not name.startswith(inside):
+                if not lobe.closing or not name.startswith(lobe.closing):
+                    return None
+                most = self.num_layers - 1  # the last state is normed
         before = {id(module) for module in own}
         if not lobe.divisible:
             return None
@@ -280,8 +280,8 @@ class PeftLobe(torch.nn.Module):
             # A method may change a layer without a parameter of its own.
             added = any(id(module) not in before for module in layer.modules())
             if added or any(p.requires_grad for p in layer.parameters()):
-                return i
-        return self.num_layers
+                return min(i, most)
+        return most
 
     def _frozen_modules(self, own, base):
         """Modules of the encoder in whose block no weight of its own trains."""
@@ -384,7 +384,7 @@ class PeftLobe(torch.nn.Module):
         Returns
         -------
         hidden_states : torch.Tensor
-            [layers + 1, B, T', C], the last one not normed.
+            [layers + 1, B, T', C]; of all layers, as `forward` gives them.
         frames : torch.Tensor
             Valid frames of each clip, [B], on the CPU.
         """

@@ -200,7 +200,7 @@ class SpeechLobe(TransformerLobe):
         Returns
         -------
         hidden_states : torch.Tensor
-            [layers + 1, B, T', C], the last one not normed.
+            [layers + 1, B, T', C]; of all layers, as `forward` gives them.
         frames : torch.Tensor
             Valid frames of each clip, [B], on the CPU.
         """
@@ -230,30 +230,32 @@ class SpeechLobe(TransformerLobe):
         if self.frame_stride > 1:
             hidden = self._average(hidden, frames)
             frames = self._strided(frames)
-        states = self._run(self.layers[:layers], hidden, frames)
-        return torch.stack(states), frames
+        return self._run(0, layers, hidden, frames), frames
 
     def above(self, states, frames):
         """Go on from what `below` gives, to what `forward` gives."""
         done = len(states) - 1
-        *upper, last = self._run(self.layers[done:], states[-1], frames)
-        if self.depth is None:  # the closing norm goes with the upper layers
-            last = self.final_norm(last)
-        hidden_states = torch.stack([*states[:-1], *upper, last])
-        return hidden_states, frames.to(last.device)
+        if done < self.num_layers:
+            upper = self._run(done, self.num_layers, states[-1], frames)
+            states = torch.cat([states[:-1], upper]) if done else upper
+        return states, frames.to(states.device)
 
-    def _run(self, layers, hidden, frames):
-        """Hidden states in front of, between and behind layers, as a list."""
-        states, mask = [hidden], None
+    def _run(self, first, end, hidden, frames):
+        """States in front of, between and behind layers, [n + 1, B, T', C]."""
+        states, mask, extra = [hidden], None, {}
+        if first < end:
+            extra = self.layer_inputs(hidden)
         # Without padding no mask: the fused attention kernels are faster.
         if int(frames.min()) < hidden.shape[1]:
             mask = length_to_mask(frames, hidden.shape[1], torch.bool)
             mask = mask.to(hidden.device)[:, None, None]
-        extra = self.layer_inputs(hidden) if len(layers) else {}
-        for layer in layers:
+        for layer in self.layers[first:end]:
             hidden = self.run_layer(layer, hidden, attention_mask=mask, **extra)
             states.append(hidden)
-        return states
+        # The closing norm goes with the upper layers.
+        if end == self.num_layers and self.depth is None:
+            states[-1] = self.final_norm(hidden)
+        return torch.stack(states)
 
     def final_norm(self, hidden):
         """Normalise the last hidden state where the model does."""

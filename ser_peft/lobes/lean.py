@@ -100,11 +100,18 @@ class _OneDnnLinear(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, gradient):
         weight, hidden = ctx.saved_tensors
-        wanted = ctx.needs_input_grad
+        of_hidden, of_weight, of_bias = ctx.needs_input_grad
+        weight_gradient = None
+        if of_weight:
+            # The narrower one is copied in the order that oneDNN wants.
+            if weight.shape[0] > weight.shape[1]:
+                weight_gradient = one_dnn_linear(hidden.t(), gradient.t()).t()
+            else:
+                weight_gradient = one_dnn_linear(gradient.t(), hidden.t())
         return (
-            one_dnn_linear(gradient, weight.t()) if wanted[0] else None,
-            one_dnn_linear(gradient.t(), hidden.t()) if wanted[1] else None,
-            gradient.sum(0) if wanted[2] else None,
+            one_dnn_linear(gradient, weight.t()) if of_hidden else None,
+            weight_gradient,
+            gradient.sum(0) if of_bias else None,
         )
 
 
