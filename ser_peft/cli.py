@@ -55,21 +55,8 @@ def _prepare(args):
     )
 
 
-def _device(name):
-    """Check a device's name, or find a device."""
-    import torch
-    from speechbrain.utils.distributed import infer_device
-
-    try:
-        return str(torch.empty(0, device=name or infer_device()).device)
-    except (AssertionError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"--device {name}: {reason}; give one that is here, as cpu"
-        ) from error
-
-
 def _probe(args):
+    from ser_peft.device import find_device
     from ser_peft.evaluation.results import headline
     from ser_peft.probe import run_probe
 
@@ -78,7 +65,7 @@ def _probe(args):
         args.backbone,
         args.manifests,
         out,
-        device=_device(args.device),
+        device=find_device(args.device),
         command=shlex.join(["ser-peft", *args.argv]),
     )
     print(
@@ -87,12 +74,13 @@ def _probe(args):
 
 
 def _transcribe(args):
+    from ser_peft.device import find_device
     from ser_peft.transcribe import transcribe
 
     counts = transcribe(
         args.manifests,
         args.checkpoint,
-        _device(args.device),
+        find_device(args.device),
         args.all,
         args.language,
     )

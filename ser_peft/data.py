@@ -10,9 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from speechbrain.dataio.dataset import DynamicItemDataset
-from speechbrain.dataio.sampler import DynamicBatchSampler
-from speechbrain.utils.data_pipeline import provides, takes
 
 from ser_peft.audio import SAMPLE_RATE, check_samples, durations, read_audio
 from ser_peft.corpora import load_corpus
@@ -379,6 +376,11 @@ def datasets(folder, max_seconds=None, crop=1.0, first_seconds=None, hop=1):
         the dimensions, [D]), ``text`` (cleaned; empty where there is none),
         ``speaker`` and ``duration``.
     """
+    # Here, as below: who only writes manifests, or is told of a wrong flag,
+    # does not wait for SpeechBrain.
+    from speechbrain.dataio.dataset import DynamicItemDataset
+    from speechbrain.utils.data_pipeline import provides, takes
+
     about, manifests = read_manifests(folder)
     index = {name: i for i, name in enumerate(about["classes"])}
     sets = {}
@@ -472,6 +474,8 @@ def batch_sampler(dataset, seconds, shuffle, seed=0, max_seconds=None):
     speechbrain.dataio.sampler.DynamicBatchSampler
         Four buckets of equal count, or fewer for few lengths.
     """
+    from speechbrain.dataio.sampler import DynamicBatchSampler
+
     durations = [
         min(dataset.data[key]["duration"], max_seconds or float("inf"))
         for key in dataset.data_ids

@@ -4,8 +4,6 @@ import hashlib
 from dataclasses import dataclass, field
 from math import isfinite
 
-from sklearn.model_selection import train_test_split
-
 from ser_peft.errors import InputError
 from ser_peft.text import clean_text
 
@@ -170,6 +168,9 @@ class RandomSplit:
         InputError
             If there is no such fold, or too little of a class.
         """
+        # Here: it takes half a second, and few protocols need it.
+        from sklearn.model_selection import train_test_split
+
         _check_fold(self, fold)
         splits, rest = {}, utterances
         for split in ("test", "valid"):
