@@ -5,6 +5,8 @@ import unicodedata
 from copy import deepcopy
 from io import StringIO
 from pathlib import Path
+from pydoc import ErrorDuringImport
+from traceback import walk_tb
 
 import ruamel.yaml
 from hyperpyyaml import load_hyperpyyaml, resolve_references
@@ -50,6 +52,18 @@ _OF_A_YAML = (
     TypeError,
     ValueError,
     YAMLError,
+)
+
+# What a class or function raises that does not like its arguments.
+_OF_A_CALL = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
 )
 
 # Options of SpeechBrain's command line that change what is trained: they are
@@ -158,9 +172,10 @@ def _read(hparams_file, given):
     try:
         text = Path(hparams_file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "is no UTF-8 text"
         raise InputError(
-            f"{hparams_file}: cannot be read; give one of the recipe's "
-            "hparams/*.yaml"
+            f"{hparams_file}: cannot be read ({reason}); give one of the "
+            "recipe's hparams/*.yaml"
         ) from error
     tree = _parse(text, hparams_file)
     for key in given:
@@ -233,14 +248,23 @@ def build(hparams_file, text):
     """
     try:
         return load_hyperpyyaml(StringIO(text))
-    except ImportError as error:
+    except InputError:
+        raise
+    except (ErrorDuringImport, ImportError, YAMLError) as error:
         raise InputError(f"{hparams_file}: {error}") from error
-    except TypeError as error:
-        # What hyperpyyaml says of a call's arguments; anything else is a bug.
-        if not str(error.args[0]).startswith("Invalid argument"):
-            raise
-        reason = ": ".join(map(str, error.args))
-        raise InputError(f"{hparams_file}: {reason}") from error
+    except _OF_A_CALL as error:
+        # HyperPyYAML does not tell what it was building, its frames do.
+        frames = [f.f_locals for f, _ in walk_tb(error.__traceback__)]
+        names = [f["callable_string"] for f in frames if "callable_string" in f]
+        called = names[-1] if names else "yaml"
+        if str(error.args[:1]).startswith("('Invalid argument"):
+            reason = ": ".join(map(str, error.args))  # in HyperPyYAML's words
+            raise InputError(f"{hparams_file}: {reason}") from error
+        if called.startswith("ser_peft."):
+            raise  # a bug of ours
+        raise InputError(
+            f"{hparams_file}: {called}: {str(error) or type(error).__name__}"
+        ) from error
 
 
 def finished(text, output_folder):
