@@ -183,24 +183,23 @@ def choose(corpus, data_folder, classes):
         If there is no such corpus or class set.
     """
     module = load_corpus(corpus)
-    if hasattr(module, "class_sets"):  # they depend on what is read
+    reads = hasattr(module, "class_sets")  # they depend on what is read
+    utterances, content = None, None
+    if reads:
         utterances = module.read(data_folder)
-        class_sets = module.class_sets(utterances)
-        protocols = module.protocols(utterances)
         content = hashlib.sha256(repr(utterances).encode()).hexdigest()
-    else:
-        utterances, content = None, None
-        class_sets, protocols = module.CLASS_SETS, module.PROTOCOLS
+    protocols = module.protocols(utterances) if reads else module.PROTOCOLS
+    if classes == 0 or isinstance(classes, dict):
+        return classes or {}, protocols, utterances, content
+    sets = module.class_sets(utterances) if reads else module.CLASS_SETS
     if classes is None:
-        classes = next(iter(class_sets))
-    if not isinstance(classes, dict) and classes not in [0, *class_sets]:
+        classes = next(iter(sets))
+    if classes not in [*sets]:
         raise InputError(
             f"classes {classes}: {corpus} has sets of "
-            f"{', '.join(map(str, class_sets))}; or give a mapping"
+            f"{', '.join(map(str, sets))}; or give a mapping"
         )
-    if not isinstance(classes, dict):
-        classes = class_sets[classes] if classes else {}
-    return classes, protocols, utterances, content
+    return sets[classes], protocols, utterances, content
 
 
 def root_of(data_folder):
