@@ -41,6 +41,16 @@ FREE = (
     "fairness_columns",
 )
 
+# What a yaml may leave out and a command line still give.
+OPTIONAL = {
+    "augmented_versions",
+    "balance",
+    "cache_gb",
+    "dimension_weight",
+    "drop_text",
+    "head_epochs",
+}
+
 DONE = ("results.json", "pretraining.json")
 """What a training or a pretraining writes when all else is there."""
 
@@ -143,7 +153,7 @@ def read_settings(hparams_file, given, reads, run_opts=None):
         If the file is missing or no yaml, a flag names no key, a required
         key is not given, or a key is read by nothing.
     """
-    text, tree = _read(hparams_file, given)
+    text, tree = _read(hparams_file, given, OPTIONAL.intersection(reads))
     options = {
         key: run_opts[key]
         for key in DECISIVE
@@ -167,7 +177,7 @@ def read_settings(hparams_file, given, reads, run_opts=None):
     return _resolve(hparams_file, tree, merged)
 
 
-def _read(hparams_file, given):
+def _read(hparams_file, given, optional=OPTIONAL):
     """A yaml as text and as tree; refused if a value is missing or unknown."""
     try:
         text = Path(hparams_file).read_text(encoding="utf-8")
@@ -179,7 +189,7 @@ def _read(hparams_file, given):
         ) from error
     tree = _parse(text, hparams_file)
     for key in given:
-        if key not in tree:
+        if key not in {*tree, *optional}:
             raise InputError(
                 f"--{key}: {hparams_file} has no such key; it has "
                 f"{', '.join(k for k in map(str, tree) if k[:2] != '__')}"
