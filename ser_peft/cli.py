@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import shlex
 import signal
 import sys
@@ -11,10 +12,30 @@ from pathlib import Path
 
 from ser_peft.corpora import CORPORA
 from ser_peft.errors import InputError, one_line_errors
+from ser_peft.flags import place
 
 # Heavy imports wait for the command that needs them: --help is quick.
 
 __all__ = ["main"]
+
+# Arguments that name files, folders, or models that may be folders.
+PLACES = (
+    "audio backbone checkpoint data_folder hparams html manifests model others "
+    "out output_folder pca pretrain reference results script source "
+    "text_backbone yaml"
+).split()
+# What crossval hands on to the trainings. argparse would take one with a
+# blank in it for another yaml.
+OVERRIDE = re.compile(
+    r"--(?!(folds|seeds|output_folder|pretrain|jobs|cluster|slurm)=)\w+="
+)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Refuses in one line."""
+
+    def error(self, message):
+        raise InputError(f"{message}; see {self.prog} --help")
 
 
 def _prepare(args):
@@ -55,21 +76,8 @@ def _prepare(args):
     )
 
 
-def _device(name):
-    """Check a device's name, or find a device."""
-    import torch
-    from speechbrain.utils.distributed import infer_device
-
-    try:
-        return str(torch.empty(0, device=name or infer_device()).device)
-    except (AssertionError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"--device {name}: {reason}; give one that is here, as cpu"
-        ) from error
-
-
 def _probe(args):
+    from ser_peft.device import find_device
     from ser_peft.evaluation.results import headline
     from ser_peft.probe import run_probe
 
@@ -78,7 +86,7 @@ def _probe(args):
         args.backbone,
         args.manifests,
         out,
-        device=_device(args.device),
+        device=find_device(args.device),
         command=shlex.join(["ser-peft", *args.argv]),
     )
     print(
@@ -87,12 +95,13 @@ def _probe(args):
 
 
 def _transcribe(args):
+    from ser_peft.device import find_device
     from ser_peft.transcribe import transcribe
 
     counts = transcribe(
         args.manifests,
         args.checkpoint,
-        _device(args.device),
+        find_device(args.device),
         args.all,
         args.language,
     )
@@ -308,7 +317,7 @@ def _crossval(args):
 
 
 def _parser():
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="ser-peft", description="Parameter-efficient emotion recognition."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -485,13 +494,27 @@ def main(argv=None):
         Command line without the program; ``sys.argv[1:]`` where absent.
     """
     argv = sys.argv[1:] if argv is None else argv
-    parser = _parser()
-    args, args.overrides = parser.parse_known_args(argv)
-    if args.overrides and args.run is not _crossval:
-        parser.error(f"unrecognized arguments: {' '.join(args.overrides)}")
-    args.argv = argv
     with one_line_errors():
+        args = _arguments(argv)
         args.run(args)
+
+
+def _arguments(argv):
+    parser, overrides = _parser(), []
+    if argv[:1] == ["crossval"]:
+        overrides = [word for word in argv if OVERRIDE.match(word)]
+    args, left = parser.parse_known_args(
+        [word for word in argv if word not in overrides]
+    )
+    if left and args.run is not _crossval:
+        parser.error(f"unrecognized arguments: {' '.join(left)}")
+    args.argv, args.overrides = argv, [*overrides, *left]
+    for key, value in vars(args).items():
+        if key in PLACES and isinstance(value, str):
+            setattr(args, key, place(value, key))
+        elif key in PLACES and value:
+            setattr(args, key, [place(path, key) for path in value])
+    return args
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from submitit.helpers import Checkpointable
 from tqdm import tqdm
 
 from ser_peft.errors import InputError
+from ser_peft.flags import is_place, place, split
 from ser_peft.yamls import DONE
 
 __all__ = ["crossval", "numbers", "trainings"]
@@ -196,7 +197,6 @@ def trainings(
     overrides : list of str
         ``--key=value`` for all runs. A path that exists here is meant, though
         the runs are started in the recipe's folder.
-
     pretrain : tuple of str, optional
         Script and yaml of a pretraining of the recipe: done once a fold and
         seed, with those of the overrides whose keys its yaml has, and what
@@ -226,7 +226,10 @@ def trainings(
                 "rename one or leave it out"
             )
         yamls[path.stem] = path
-    overrides = [_override(text) for text in overrides]
+    words, flags = split(overrides)
+    if words:
+        raise InputError(f"{words[0]}: not understood; write --key=value")
+    overrides = [_override(*flag) for flag in flags]
     first, before = {}, ""
     if pretrain:
         first_script, path = recipe / Path(pretrain[0]).name, pretrain[1]
@@ -428,19 +431,21 @@ def _slurm(parameters):
                 job.cancel(check=False)
 
 
-def _override(text):
-    """Check one ``--key=value``; a path that exists here becomes absolute."""
-    match = re.fullmatch(r"--(\w+)(?:=(.*))?", text, re.DOTALL)
-    if not match:
-        raise InputError(f"{text}: not understood; write --key=value")
-    key, value = match.groups()
+def _override(key, value):
+    """Check what all runs are told; a path that exists here is absolute."""
+    if not re.fullmatch(r"\w+", key):
+        raise InputError(f"--{key}: not understood; write --key=value")
     if key in OWN:
         raise InputError(f"--{key}: each run has its own; use {OWN[key]}")
+    if value is None:
+        return f"--{key}"
+    if is_place(key) and not value.startswith("!ref "):
+        value = place(value, f"--{key}")
+    corpus, path = re.fullmatch(r"(emobox:[^@]*@)?(.*)", value, re.S).groups()
     # A plain word is a path only where the key says so.
-    named = key == "backbone" or key.endswith(("_folder", "_file", "_from"))
-    if value and (named or "/" in value) and Path(value).exists():
-        return f"--{key}={Path(value).absolute()}"
-    return text
+    if path and (is_place(key) or "/" in path) and Path(path).exists():
+        value = f"{corpus or ''}{Path(path).absolute()}"
+    return f"--{key}={value}"
 
 
 def numbers(text):

@@ -13,9 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from speechbrain.dataio.dataset import DynamicItemDataset
-from speechbrain.dataio.sampler import DynamicBatchSampler
-from speechbrain.utils.data_pipeline import provides, takes
 
 from ser_peft.audio import SAMPLE_RATE, check_samples, durations, read_audio
 from ser_peft.corpora import load_corpus
@@ -191,24 +188,23 @@ def choose(corpus, data_folder, classes):
         If there is no such corpus or class set.
     """
     module = load_corpus(corpus)
-    if hasattr(module, "class_sets"):  # they depend on what is read
+    reads = hasattr(module, "class_sets")  # they depend on what is read
+    utterances, content = None, None
+    if reads:
         utterances = module.read(data_folder)
-        class_sets = module.class_sets(utterances)
-        protocols = module.protocols(utterances)
         content = hashlib.sha256(repr(utterances).encode()).hexdigest()
-    else:
-        utterances, content = None, None
-        class_sets, protocols = module.CLASS_SETS, module.PROTOCOLS
+    protocols = module.protocols(utterances) if reads else module.PROTOCOLS
+    if classes == 0 or isinstance(classes, dict):
+        return classes or {}, protocols, utterances, content
+    sets = module.class_sets(utterances) if reads else module.CLASS_SETS
     if classes is None:
-        classes = next(iter(class_sets))
-    if not isinstance(classes, dict) and classes not in [0, *class_sets]:
+        classes = next(iter(sets))
+    if classes not in [*sets]:
         raise InputError(
             f"classes {classes}: {corpus} has sets of "
-            f"{', '.join(map(str, class_sets))}; or give a mapping"
+            f"{', '.join(map(str, sets))}; or give a mapping"
         )
-    if not isinstance(classes, dict):
-        classes = class_sets[classes] if classes else {}
-    return classes, protocols, utterances, content
+    return sets[classes], protocols, utterances, content
 
 
 def root_of(data_folder):
@@ -440,6 +436,11 @@ def datasets(folder, max_seconds=None, crop=1.0, first_seconds=None, hop=1):
         ``speaker`` and ``duration``. Its attribute ``progress`` is a
         `Progress`.
     """
+    # Here, as below: who only writes manifests, or is told of a wrong flag,
+    # does not wait for SpeechBrain.
+    from speechbrain.dataio.dataset import DynamicItemDataset
+    from speechbrain.utils.data_pipeline import provides, takes
+
     about, manifests = read_manifests(folder)
     index = {name: i for i, name in enumerate(about["classes"])}
     sets = {}
@@ -547,6 +548,8 @@ def batch_sampler(dataset, seconds, shuffle, seed=0, max_seconds=None):
     speechbrain.dataio.sampler.DynamicBatchSampler
         Four buckets of equal count, or fewer for few lengths.
     """
+    from speechbrain.dataio.sampler import DynamicBatchSampler
+
     durations = [
         min(dataset.data[key]["duration"], max_seconds or float("inf"))
         for key in dataset.data_ids

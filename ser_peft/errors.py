@@ -4,10 +4,11 @@ import errno
 import re
 import sys
 from contextlib import contextmanager
+from traceback import walk_tb
 
 from safetensors import SafetensorError
 
-__all__ = ["InputError", "one_line_errors"]
+__all__ = ["InputError", "one_line_errors", "out_of_memory"]
 
 
 class InputError(ValueError):
@@ -20,7 +21,7 @@ class InputError(ValueError):
 
 @contextmanager
 def one_line_errors():
-    """Turn `InputError` (and a full disk) into one line and exit code 2.
+    """Turn `InputError`, a full disk or memory into one line and exit code 2.
 
     Example
     -------
@@ -34,7 +35,15 @@ def one_line_errors():
     try:
         yield
     except InputError as error:
-        message = " ".join(str(error).split())
+        # A worker of a DataLoader adds its traceback.
+        message = str(error).rpartition("ser_peft.errors.InputError: ")[2]
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        message = (
+            f"{_longest_clip(error)}memory ran out; lower batch_seconds, take "
+            "a smaller backbone, or a machine with more memory"
+        )
     except OSError as error:
         # Only what the user can act on: any other OSError is a bug of ours
         # and keeps its traceback.
@@ -50,8 +59,49 @@ def one_line_errors():
         message = f"{error}; {_ACTIONABLE[int(code[1])]}"
     else:
         return
-    print(f"error: {message}", file=sys.stderr)
+    print("error:", *message.split(), file=sys.stderr)
     raise SystemExit(2)
+
+
+def out_of_memory(error):
+    """Whether an exception says that there is not enough memory.
+
+    Arguments
+    ---------
+    error : Exception
+        Of Python, numpy, or torch on any device.
+
+    Returns
+    -------
+    bool
+
+    Example
+    -------
+    >>> out_of_memory(RuntimeError("CUDA out of memory. Tried to ..."))
+    True
+    """
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError)
+        and re.search(_NO_MEMORY, str(error)) is not None
+    )
+
+
+def _longest_clip(error):
+    """The longest clip of the batch that was in work, from the frames."""
+    for frame, _ in reversed([*walk_tb(error.__traceback__)]):
+        batch = frame.f_locals.get("batch")
+        if hasattr(batch, "id") and hasattr(batch, "sig"):
+            wavs, shares = batch.sig
+            share, clip = max(zip(shares.tolist(), batch.id, strict=True))
+            others = f" and {len(wavs) - 1} shorter ones" * (len(wavs) > 1)
+            return f"{clip} ({share * wavs.shape[1] / 16000:.1f} s){others}: "
+    return ""
+
+
+_NO_MEMORY = (
+    r"out of (shared )?memory|(can't|cannot) allocate memory"
+    r"|not enough memory|_ALLOC_FAILED|killed by signal: Killed"
+)
 
 
 _ACTIONABLE = {
@@ -62,5 +112,6 @@ _ACTIONABLE = {
     errno.EROFS: "the folder is read-only; choose another one",
     errno.EFBIG: "raise the limit on file sizes (ulimit -f) and run the same "
     "command again",
+    errno.ENOMEM: "take a machine with more memory, or less at once",
     errno.EACCES: "no permission; choose another folder or change its mode",
 }

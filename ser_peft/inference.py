@@ -11,7 +11,7 @@ from torch import nn
 from ser_peft.adapters import load_adapter
 from ser_peft.checkpoints import load_tensors
 from ser_peft.data import SAMPLE_RATE, check_samples, read_audio
-from ser_peft.errors import InputError
+from ser_peft.errors import InputError, out_of_memory
 from ser_peft.fusion import FUSIONS
 from ser_peft.heads import HEADS
 from ser_peft.io import atomic_path, write_json
@@ -229,20 +229,20 @@ class EmotionModel(nn.Module):
         device = next(self.head.parameters()).device
         answers = []
         for number, recording in enumerate(recordings):
-            if isinstance(recording, (str, Path)):
-                wav = read_audio(recording)
-            else:
-                wav = torch.as_tensor(recording)
-                name = f"recordings[{number}]"
-                if wav.ndim != 1 or not wav.is_floating_point():
-                    raise InputError(
-                        f"{name}: {wav.dtype} {list(wav.shape)}; give 16 kHz "
-                        "mono samples [T], floats in [-1, 1]"
-                    )
-                wav = wav.float()
-                check_samples(wav, SAMPLE_RATE, name)
+            file = isinstance(recording, (str, Path))
+            name = str(recording) if file else f"recordings[{number}]"
+            wav = _samples(recording, name)
             text = texts and [clean_text(texts[number] or "")]
-            scores = self(wav[None].to(device), texts=text)
+            try:
+                scores = self(wav[None].to(device), texts=text)
+            except (MemoryError, RuntimeError) as error:
+                if not out_of_memory(error):
+                    raise
+                raise InputError(
+                    f"{name}: memory ran out on its "
+                    f"{len(wav) / SAMPLE_RATE:.1f} s; cut it, or take a "
+                    "machine with more memory"
+                ) from error
             answers.append(self._answer(scores[0]))
         return answers
 
@@ -292,6 +292,30 @@ class EmotionModel(nn.Module):
                     "dimensions": self.dimensions,
                 },
             )
+
+
+def _samples(recording, name):
+    """A file or an array as 16 kHz mono, checked, [T]."""
+    if isinstance(recording, (str, Path)):
+        return read_audio(recording)
+    wav = recording
+    if not torch.is_tensor(wav):
+        try:
+            wav = np.asarray(wav)
+            if wav.dtype.kind == "f":
+                # A copy: torch takes no array of foreign byte order, read
+                # backwards, or read-only.
+                wav = torch.from_numpy(np.array(wav, np.float32, order="C"))
+        except ValueError as error:  # lists of several lengths
+            raise InputError(f"{name}: is no array ({error})") from error
+    if wav.ndim != 1 or not (torch.is_tensor(wav) and wav.is_floating_point()):
+        raise InputError(
+            f"{name}: {wav.dtype} {list(wav.shape)}; give 16 kHz mono "
+            "samples [T], floats in [-1, 1]"
+        )
+    wav = wav.float()
+    check_samples(wav, SAMPLE_RATE, name)
+    return wav
 
 
 def _one_each(texts, clips):

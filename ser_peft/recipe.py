@@ -1,34 +1,10 @@
-"""What the scripts of every recipe do: SpeechBrain's skeleton, once."""
+"""What the scripts of every recipe do.
 
-from contextlib import contextmanager
-from inspect import signature
-from pathlib import Path
+The command line is checked first: what trains takes seconds to import.
+"""
 
-import speechbrain as sb
-import torch
-from ruamel.yaml import YAML
-from speechbrain.utils.distributed import (
-    ddp_init_group,
-    if_main_process,
-    run_on_main,
-)
-
-from ser_peft.adapters import PeftLobe
-from ser_peft.brains import (
-    DistillBrain,
-    EmotionBrain,
-    PtaptBrain,
-    StateBrain,
-    TaptBrain,
-)
-from ser_peft.brains.settings import check_settings
-from ser_peft.data import datasets, eval_batches
-from ser_peft.errors import InputError, one_line_errors
-from ser_peft.evaluation.results import headline
-from ser_peft.io import atomic_path
-from ser_peft.lobes import load_lobe
-from ser_peft.pretraining.clusters import cluster_frames, random_labels
-from ser_peft.yamls import build, dump, finished, read_settings
+from ser_peft.errors import one_line_errors
+from ser_peft.yamls import read_command_line
 
 __all__ = ["train_distill", "train_emotion", "train_ptapt", "train_tapt"]
 
@@ -48,8 +24,7 @@ def train_emotion(argv, prepare):
         keys of the yaml, as ``data_folder``, ``fold``, ``classes``,
         ``protocol``.
     """
-    with _session(argv) as arguments:
-        _say_scores(_train(EmotionBrain, prepare, *arguments))
+    _run("train_emotion", argv, prepare)
 
 
 def train_distill(argv, prepare):
@@ -60,8 +35,7 @@ def train_distill(argv, prepare):
     argv, prepare
         See `train_emotion`.
     """
-    with _session(argv) as arguments:
-        _say_scores(_train(DistillBrain, prepare, *arguments))
+    _run("train_distill", argv, prepare)
 
 
 def train_tapt(argv, prepare):
@@ -72,8 +46,7 @@ def train_tapt(argv, prepare):
     argv, prepare
         See `train_emotion`.
     """
-    with _session(argv) as arguments:
-        _say(_train(TaptBrain, prepare, *arguments))
+    _run("train_tapt", argv, prepare)
 
 
 def train_ptapt(argv, prepare):
@@ -89,157 +62,12 @@ def train_ptapt(argv, prepare):
         that say which corpus, fold, seed, backbone and layer; without one
         the frames of the backbone as it is are clustered.
     """
-    with _session(argv) as (hparams_file, run_opts, overrides):
-        text, settings = _settings(
-            PtaptBrain, prepare, hparams_file, run_opts, overrides
-        )
-        folder = Path(settings["output_folder"])
-        if not finished(text, folder):
-            _claim(folder, text)
-            states = None
-            if settings["states"]:
-                states = _states(settings, prepare, hparams_file)
-                _train(StateBrain, prepare, states[0], run_opts, states[1])
-            run_on_main(_label, (settings, prepare, run_opts, states))
-        _say(_train(PtaptBrain, prepare, hparams_file, run_opts, overrides))
+    _run("train_ptapt", argv, prepare)
 
 
-def _states(settings, prepare, hparams_file):
-    """Yaml of phase 1 and its overrides."""
-    path = Path(hparams_file).parent / settings["states"]
-    shared = {*signature(prepare).parameters, "seed", "backbone", "layer"}
-    try:
-        tree = YAML().load(path)
-    except OSError as error:
-        raise InputError(
-            f"states: {path} cannot be read; name a yaml beside {hparams_file}"
-        ) from error
-    given = {
-        key: settings[key]
-        for key in tree
-        if key in (shared | {"num_workers"}) - {"save_folder"}
-        and key in settings
-    }
-    given["output_folder"] = f"{settings['output_folder']}/states"
-    given["manifests_folder"] = settings["manifests_folder"]
-    return str(path), dump(given)
-
-
-def _label(settings, prepare, run_opts, states):
-    """Phase 2: cluster the frames of the estimator, if not done yet."""
-    folder = Path(settings["output_folder"])
-    path = folder / "labels.safetensors"
-    if path.exists():
-        return
-    _prepare(settings, prepare)
-    device = run_opts["device"]
-    if states is None:
-        lobe = load_lobe(
-            settings["backbone"],
-            settings["save_folder"],
-            depth=settings["layer"],
-        )
-        encoder = PeftLobe(lobe, "frozen")
-    else:
-        text, _ = _settings(StateBrain, prepare, states[0], run_opts, states[1])
-        encoder = build(states[0], text)["modules"]["encoder"]
-        encoder.load(folder / "states" / "encoder.safetensors")
-    encoder.eval().to(device)
-    _, sets = datasets(settings["manifests_folder"])
-    loaders = {
-        split: torch.utils.data.DataLoader(
-            sets[split],
-            batch_sampler=eval_batches(sets[split], settings["batch_seconds"]),
-            collate_fn=sb.dataio.batch.PaddedBatch,
-        )
-        for split in ("train", "valid")
-    }
-    how = random_labels if settings["labels"] == "random" else cluster_frames
-    how(
-        encoder, loaders, folder, settings["clusters"], settings["seed"], device
-    ).save(path)
-
-
-@contextmanager
-def _session(argv):
-    """One-line errors and SpeechBrain's processes around what a script does."""
+def _run(name, argv, prepare):
     with one_line_errors():
-        hparams_file, run_opts, overrides = sb.parse_arguments(argv)
-        ddp_init_group(run_opts)
-        yield hparams_file, run_opts, overrides
-        if torch.distributed.is_initialized():
-            # Left to the interpreter's exit, gloo's threads now and then
-            # abort a finished process, and torchrun calls the run failed.
-            torch.distributed.barrier()
-            torch.distributed.destroy_process_group()
+        arguments = read_command_line(argv)
+        from ser_peft import training
 
-
-def _say_scores(brain):
-    if brain and if_main_process():
-        folder = brain.hparams.output_folder
-        print(f"test {headline(brain.results)}; report in {folder}/report.html")
-
-
-def _say(brain):
-    if brain and if_main_process():
-        folder = brain.hparams.output_folder
-        print(f"pretrained; give --init_from={folder} to a training")
-
-
-def _settings(brain_class, prepare, hparams_file, run_opts, overrides):
-    """A yaml's text and content, refused if anything in it is unfit."""
-    keys = signature(prepare).parameters
-    text = read_settings(
-        hparams_file, overrides, {*brain_class.reads, *keys}, run_opts
-    )
-    settings = YAML().load(text)
-    check_settings(settings)
-    return text, settings
-
-
-def _train(brain_class, prepare, hparams_file, run_opts, overrides):
-    """SpeechBrain's skeleton; gives the Brain, or None if all was done."""
-    # Everything that can be checked at once is, before anything is
-    # written or loaded.
-    text, settings = _settings(
-        brain_class, prepare, hparams_file, run_opts, overrides
-    )
-    folder = Path(settings["output_folder"])
-    if finished(text, folder):
-        print(f"{folder}: this run is finished")
-        return None
-    _prepare(settings, prepare)
-    about, sets = brain_class.datasets(settings)
-    if not isinstance(settings["classes"], (int, dict)) and "head" in settings:
-        # As "all" of a csv: only the manifests tell which these are.
-        settings["head"]["classes"] = about["classes"]
-    hparams = build(hparams_file, dump(settings))
-    brain = brain_class(hparams, run_opts, about, sets)
-    # Last: a run that was refused may be started again with other settings.
-    _claim(folder, text)
-    brain.fit(
-        hparams["epoch_counter"],
-        brain.train_loader(),
-        brain.eval_loader("valid"),
-    )
-    brain.results = brain.report()
-    return brain
-
-
-def _prepare(settings, prepare):
-    """Write the manifests, on the main process."""
-    keys = signature(prepare).parameters
-    given = settings | {"save_folder": settings["manifests_folder"]}
-    run_on_main(
-        prepare, kwargs={key: given[key] for key in keys if key in given}
-    )
-
-
-def _claim(folder, text):
-    """Make a run's folder and say in it which run that is."""
-    sb.create_experiment_directory(folder)
-    if if_main_process():
-        # Not by SpeechBrain: a kill could leave half of the file, which
-        # would look like another run's.
-        with atomic_path(folder / "hyperparams.yaml") as tmp:
-            tmp.write_text(text, encoding="utf-8")
+        getattr(training, name)(prepare, *arguments)

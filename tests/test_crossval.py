@@ -307,6 +307,28 @@ def test_paths_mean_what_they_mean_here(recipe, tmp_path, monkeypatch):
     ]
 
 
+def test_places_arrive_as_they_are_written(recipe, tmp_path, monkeypatch):
+    """Wherever they stand, with blanks in them, however the = is written."""
+    corpus = tmp_path / "a #1: b=c"
+    corpus.mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    ref = "--teacher=!ref results/a b/fold<fold>/<seed>"
+    main(
+        ["crossval", str(recipe / "train.py"), "hparams/lora.yaml", ref,
+         "--data_folder=a #1: b=c", "--all=slow", "--init_from=~/x y",
+         "--folds", "1", "--backbone", "=", "{x}", "--label=a b",
+         "--corpus_file=emobox:emodb@a #1: b=c",
+         f"--output_folder={tmp_path / 'o o'}"]
+    )  # fmt: skip
+    (call,) = called(tmp_path / "o o" / "lora" / "fold1" / "8")
+    assert {*call["argv"][4:]} == {
+        ref, f"--data_folder={corpus}", f"--init_from={tmp_path}/x y",
+        "--all=slow", "--backbone={x}", "--label=a b",
+        f"--corpus_file=emobox:emodb@{corpus}",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -318,7 +340,9 @@ def test_paths_mean_what_they_mean_here(recipe, tmp_path, monkeypatch):
         (["train.py", "--folds", "1", "--seed=3"], "--seed: .* --seeds"),
         (["train.py", "--folds", "1", "--fold=3"], "--fold: .* --folds"),
         (["train.py", "--folds", "1", "--save_folder=x"], "--output_folder"),
-        (["train.py", "--folds", "1", "--data_folder", "x"], "x: not underst"),
+        (["train.py", "--folds", "1", "x"], "x: not understood"),
+        (["train.py", "--folds", "1", "--a-b=x"], "--a-b: not understood"),
+        (["train.py", "--folds", "1", "--data_folder=~no1/x"], "no user no1"),
         (["train.py", "./train.py", "--folds", "1"], "two yamls called train"),
         (["train.py", "--folds", "1", "--slurm", "time=3"], "--cluster slurm"),
         (["train.py", "--folds", "1", "--cluster", "slurm"], "no sbatch"),

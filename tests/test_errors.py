@@ -127,3 +127,52 @@ def test_errors_are_light():
     """The command line imports them before it knows the command."""
     code = "import sys, ser_peft.errors; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+class Batch:
+    """As SpeechBrain's, of two clips, the second of 2 s."""
+
+    id = ["a", "b"]
+    sig = torch.zeros(2, 32000), torch.tensor([0.5, 1.0])
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"),
+        RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."),
+        torch.OutOfMemoryError("HIP out of memory."),
+    ],
+)
+def test_memory_that_runs_out_is_one_line(capsys, error):
+    def step(batch):
+        raise error
+
+    def steps():
+        for batch in [Batch()]:
+            step(batch)
+
+    with pytest.raises(SystemExit) as stop, one_line_errors():
+        steps()
+    assert stop.value.code == 2
+    line = capsys.readouterr().err
+    assert line.startswith("error: b (2.0 s) and 1 shorter ones: memory ran ou")
+    code, line = read(capsys, error.with_traceback(None))
+    assert code == 2 and line.startswith("error: memory ran out; lower batch_")
+
+
+def worker(index):
+    raise InputError("a.wav: silent; remove it")
+
+
+def test_what_a_worker_says_is_one_line(capsys):
+    class Clips(torch.utils.data.Dataset):
+        __len__ = [0].__len__
+        __getitem__ = staticmethod(worker)
+
+    loader = torch.utils.data.DataLoader(Clips(), num_workers=1)
+    with pytest.raises(SystemExit), one_line_errors():
+        list(loader)
+    assert capsys.readouterr().err == "error: a.wav: silent; remove it\n"

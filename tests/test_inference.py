@@ -2,6 +2,7 @@
 
 import json
 import os
+import warnings
 
 import numpy as np
 import peft
@@ -161,6 +162,30 @@ def test_predict_files_and_arrays(model, tmp_path):
         assert answer["label"] == CLASSES[int(expected.argmax())]
 
 
+def test_predict_takes_any_floats(models):
+    """However they lie in memory; torch alone would not."""
+    wav = voice(0.5).numpy()
+    frozen = wav.copy()
+    frozen.flags.writeable = False
+    kinds = [wav[::-1].copy()[::-1], wav.astype(">f4"), wav.astype("<f8"),
+             wav.astype(">f8"), frozen, np.stack([wav, wav], 1)[:, 0],
+             wav.astype(np.longdouble)]  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        first, *others = models["whisper"].predict([wav, *kinds])
+    for other in others:
+        assert other["scores"] == pytest.approx(first["scores"], abs=1e-6)
+
+
+def test_predict_names_what_was_too_much(models, monkeypatch):
+    def full(*args, **kwargs):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you ..")
+
+    monkeypatch.setattr(models["whisper"].encoder, "forward", full)
+    with pytest.raises(InputError, match=r"recordings\[0\]: memory .* 0.5 s"):
+        models["whisper"].predict([voice(0.5)])
+
+
 def test_predict_is_not_random(models):
     model = models["wavlm"].train()
     clip = voice(0.5)
@@ -177,7 +202,12 @@ def test_predict_is_not_random(models):
         (np.ones(100, np.float32), r"recordings\[1\]: 0.006 s .*too short"),
         (np.full(8000, np.nan), r"recordings\[1\]: NaN"),
         (np.ones((2, 8000)), r"recordings\[1\]: .*\[2, 8000\]; give 16 kHz"),
-        (np.ones(8000, np.int16), r"recordings\[1\]: torch.int16 .*floats"),
+        (np.ones(8000, np.int16), r"recordings\[1\]: int16 .*floats"),
+        (np.ones(8000, complex), r"recordings\[1\]: complex128 .*floats"),
+        (np.array([{}] * 8000), r"recordings\[1\]: object .*floats"),
+        (np.empty(0), r"recordings\[1\]: 0.000 s .*too short"),
+        ([[0.1], [0.1, 0.2]], r"recordings\[1\]: is no array"),
+        (None, r"recordings\[1\]: object \[\]; give 16 kHz"),
         (0.5, r"recordings\[1\]: .*give 16 kHz"),
     ],
 )

@@ -9,14 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-import speechbrain as sb
 from ruamel.yaml import YAML
 
 from ser_peft.brains import EmotionBrain
 from ser_peft.data import prepare
 from ser_peft.errors import InputError
 from ser_peft.recipe import train_emotion
-from ser_peft.yamls import build, finished, read_settings
+from ser_peft.yamls import (
+    build,
+    finished,
+    read_command_line,
+    read_settings,
+)
 
 HPARAMS = (
     Path(__file__).resolve().parents[1] / "recipes" / "RAVDESS" / "hparams"
@@ -25,7 +29,7 @@ HPARAMS = (
 
 def settings(path, *overrides):
     """The resolved yaml of a command line."""
-    _, options, given = sb.parse_arguments([str(path), *overrides])
+    _, options, given = read_command_line([str(path), *overrides])
     reads = {*EmotionBrain.reads, *signature(prepare).parameters}
     return read_settings(str(path), given, reads, options)
 
@@ -192,9 +196,10 @@ def nothing_written(tmp_path):
     [
         ({"data_folder": None}, "--data_folder=... is needed"),
         ({"data_folder": "/no/where"}, "data_folder /no/where: no such"),
-        ({"data_folder": "2024"}, "--data_folder=2024"),
+        ({"data_folder": "2024"}, "data_folder 2024: no such"),
         ({"data_folder": HPARAMS}, "this is not RAVDESS"),
-        ({"output_folder": "7"}, "--output_folder=7"),
+        ({"data_folder": ""}, "--data_folder=... is needed"),
+        ({"output_folder": "~nobody-here/run"}, "no user nobody-here"),
         ({"colour": "blue"}, "--colour: "),
         ({"fold": 9}, "fold"),
         ({"fold": 2.5}, "fold"),
@@ -203,7 +208,7 @@ def nothing_written(tmp_path):
         ({"classes": "many"}, "classes many: "),
         ({"classes": "[happy, sad]"}, "classes "),
         ({"classes": "{happy: joy, bored: dull}"}, "'bored'"),
-        ({"classes": "{happy: joy"}, "command line: not valid yaml"),
+        ({"classes": "{happy: joy"}, "--classes={happy: joy: not valid"),
         ({"keep": "worst"}, "keep: worst"),
         ({"schedule": "cyclic"}, "schedule: cyclic"),
         ({"seed": -1}, "seed: -1"),

@@ -18,7 +18,7 @@ import traceback
 import numpy
 import torch
 
-import ser_peft.recipe  # noqa: F401  what takes the time
+import ser_peft.training  # noqa: F401  what takes the time
 from ser_peft.evaluation import plots  # noqa: F401
 
 

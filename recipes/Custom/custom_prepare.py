@@ -1,6 +1,7 @@
 """Data preparation of one's own corpus: csv -> SpeechBrain manifests."""
 
 from ser_peft.data import prepare
+from ser_peft.flags import place
 
 
 def prepare_custom(
@@ -46,6 +47,7 @@ def prepare_custom(
     corpus = "custom"
     if data_folder.startswith("emobox:"):
         corpus, _, data_folder = data_folder.partition("@")
+        data_folder = place(data_folder, "data_folder")
     prepare(
         corpus, data_folder, save_folder, classes, fold, protocol, dimensions
     )

@@ -4,8 +4,11 @@ Columns ``path``, ``label``, ``speaker`` and, where known, ``gender``,
 ``text``, ``split``; any further ones are kept as labels. See recipes/Custom.
 """
 
+import logging
+import os
 from collections import Counter
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
@@ -16,12 +19,16 @@ from ser_peft.corpora import (
     corpus_folder,
     read_table,
 )
-from ser_peft.corpora.protocols import Folds, class_sets
+from ser_peft.corpora.protocols import Folds, class_sets, spelt_alike
 from ser_peft.errors import InputError
+from ser_peft.io import find_file
 
 __all__ = ["class_sets", "protocols", "read"]
 
+logger = logging.getLogger(__name__)
+
 NEEDED = ("path", "label", "speaker")
+OPTIONAL = ("gender", "text", "split", *DIMENSIONS)
 GENDERS = {"f": "female", "m": "male"}
 SPLITS = {
     "train": "train",
@@ -96,23 +103,31 @@ def read(folder):
     table = Path(folder)
     if not table.is_file():
         tables = corpus_folder(
-            folder, "Custom", "just one csv", lambda root: [*root.glob("*.csv")]
-        )
+            folder, "Custom", "just one csv",
+            # macOS writes ._my.csv beside my.csv on foreign disks.
+            lambda root: [*root.glob("[!.]*.csv")],
+        )  # fmt: skip
         if len(tables) > 1:
             raise InputError(
                 f"data_folder {folder}: {len(tables)} csv files; give one"
             )
         table = tables[0]
-    rows = read_table(table, NEEDED)
+    rows = read_table(table, NEEDED, OPTIONAL)
     if not rows:
         raise InputError(f"{table}: no rows")
     utterances = [_utterance(table.parent, *row) for row in rows]
     first = {}
     for (where, _), u in zip(rows, utterances, strict=True):
-        if first.setdefault(u.id, where) != where:
+        other = first.setdefault(os.path.normpath(u.wav), where)
+        if other != where:
             raise InputError(
-                f"{where}, column path: '{u.id}' is also in {first[u.id]}"
+                f"{where}, column path: '{u.id}' is also in {other}"
             )
+    if twins := spelt_alike(u.speaker for u in utterances):
+        logger.warning(
+            "%s, column speaker: %s are taken for different people, since "
+            "their capitals differ", table, " and ".join(twins),
+        )  # fmt: skip
     missing = {"train", "valid", "test"} - {u.group for u in utterances}
     if utterances[0].group and missing:
         raise InputError(f"{table}, column split: no row is {min(missing)}")
@@ -120,12 +135,18 @@ def read(folder):
 
 
 def _utterance(root, where, row):
-    cells = {name: (row[name] or "").strip() for name in row if name}
+    cells = dict(row)
     for name in NEEDED:
         if not cells[name]:
             raise InputError(f"{where}, column {name}: is empty")
     path, label, speaker = (cells.pop(name) for name in NEEDED)
-    if not (root / path.partition("#t=")[0]).is_file():
+    # One name written in two ways that look alike is one name.
+    label, speaker = (normalize("NFC", name) for name in (label, speaker))
+    name, mark, times = path.partition("#t=")
+    wav = find_file(root / name)
+    if not os.path.isfile(wav):  # as Windows writes it
+        wav = find_file(root / name.replace("\\", "/"))
+    if not os.path.isfile(wav):
         raise InputError(f"{where}, column path: no such file: {root / path}")
     split = cells.pop("split", None)
     if split is not None and split.lower() not in SPLITS:
@@ -138,14 +159,15 @@ def _utterance(root, where, row):
     labels = {name: cell for name, cell in cells.items() if cell}
     for name in labels.keys() & set(DIMENSIONS):
         try:
-            labels[name] = float(labels[name])
+            # With a comma, as most of Europe writes it.
+            labels[name] = float(labels[name].replace(",", ".", 1))
         except ValueError as error:
             raise InputError(
                 f"{where}, column {name}: '{labels[name]}' is no number"
             ) from error
     return Utterance(
         id=path,
-        wav=root / path,
+        wav=wav.with_name(f"{wav.name}{mark}{times}"),
         speaker=speaker,
         gender=GENDERS.get(gender, gender) or None,
         text=text or None,

@@ -4,8 +4,6 @@ import hashlib
 from dataclasses import dataclass, field
 from math import isfinite
 
-from sklearn.model_selection import train_test_split
-
 from ser_peft.errors import InputError
 from ser_peft.text import clean_text
 
@@ -19,6 +17,7 @@ __all__ = [
     "has_all",
     "leaks",
     "relabel",
+    "spelt_alike",
 ]
 
 SPLITS = ("train", "valid", "test")
@@ -170,6 +169,9 @@ class RandomSplit:
         InputError
             If there is no such fold, or too little of a class.
         """
+        # Here: it takes half a second, and few protocols need it.
+        from sklearn.model_selection import train_test_split
+
         _check_fold(self, fold)
         splits, rest = {}, utterances
         for split in ("test", "valid"):
@@ -220,6 +222,11 @@ def class_sets(utterances):
         ``all``: every label, the four common ones first, then by alphabet;
         ``4`` where these four occur.
 
+    Raises
+    ------
+    InputError
+        If two labels differ in their capitals alone.
+
     Example
     -------
     >>> from ser_peft.corpora import Utterance
@@ -229,12 +236,44 @@ def class_sets(utterances):
     {'all': ['neutral', 'sad', 'bored']}
     """
     names = {u.labels["emotion"] for u in utterances}
+    if twins := spelt_alike(names):
+        raise InputError(
+            f"label: '{twins[0]}' and '{twins[1]}' differ in their capitals "
+            "alone; write one of them, or map both in the yaml, as classes: "
+            f"{{{twins[0]}: {twins[1]}, {twins[1]}: {twins[1]}}}"
+        )
     common = [name for name in FOUR if name in names]
     order = [*common, *sorted(names - set(common))]
     sets = {"all": {name: name for name in order}}
     if len(common) == len(FOUR):
         sets[4] = {name: name for name in FOUR}
     return sets
+
+
+def spelt_alike(names):
+    """Find names that differ in their capitals alone.
+
+    Arguments
+    ---------
+    names : iterable of str
+        Of classes, of speakers.
+
+    Returns
+    -------
+    tuple of str
+        The first two such, by alphabet; empty if there are none.
+
+    Example
+    -------
+    >>> spelt_alike(["sad", "angry", "Angry", "sad"])
+    ('Angry', 'angry')
+    """
+    first = {}
+    for name in sorted(set(names)):
+        other = first.setdefault(name.casefold(), name)
+        if other != name:
+            return other, name
+    return ()
 
 
 def relabel(utterances, class_set, kind="emotion"):

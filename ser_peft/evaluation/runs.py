@@ -6,9 +6,11 @@ import re
 from pathlib import Path
 
 import numpy as np
+from ruamel.yaml import YAML, YAMLError
 
 from ser_peft.errors import InputError
 from ser_peft.evaluation.metrics import from_confusion
+from ser_peft.yamls import dump, map_texts
 
 __all__ = ["read_runs"]
 
@@ -18,10 +20,8 @@ _NEEDED = (
 ).split()
 # Where a run was, and which: what may differ within a group.
 _NUMBER = re.compile(r"(?<=: )[-+]?\d*\.?\d+(e[-+]?\d+)?$")
-# The pretrained run, or the teacher, of the same fold.
-_PRETRAINED = re.compile(
-    r"((?:init_from|teacher): .*?)/fold\d+/\d+(/model)?/?$"
-)
+# Of the run itself, or of the pretrained run or teacher of the same fold.
+_FOLD = re.compile(r"/fold\d+/\d+(/model)?/?$")
 _FREE = re.compile(
     r"(__set_seed|seed|fold|\w+_folder|num_workers|ckpt_interval_minutes"
     r"|robustness|fairness_columns):"
@@ -119,13 +119,18 @@ def _settings(path):
     """What a run was made with: lines of its yaml, but for `_FREE`."""
     if not path.exists():  # a probe has none
         return ()
-    text = path.read_text(encoding="utf-8")
-    folder = re.search(r"^output_folder: *(.+?) *(#.*)?$", text, re.MULTILINE)
-    if folder:  # other paths are in it
-        text = text.replace(folder[1], "")
-    lines = [re.sub(r"(^|\s+)#.*", "", line) for line in text.splitlines()]
+    try:
+        tree = YAML().load(path.read_text(encoding="utf-8"))
+        folder = str(tree.get("output_folder", path))
+    except (AttributeError, ValueError, YAMLError) as error:
+        raise InputError(
+            f"{path}: not the settings of a run ({error}); copy it again"
+        ) from error
+    # Other paths are in the folder.
+    map_texts(tree, lambda text: _FOLD.sub("", text.replace(folder, "")))
+    lines = dump(tree).splitlines()
+    lines = [re.sub(r"(^|\s+)#.*", "", line) for line in lines]
     # 3e-5 and 0.00003 are one setting.
-    lines = [_PRETRAINED.sub(r"\1", line) for line in lines]
     lines = [_NUMBER.sub(lambda n: f"{float(n[0]):.12g}", x) for x in lines]
     return tuple(line for line in lines if line and not _FREE.match(line))
 

@@ -3,12 +3,11 @@
 from inspect import signature
 
 import pytest
-import speechbrain as sb
 from ruamel.yaml import YAML
 
 from ser_peft.brains import EmotionBrain
 from ser_peft.data import datasets, prepare
-from ser_peft.yamls import build, read_settings
+from ser_peft.yamls import build, read_command_line, read_settings
 
 
 @pytest.fixture(scope="session")
@@ -16,9 +15,7 @@ def new_brain(arguments):
     """Function: output folder, overrides -> an EmotionBrain, untrained."""
 
     def make(output, **overrides):
-        file, options, given = sb.parse_arguments(
-            arguments(output, **overrides)
-        )
+        file, options, given = read_command_line(arguments(output, **overrides))
         reads = {*EmotionBrain.reads, *signature(prepare).parameters}
         text = read_settings(file, given, reads, options)
         settings = YAML().load(text)

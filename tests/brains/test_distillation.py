@@ -24,7 +24,7 @@ from ser_peft.heads import LinearHead
 from ser_peft.inference import EmotionModel, load_model
 from ser_peft.io import write_json
 from ser_peft.lobes import load_lobe, load_text
-from ser_peft.yamls import build, read_settings
+from ser_peft.yamls import build, read_command_line, read_settings
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 STUDENT = "RAVDESS/hparams/whisper_kd.yaml"
@@ -56,9 +56,7 @@ def new_student(arguments):
     def make(output, kind=DistillBrain, **overrides):
         if overrides.get("hparams", STUDENT) == STUDENT:
             overrides = {"hparams": STUDENT, **PLAIN} | overrides
-        file, options, given = sb.parse_arguments(
-            arguments(output, **overrides)
-        )
+        file, options, given = read_command_line(arguments(output, **overrides))
         reads = {*kind.reads, *signature(prepare).parameters}
         text = read_settings(file, given, reads, options)
         about, sets = kind.datasets(YAML().load(text))

@@ -182,6 +182,8 @@ def test_bad_cells(tmp_path, rows, message):
 
 def test_bad_number(tmp_path):
     (tmp_path / "a.wav").touch()
+    table = write(tmp_path, ['a.wav,sad,x,"3,5"'], "path,label,speaker,AROUSAL")
+    assert custom.read(table)[0].labels["arousal"] == 3.5
     table = write(tmp_path, ["a.wav,sad,x,low"], "path,label,speaker,arousal")
     with pytest.raises(InputError, match="row 2, column arousal: 'low' is no"):
         custom.read(table)
@@ -192,9 +194,39 @@ def test_bad_tables(tmp_path):
         custom.read(tmp_path / "nowhere.csv")
     with pytest.raises(InputError, match="not Custom; expected just one csv"):
         custom.read(tmp_path)
-    table = write(tmp_path, ["a;b;c"], "path;label;speaker")
-    with pytest.raises(InputError, match="no column 'path'; it has path;label"):
+    table = write(tmp_path, ["a,b,c"], "file,label,speaker")
+    with pytest.raises(InputError, match="no column 'path'; it has file, lab"):
         custom.read(table)
+
+
+def test_names_that_look_alike(copy, caplog):
+    """In decomposed characters, with backslashes, in other capitals."""
+    for name in ("\u00fc.wav", "clips/a.wav", "b.wav", "c.wav"):
+        (copy / name).touch()
+    rows = [
+        "u\u0308.wav,fr\u00f6h,Zo\u00eb",
+        "clips\\a.wav,fro\u0308h,Zoe\u0308",
+        "b.wav,fr\u00f6h ,zo\u00eb",
+    ]
+    found = custom.read(write(copy, rows, "path,Label, SPEAKER"))
+    assert [u.wav.name for u in found] == ["\u00fc.wav", "a.wav", "b.wav"]
+    assert list(custom.class_sets(found)["all"]) == ["fr\u00f6h"]
+    assert len({u.speaker for u in found}) == 2
+    assert "Zo\u00eb and zo\u00eb are taken for different people" in caplog.text
+    again = write(copy, [*rows, "./b.wav,sad,x"], "path,label,speaker")
+    with pytest.raises(InputError, match=r"'./b.wav' is also in .*row 4"):
+        custom.read(again)
+
+
+def test_labels_in_other_capitals(small, copy):
+    path = copy / "data.csv"
+    text = path.read_text("utf-8-sig")
+    path.write_text(text.replace(",angry,", ",Angry,", 1))
+    with pytest.raises(InputError, match="'Angry' and 'angry' differ in their"):
+        prepare("custom", path, copy / "out", "all")
+    same = {"Angry": "angry", "angry": "angry", "sad": "sad"}
+    prepare("custom", path, copy / "out", same, fold=1)
+    assert read_manifests(copy / "out")[0]["classes"] == ["angry", "sad"]
 
 
 def test_too_few_speakers(tmp_path):

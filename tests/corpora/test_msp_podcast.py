@@ -155,7 +155,7 @@ def test_broken_tables(tmp_path):
     with pytest.raises(InputError, match="row 2, column Split_Set"):
         msp_podcast.read(tmp_path / "b")
     release(tmp_path / "c", "")
-    with pytest.raises(InputError, match="no column 'FileName'"):
+    with pytest.raises(InputError, match="labels_consensus.csv: is empty"):
         msp_podcast.read(tmp_path / "c")
 
 

@@ -254,6 +254,25 @@ def test_folds_and_folders_are_no_settings(runs):
     assert group["settings"] == "" and group["name"] == "LoRA"
 
 
+def test_any_folder_is_no_setting(runs):
+    """Though yaml writes its name in quotes, or with escapes."""
+    names = ("'run #2/fold1/8'", "'it''s: [x]/fold2/8'", '"{a}\\t/fold3/8"')
+    folder = runs(
+        *(
+            {
+                "fold": fold,
+                "yaml": YAML.format(fold=fold, data="/a", lr=0.1)
+                .replace("HERE/train_log.txt", f"{name[:-1]}/log{name[0]}")
+                .replace("HERE", name)
+                + f"teacher: '~~ #1: t/fold{fold}/8/model/'",
+            }
+            for fold, name in enumerate(names, 1)
+        )
+    )
+    (group,) = summarize([folder])["groups"]
+    assert group["runs"] == 3 and group["settings"] == ""
+
+
 def test_other_settings_are_another_group(runs):
     """Though the method has the same name, and as many parameters."""
     folder = runs(

@@ -26,7 +26,7 @@ from ser_peft.cli import main
 from ser_peft.errors import InputError
 from ser_peft.inference import load_model
 from ser_peft.lobes.vggish import VGGishConfig, VGGishModel
-from ser_peft.yamls import read_settings
+from ser_peft.yamls import read_command_line, read_settings
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 ALL = sorted(
@@ -389,7 +389,7 @@ def settings(recipe, path, *overrides):
         0
     ]
     reads = {*BRAINS[stage].reads, *signature(prepare).parameters}
-    _, options, given = sb.parse_arguments([str(path), *overrides])
+    _, options, given = read_command_line([str(path), *overrides])
     return read_settings(str(path), given, reads, options)
 
 

@@ -1,0 +1,181 @@
+"""Command lines of recipes, and the places that they name.
+
+Nothing here imports torch or SpeechBrain: a wrong flag is told at once.
+"""
+
+import importlib.util
+import os
+import re
+from pathlib import Path
+
+from ser_peft.errors import InputError
+
+__all__ = ["RunOptions", "is_place", "parse", "place", "split"]
+
+PLACES = re.compile(
+    r"backbone|text_backbone|init_from|teacher|states|log_config"
+    r"|\w+_(folder|file|path|dir)"
+)
+
+
+def is_place(key):
+    """Whether a key names a file, a folder, or a model that may be one.
+
+    Example
+    -------
+    >>> [is_place(key) for key in ("output_folder", "teacher", "classes")]
+    [True, True, False]
+    """
+    return PLACES.fullmatch(key) is not None
+
+
+def place(text, key):
+    """Path or name as it was written, a leading ``~`` expanded.
+
+    Arguments
+    ---------
+    text : str
+        Nothing else in it means anything: it may hold a ``#``, a ``:``,
+        quotes, braces.
+    key : str
+        Key or flag that it was given for, for the message.
+
+    Returns
+    -------
+    str
+        Expanded.
+
+    Raises
+    ------
+    InputError
+        If there is no such user, or it is not UTF-8.
+
+    Example
+    -------
+    >>> place("run #2", "output_folder")
+    'run #2'
+    """
+    path = os.path.expanduser(text)
+    if path.startswith("~"):
+        raise InputError(
+            f"{key}: {text}: there is no user {path.split('/')[0][1:]}; write "
+            f"./{text} if that is its name"
+        )
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{key}: {path.encode(errors='replace').decode()}: the name is "
+            "not UTF-8; rename it"
+        ) from error
+    return path
+
+
+def split(argv):
+    """Take a command line apart where its flags are.
+
+    Arguments
+    ---------
+    argv : list of str
+        Flags as ``--key=value``, ``--key value`` or ``--key = value``; the
+        words behind a flag, up to the next one, are its value.
+
+    Returns
+    -------
+    words : list of str
+        What precedes the flags.
+    flags : list of (str, str or None)
+        Keys and values; None of a flag alone.
+
+    Example
+    -------
+    >>> split(["x.yaml", "--seed", "=", "3", "--run_folder=a = b", "--debug"])
+    (['x.yaml'], [('seed', '3'), ('run_folder', 'a = b'), ('debug', None)])
+    """
+    words, flags = [], []
+    for word in argv:
+        if word.startswith("--"):
+            key, equals, value = word[2:].partition("=")
+            flags.append((key, [value] if value else [], bool(equals)))
+        elif flags:
+            key, value, equals = flags[-1]
+            if not (equals or value) and word.startswith("="):
+                word, flags[-1] = word[1:], (key, value, True)
+            if word:
+                value.append(word)
+        else:
+            words.append(word)
+    return words, [
+        (key, " ".join(value) if value or equals else None)
+        for key, value, equals in flags
+    ]
+
+
+def _run_options():
+    """SpeechBrain's options, without the half second of importing it."""
+    (package,) = importlib.util.find_spec(
+        "speechbrain"
+    ).submodule_search_locations
+    spec = importlib.util.spec_from_file_location(
+        "speechbrain_run_opts", Path(package, "utils", "run_opts.py")
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.RunOptions
+
+
+class RunOptions(_run_options()):
+    """SpeechBrain's options of the command line; refused in one line."""
+
+    @staticmethod
+    def _create_parser():
+        def refuse(message):
+            raise InputError(f"{message}; --help lists the options")
+
+        parser = RunOptions.__base__._create_parser()
+        parser.error = refuse
+        return parser
+
+
+def parse(argv):
+    """Read a recipe's command line, as SpeechBrain's `parse_arguments` does.
+
+    Arguments
+    ---------
+    argv : list of str
+        A yaml, then SpeechBrain's options and keys of the yaml, in any order.
+
+    Returns
+    -------
+    hparams_file : str
+        Path of the yaml.
+    run_opts : RunOptions
+        SpeechBrain's options.
+    given : dict
+        Key of the yaml -> its value, a text.
+
+    Raises
+    ------
+    InputError
+        If a flag has no value, is given twice, or is not understood.
+    """
+    words, flags = split(argv)
+    options, given = [], {}
+    known = RunOptions().as_dict()
+    for key, value in flags:
+        if key in known or key == "help":
+            options.append(f"--{key}" + ("" if value is None else f"={value}"))
+            continue
+        if not re.fullmatch(r"\w+", key):
+            raise InputError(f"--{key}: no key of a yaml; write --key=value")
+        if value is None:
+            raise InputError(f"--{key}: has no value; write --{key}=value")
+        if key in given:
+            raise InputError(f"--{key}: is given twice; leave one out")
+        given[key] = value
+    hparams_file, run_opts, left = RunOptions.from_command_line_args(
+        [*words, *options]
+    )
+    if left:
+        raise InputError(f"{left}: not understood; write --key=value")
+    return place(hparams_file, "yaml"), run_opts, given

@@ -1,0 +1,228 @@
+"""Trainings from the first check to the report: SpeechBrain's skeleton."""
+
+from contextlib import contextmanager
+from inspect import signature
+from pathlib import Path
+
+import speechbrain as sb
+import torch
+from ruamel.yaml import YAML
+from speechbrain.utils.distributed import (
+    ddp_init_group,
+    if_main_process,
+    run_on_main,
+)
+
+from ser_peft.adapters import PeftLobe
+from ser_peft.brains import (
+    DistillBrain,
+    EmotionBrain,
+    PtaptBrain,
+    StateBrain,
+    TaptBrain,
+)
+from ser_peft.brains.settings import check_settings
+from ser_peft.data import datasets, eval_batches
+from ser_peft.device import check_precision, find_device
+from ser_peft.errors import InputError
+from ser_peft.evaluation.results import headline
+from ser_peft.io import atomic_path
+from ser_peft.lobes import load_lobe
+from ser_peft.pretraining.clusters import cluster_frames, random_labels
+from ser_peft.yamls import build, dump, finished, read_settings
+
+__all__ = ["train_distill", "train_emotion", "train_ptapt", "train_tapt"]
+
+
+def train_emotion(prepare, *arguments):
+    """See `ser_peft.recipe.train_emotion`.
+
+    Arguments
+    ---------
+    prepare : callable
+        Likewise.
+    *arguments
+        From `ser_peft.yamls.read_command_line`.
+    """
+    with _processes(*arguments):
+        _say_scores(_train(EmotionBrain, prepare, *arguments))
+
+
+def train_distill(prepare, *arguments):
+    """See `ser_peft.recipe.train_distill` and `train_emotion`."""
+    with _processes(*arguments):
+        _say_scores(_train(DistillBrain, prepare, *arguments))
+
+
+def train_tapt(prepare, *arguments):
+    """See `ser_peft.recipe.train_tapt` and `train_emotion`."""
+    with _processes(*arguments):
+        _say(_train(TaptBrain, prepare, *arguments))
+
+
+def train_ptapt(prepare, hparams_file, run_opts, given):
+    """See `ser_peft.recipe.train_ptapt` and `train_emotion`."""
+    with _processes(hparams_file, run_opts, given):
+        text, settings = _settings(
+            PtaptBrain, prepare, hparams_file, run_opts, given
+        )
+        folder = Path(settings["output_folder"])
+        if not finished(text, folder):
+            _claim(folder, text)
+            states = None
+            if settings["states"]:
+                states = _states(settings, prepare, hparams_file)
+                _train(StateBrain, prepare, states[0], run_opts, states[1])
+            run_on_main(_label, (settings, prepare, run_opts, states))
+        _say(_train(PtaptBrain, prepare, hparams_file, run_opts, given))
+
+
+def _states(settings, prepare, hparams_file):
+    """Yaml of phase 1 and what its keys get."""
+    path = Path(hparams_file).parent / settings["states"]
+    shared = {*signature(prepare).parameters, "seed", "backbone", "layer"}
+    try:
+        tree = YAML().load(path)
+    except OSError as error:
+        raise InputError(
+            f"states: {path} cannot be read; name a yaml beside {hparams_file}"
+        ) from error
+    given = {
+        key: settings[key]
+        for key in tree
+        if key in (shared | {"num_workers"}) - {"save_folder"}
+        and key in settings
+    }
+    given["output_folder"] = f"{settings['output_folder']}/states"
+    given["manifests_folder"] = settings["manifests_folder"]
+    return str(path), given
+
+
+def _label(settings, prepare, run_opts, states):
+    """Phase 2: cluster the frames of the estimator, if not done yet."""
+    folder = Path(settings["output_folder"])
+    path = folder / "labels.safetensors"
+    if path.exists():
+        return
+    _prepare(settings, prepare)
+    device = run_opts["device"]
+    if states is None:
+        lobe = load_lobe(
+            settings["backbone"],
+            settings["save_folder"],
+            depth=settings["layer"],
+        )
+        encoder = PeftLobe(lobe, "frozen")
+    else:
+        text, _ = _settings(StateBrain, prepare, states[0], run_opts, states[1])
+        encoder = build(states[0], text)["modules"]["encoder"]
+        encoder.load(folder / "states" / "encoder.safetensors")
+    encoder.eval().to(device)
+    _, sets = datasets(settings["manifests_folder"])
+    loaders = {
+        split: torch.utils.data.DataLoader(
+            sets[split],
+            batch_sampler=eval_batches(sets[split], settings["batch_seconds"]),
+            collate_fn=sb.dataio.batch.PaddedBatch,
+        )
+        for split in ("train", "valid")
+    }
+    how = random_labels if settings["labels"] == "random" else cluster_frames
+    how(
+        encoder, loaders, folder, settings["clusters"], settings["seed"], device
+    ).save(path)
+
+
+@contextmanager
+def _processes(hparams_file, run_opts, given):
+    """SpeechBrain's processes around what a script does."""
+    try:
+        ddp_init_group(run_opts)
+    except ValueError as error:
+        raise InputError(
+            f"--distributed_backend={run_opts['distributed_backend']}: "
+            f"{error}; without GPUs: --distributed_backend=gloo --device=cpu"
+        ) from error
+    yield
+    if torch.distributed.is_initialized():
+        # Left to the interpreter's exit, gloo's threads now and then
+        # abort a finished process, and torchrun calls the run failed.
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
+def _say_scores(brain):
+    if brain and if_main_process():
+        folder = brain.hparams.output_folder
+        print(f"test {headline(brain.results)}; report in {folder}/report.html")
+
+
+def _say(brain):
+    if brain and if_main_process():
+        folder = brain.hparams.output_folder
+        print(f"pretrained; give --init_from={folder} to a training")
+
+
+def _settings(brain_class, prepare, hparams_file, run_opts, given):
+    """A yaml's text and content, refused if anything in it is unfit."""
+    keys = signature(prepare).parameters
+    text = read_settings(
+        hparams_file, given, {*brain_class.reads, *keys}, run_opts
+    )
+    settings = YAML().load(text)
+    check_settings(settings)
+    named = settings.get("device")
+    if "device" in run_opts.overridden_args:
+        named = run_opts["device"]
+    device = find_device(named)
+    for key in ("precision", "eval_precision"):
+        check_precision(key, settings.get(key), device)
+    return text, settings
+
+
+def _train(brain_class, prepare, hparams_file, run_opts, given):
+    """SpeechBrain's skeleton; gives the Brain, or None if all was done."""
+    # Everything that can be checked at once is, before anything is
+    # written or loaded.
+    text, settings = _settings(
+        brain_class, prepare, hparams_file, run_opts, given
+    )
+    folder = Path(settings["output_folder"])
+    if finished(text, folder):
+        print(f"{folder}: this run is finished")
+        return None
+    _prepare(settings, prepare)
+    about, sets = brain_class.datasets(settings)
+    if not isinstance(settings["classes"], (int, dict)) and "head" in settings:
+        # As "all" of a csv: only the manifests tell which these are.
+        settings["head"]["classes"] = about["classes"]
+    hparams = build(hparams_file, dump(settings))
+    brain = brain_class(hparams, run_opts, about, sets)
+    # Last: a run that was refused may be started again with other settings.
+    _claim(folder, text)
+    brain.fit(
+        hparams["epoch_counter"],
+        brain.train_loader(),
+        brain.eval_loader("valid"),
+    )
+    brain.results = brain.report()
+    return brain
+
+
+def _prepare(settings, prepare):
+    """Write the manifests, on the main process."""
+    keys = signature(prepare).parameters
+    given = settings | {"save_folder": settings["manifests_folder"]}
+    run_on_main(
+        prepare, kwargs={key: given[key] for key in keys if key in given}
+    )
+
+
+def _claim(folder, text):
+    """Make a run's folder and say in it which run that is."""
+    sb.create_experiment_directory(folder)
+    if if_main_process():
+        # Not by SpeechBrain: a kill could leave half of the file, which
+        # would look like another run's.
+        with atomic_path(folder / "hyperparams.yaml") as tmp:
+            tmp.write_text(text, encoding="utf-8")
