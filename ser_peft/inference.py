@@ -361,7 +361,12 @@ def read_model(folder, save_path=""):
 def load_model(
     folder, backbone=None, save_path="", device="cpu", text_backbone=None
 ):
-    """Load a trained model for inference.
+    """Load a trained model for inference, in float32.
+
+    Whatever precision it was trained in: in bf16 a clip's scores would move
+    by up to 0.01 from one kind of device to another and by 0.001 with its
+    batch mates, which change a label in a hundred. Who scores large batches
+    and can do with that puts ``torch.autocast`` around the model.
 
     Arguments
     ---------

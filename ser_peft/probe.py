@@ -297,6 +297,7 @@ def run_probe(
         peak_memory_mb=None,
         device=str(device),
         processes=1,
+        precision="fp32",
     )
     results["method"] = "probe"
     if classes:

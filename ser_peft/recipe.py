@@ -1,6 +1,7 @@
 """What the scripts of every recipe do: SpeechBrain's skeleton, once."""
 
 from contextlib import contextmanager
+from dataclasses import replace
 from inspect import signature
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from ruamel.yaml import YAML
 from speechbrain.utils.distributed import (
     ddp_init_group,
     if_main_process,
+    infer_device,
     run_on_main,
 )
 
@@ -27,6 +29,7 @@ from ser_peft.errors import InputError, one_line_errors
 from ser_peft.evaluation.results import headline
 from ser_peft.io import atomic_path
 from ser_peft.lobes import load_lobe
+from ser_peft.precision import choose_precision, run_precision
 from ser_peft.pretraining.clusters import cluster_frames, random_labels
 from ser_peft.yamls import build, dump, finished, read_settings
 
@@ -132,7 +135,7 @@ def _label(settings, prepare, run_opts, states):
     if path.exists():
         return
     _prepare(settings, prepare)
-    device = run_opts["device"]
+    device = _device(settings, run_opts)
     if states is None:
         lobe = load_lobe(
             settings["backbone"],
@@ -194,7 +197,17 @@ def _settings(brain_class, prepare, hparams_file, run_opts, overrides):
     )
     settings = YAML().load(text)
     check_settings(settings)
-    return text, settings
+    settings["precision"] = run_precision(
+        settings.get("precision", "auto"),
+        settings["output_folder"],
+        _device(settings, run_opts),
+    )
+    return dump(settings), settings
+
+
+def _device(settings, run_opts):
+    """Where a Brain of these settings and options runs."""
+    return run_opts["device"] or settings.get("device") or infer_device()
 
 
 def _train(brain_class, prepare, hparams_file, run_opts, overrides):
@@ -214,9 +227,14 @@ def _train(brain_class, prepare, hparams_file, run_opts, overrides):
         # As "all" of a csv: only the manifests tell which these are.
         settings["head"]["classes"] = about["classes"]
     hparams = build(hparams_file, dump(settings))
+    run_opts = replace(run_opts, precision=settings["precision"])
     brain = brain_class(hparams, run_opts, about, sets)
     # Last: a run that was refused may be started again with other settings.
     _claim(folder, text)
+    chosen, reason = choose_precision(_device(settings, run_opts))
+    hparams["train_logger"].log_stats(
+        {"precision": settings["precision"], "auto": f"{chosen} ({reason})"}
+    )
     brain.fit(
         hparams["epoch_counter"],
         brain.train_loader(),

@@ -71,6 +71,8 @@ class PeftBrain(sb.Brain):
 
     def __init__(self, hparams, run_opts, sets):
         check_settings(hparams)
+        # Judged in what it is trained in.
+        hparams.setdefault("eval_precision", hparams.get("precision", "fp32"))
         super().__init__(
             modules=hparams["modules"],
             hparams=hparams,
@@ -311,6 +313,8 @@ class PeftBrain(sb.Brain):
             "train_seconds": sum(past["seconds"] for past in self.history),
             "peak_memory_mb": peak,
             "processes": self.world,
+            "precision": self.precision,
+            "eval_precision": self.eval_precision,
         }
 
     def learning_rates(self):
