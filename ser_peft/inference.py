@@ -363,10 +363,9 @@ def load_model(
 ):
     """Load a trained model for inference, in float32.
 
-    Whatever precision it was trained in: in bf16 a clip's scores would move
-    by up to 0.01 from one kind of device to another and by 0.001 with its
-    batch mates, which change a label in a hundred. Who scores large batches
-    and can do with that puts ``torch.autocast`` around the model.
+    Whatever it was trained in: in bf16 a clip's scores would move by up to
+    0.01 from one kind of device to another, and by 0.001 with its batch
+    mates. The test of a training is computed alike (``eval_precision``).
 
     Arguments
     ---------

@@ -1,4 +1,11 @@
-"""The floating-point format that a device is fast in."""
+"""The floating-point format that a device is fast in.
+
+Training is in it. Evaluation and inference are in float32 (on GPUs from
+Ampere on TF32, as SpeechBrain sets it), unless ``eval_precision`` says
+otherwise: a clip's scores are to be the same beside any other and, within
+rounding, on any machine, and those of a test the same that the model gives
+afterwards.
+"""
 
 import time
 from functools import cache

@@ -1,5 +1,6 @@
 """What the scripts of every recipe do: SpeechBrain's skeleton, once."""
 
+import sys
 from contextlib import contextmanager
 from dataclasses import replace
 from inspect import signature
@@ -169,7 +170,14 @@ def _session(argv):
     with one_line_errors():
         hparams_file, run_opts, overrides = sb.parse_arguments(argv)
         ddp_init_group(run_opts)
-        yield hparams_file, run_opts, overrides
+        try:
+            yield hparams_file, run_opts, overrides
+        except RuntimeError as error:
+            if "by peer" not in str(error):
+                raise
+            # As torchrun ends this one, a moment later at most.
+            print("stopped: another process did", file=sys.stderr)
+            raise SystemExit(1) from error
         if torch.distributed.is_initialized():
             # Left to the interpreter's exit, gloo's threads now and then
             # abort a finished process, and torchrun calls the run failed.

@@ -18,7 +18,12 @@ from speechbrain.utils.seed import seed_everything
 
 from ser_peft.brains.schedules import SCHEDULES
 from ser_peft.brains.settings import check_settings
-from ser_peft.checkpoints import load_optimizer, save_optimizer
+from ser_peft.checkpoints import (
+    load_optimizer,
+    load_scaler,
+    save_optimizer,
+    save_scaler,
+)
 from ser_peft.data import batch_sampler, eval_batches
 from ser_peft.errors import InputError
 
@@ -71,14 +76,17 @@ class PeftBrain(sb.Brain):
 
     def __init__(self, hparams, run_opts, sets):
         check_settings(hparams)
-        # Judged in what it is trained in.
-        hparams.setdefault("eval_precision", hparams.get("precision", "fp32"))
         super().__init__(
             modules=hparams["modules"],
             hparams=hparams,
             run_opts=run_opts,
             checkpointer=hparams["checkpointer"],
         )
+        if self.scaler.is_enabled():
+            # SpeechBrain would pickle it. A run begun without one has none.
+            self.checkpointer.add_recoverable(
+                "scaler", self.scaler, load_scaler, save_scaler, True
+            )
         # Kept apart from self.modules, which DDP will wrap: evaluation calls
         # these, so that ranks need not have equally many batches.
         self.encoder = self.modules.encoder
@@ -292,15 +300,22 @@ class PeftBrain(sb.Brain):
             )
         if self.skip_nonfinite_grads and not self.scaler.is_enabled():
             self.check_gradients()
+        scale = self.scaler.get_scale()
         for optimizer in optimizers:
             self.scaler.step(optimizer)
         self.scaler.update()
-        self.optimizer_step += 1
+        # It falls where a gradient overflowed: no step was taken.
+        if self.scaler.get_scale() >= scale:
+            self.optimizer_step += 1
+            self.on_step()
+        self.zero_grad(set_to_none=True)
+
+    def on_step(self):
+        """Let methods look at the gradients of a step that was taken."""
         if not self.resting:
             step = self.optimizer_step - self.rest * self.steps
             for encoder in self.encoders.values():
                 encoder.on_step(step)
-        self.zero_grad(set_to_none=True)
 
     def costs(self):
         """What the training took, for its results."""
