@@ -14,6 +14,7 @@ from speechbrain.utils.checkpoints import (
     mark_as_saver,
     register_checkpoint_hooks,
 )
+from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.seed import seed_everything
 
 from ser_peft.brains.schedules import SCHEDULES
@@ -164,6 +165,14 @@ class PeftBrain(sb.Brain):
         everyone = [None] * self.world
         torch.distributed.all_gather_object(everyone, items)
         return [item for part in everyone for item in part]
+
+    def gather_on_main(self, item):
+        """One item of each process, as a list; nothing but on the main one."""
+        if self.world == 1:
+            return [item]
+        everyone = [None] * self.world if if_main_process() else None
+        torch.distributed.gather_object(item, everyone)
+        return everyone
 
     # ------------------------------------------------------------ training
 
