@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -27,8 +28,10 @@ __all__ = [
     "SafeModule",
     "load_mean",
     "load_optimizer",
+    "load_scaler",
     "load_tensors",
     "save_optimizer",
+    "save_scaler",
 ]
 
 PARTIAL = "partial-"
@@ -124,6 +127,35 @@ def load_optimizer(optimizer, path, end_of_epoch=True):
     optimizer.load_state_dict(
         {"state": state, "param_groups": about["param_groups"]}
     )
+
+
+@main_process_only
+def save_scaler(scaler, path):
+    """Write a gradient scaler's state as JSON.
+
+    Arguments
+    ---------
+    scaler : torch.amp.GradScaler
+        Its state is a few numbers.
+    path : str or Path
+        Target file.
+    """
+    Path(path).write_text(json.dumps(scaler.state_dict()), encoding="utf-8")
+
+
+def load_scaler(scaler, path, end_of_epoch=True):
+    """Read what `save_scaler` wrote.
+
+    Arguments
+    ---------
+    scaler : torch.amp.GradScaler
+        Goes on at that scale.
+    path : str or Path
+        Source file.
+    end_of_epoch : bool
+        For SpeechBrain; unused.
+    """
+    scaler.load_state_dict(json.loads(Path(path).read_text(encoding="utf-8")))
 
 
 def load_mean(module, paths):

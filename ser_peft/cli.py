@@ -133,7 +133,10 @@ def _predict(args):
     from ser_peft.inference import load_model
 
     model = load_model(
-        args.model, args.backbone, text_backbone=args.text_backbone
+        args.model,
+        args.backbone,
+        device=_device(args.device),
+        text_backbone=args.text_backbone,
     )
     texts = args.texts or [""] * len(args.audio)
     if len(texts) != len(args.audio):
@@ -406,6 +409,7 @@ def _parser():
         "--texts", nargs="+", metavar="TEXT",
         help="what is said, one a file, for a model that reads it",
     )  # fmt: skip
+    sub.add_argument("--device", help="default: a GPU if there is one")
     sub.add_argument("--json", action="store_true", help="one object a line")
     sub.set_defaults(run=_predict)
 

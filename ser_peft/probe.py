@@ -1,16 +1,20 @@
 """The linear probe: the baseline that every trained method must beat."""
 
 import time
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.optimize import minimize
+from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import log_loss, recall_score
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.class_weight import compute_sample_weight
 from speechbrain.dataio.dataloader import make_dataloader
+from speechbrain.dataio.dataset import FilteredSortedDynamicItemDataset
 from tqdm import tqdm
 
 from ser_peft.adapters import PeftLobe
@@ -23,7 +27,11 @@ from ser_peft.heads import LinearHead, masked_mean
 from ser_peft.inference import EmotionModel, by_window
 from ser_peft.lobes import lengths_in_samples, load_lobe
 
-__all__ = ["Probe", "fit_probe", "pooled_states", "run_probe"]
+__all__ = ["Probe", "fit_probe", "pooled_states", "run_probe", "some_clips"]
+
+CLIPS = 10_000
+"""Of a split, at most, that a training starts from. Their states take 1 GB of
+a large encoder with 24 layers."""
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Inverse regularisation strengths tried on the valid set, for classes."""
@@ -112,7 +120,33 @@ def _pool(hidden, frames):
     return masked_mean(hidden, frames).transpose(0, 1)
 
 
-def fit_probe(train, valid, classes, values=None):
+def some_clips(dataset, seed):
+    """A view of a dataset with no more than `CLIPS` clips, or it itself.
+
+    Arguments
+    ---------
+    dataset : DynamicItemDataset
+        Entries may have an ``emotion``.
+    seed : int
+        Of the draw, from every class its share and at least one.
+
+    Returns
+    -------
+    DynamicItemDataset
+    """
+    if len(dataset) <= CLIPS:
+        return dataset
+    by_class = defaultdict(list)
+    for id_ in dataset.data_ids:
+        by_class[dataset.data[id_].get("emotion")].append(id_)
+    rng, chosen = np.random.default_rng(seed), []
+    for ids in by_class.values():
+        count = max(1, CLIPS * len(ids) // len(dataset))
+        chosen += rng.choice(ids, count, replace=False).tolist()
+    return FilteredSortedDynamicItemDataset(dataset, chosen)
+
+
+def fit_probe(train, valid, classes, values=None, device="cpu"):
     """Fit on train, choose the regularisation on valid.
 
     Arguments
@@ -123,6 +157,8 @@ def fit_probe(train, valid, classes, values=None):
         Number of classes; 0 for none.
     values : tuple, optional
         The dimensions of train and of valid, [N, D], on any scale.
+    device : str
+        Where to fit the classes, if it is a CUDA GPU.
 
     Returns
     -------
@@ -141,7 +177,7 @@ def fit_probe(train, valid, classes, values=None):
     probe, layers = Probe(mean, deviation), []
     if classes:
         layer, probe.strength, probe.valid_ua = _fit_classes(
-            *features, train[1], valid[1]
+            *features, train[1], valid[1], device
         )
         layers.append(layer)
     if values is not None and values[0].size:
@@ -154,36 +190,82 @@ def fit_probe(train, valid, classes, values=None):
     return probe
 
 
-def _fit_classes(train, valid, labels, held_out):
+def _fit_classes(train, valid, labels, held_out, device):
     """Weight and bias, strength and UA of the best logistic regression.
 
     The best by log loss, every class counting alike: UA moves by a whole
     clip, and in a small valid set one clip would choose between a probe
     hardly fitted and one hardly regularised.
     """
+    logistic = _logistic
+    if torch.device(device).type == "cuda":
+        features = torch.from_numpy(train).to(device, torch.float64)
+        logistic, train = _logistic_by_torch, features
     present = np.unique(held_out)
     weights = compute_sample_weight("balanced", held_out)
     best, chosen, least = None, None, np.inf
     for strength in STRENGTHS:
-        model = LogisticRegression(
-            C=strength, class_weight="balanced", max_iter=2000
-        ).fit(train, labels)
+        weight, bias = logistic(train, labels, strength)
+        scores = valid @ weight.T + bias
         loss = log_loss(
             held_out,
-            model.predict_proba(valid),
+            softmax(scores, 1),
             sample_weight=weights,
-            labels=model.classes_,
+            labels=range(len(bias)),
         )
         if loss < least:
-            best, chosen, least = model, strength, loss
+            best, chosen, least = (weight, bias, scores), strength, loss
+    *layer, scores = best
     ua = recall_score(
-        held_out, best.predict(valid), labels=present, average="macro"
+        held_out, scores.argmax(1), labels=present, average="macro"
     )
-    weight, bias = best.coef_, best.intercept_
+    return layer, chosen, float(ua)
+
+
+def _logistic(features, labels, strength):
+    """Weight [classes, D] and bias [classes] of a logistic regression."""
+    model = LogisticRegression(
+        C=strength, class_weight="balanced", max_iter=2000
+    ).fit(features, labels)
+    weight, bias = model.coef_, model.intercept_
     if len(weight) == 1:  # scikit-learn keeps one row for two classes
         weight = np.concatenate([-weight, weight]) / 2
         bias = np.concatenate([-bias, bias]) / 2
-    return (weight, bias), chosen, float(ua)
+    return weight, bias
+
+
+def _logistic_by_torch(features, labels, strength):
+    """The same, where the features are; float64, which TF32 is not for."""
+    balanced = compute_sample_weight("balanced", labels)
+    balanced = torch.from_numpy(balanced / len(labels)).to(features)
+    labels = torch.tensor(labels, device=features.device)
+    classes = int(labels.max()) + 1
+    if classes == 2:
+        # One row, twice, costs half of the one that scikit-learn penalises.
+        strength = strength / 2
+    penalty = 1 / (2 * strength * len(labels))
+
+    def loss_and_gradient(flat):
+        layer = torch.from_numpy(flat).to(features).view(classes, -1)
+        layer.requires_grad_()
+        weight, bias = layer[:, :-1], layer[:, -1]
+        losses = torch.nn.functional.cross_entropy(
+            features @ weight.T + bias, labels, reduction="none"
+        )
+        loss = losses @ balanced + penalty * weight.square().sum()
+        loss.backward()
+        return loss.item(), layer.grad.flatten().cpu().numpy()
+
+    start = np.zeros(classes * (features.shape[1] + 1))
+    found = minimize(
+        loss_and_gradient,
+        start,
+        jac=True,
+        method="L-BFGS-B",
+        options={"gtol": 1e-6, "ftol": 0, "maxiter": 2000},
+    )
+    layer = found.x.reshape(classes, -1)
+    return layer[:, :-1], layer[:, -1]
 
 
 def _fit_values(train, valid, truth, held_out):
@@ -255,6 +337,7 @@ def run_probe(
         (states["valid"], labels["valid"]),
         len(classes),
         (values["train"], values["valid"]),
+        device,
     )
     head = LinearHead(encoder, classes, names)
     head.start_from(probe)
@@ -297,6 +380,7 @@ def run_probe(
         peak_memory_mb=None,
         device=str(device),
         processes=1,
+        precision="fp32",
     )
     results["method"] = "probe"
     if classes:

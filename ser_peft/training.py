@@ -1,6 +1,8 @@
 """Trainings from the first check to the report: SpeechBrain's skeleton."""
 
+import sys
 from contextlib import contextmanager
+from dataclasses import replace
 from inspect import signature
 from pathlib import Path
 
@@ -28,6 +30,7 @@ from ser_peft.errors import InputError
 from ser_peft.evaluation.results import headline
 from ser_peft.io import atomic_path
 from ser_peft.lobes import load_lobe
+from ser_peft.precision import choose_precision, run_precision
 from ser_peft.pretraining.clusters import cluster_frames, random_labels
 from ser_peft.yamls import build, dump, finished, read_settings
 
@@ -105,7 +108,7 @@ def _label(settings, prepare, run_opts, states):
     if path.exists():
         return
     _prepare(settings, prepare)
-    device = run_opts["device"]
+    device = _device(settings, run_opts)
     if states is None:
         lobe = load_lobe(
             settings["backbone"],
@@ -143,7 +146,14 @@ def _processes(hparams_file, run_opts, given):
             f"--distributed_backend={run_opts['distributed_backend']}: "
             f"{error}; without GPUs: --distributed_backend=gloo --device=cpu"
         ) from error
-    yield
+    try:
+        yield
+    except RuntimeError as error:
+        if "by peer" not in str(error):
+            raise
+        # As torchrun ends this one, a moment later at most.
+        print("stopped: another process did", file=sys.stderr)
+        raise SystemExit(1) from error
     if torch.distributed.is_initialized():
         # Left to the interpreter's exit, gloo's threads now and then
         # abort a finished process, and torchrun calls the run failed.
@@ -171,13 +181,21 @@ def _settings(brain_class, prepare, hparams_file, run_opts, given):
     )
     settings = YAML().load(text)
     check_settings(settings)
+    device = _device(settings, run_opts)
+    for key in ("precision", "eval_precision"):
+        check_precision(key, settings.get(key), device)
+    settings["precision"] = run_precision(
+        settings.get("precision", "auto"), settings["output_folder"], device
+    )
+    return dump(settings), settings
+
+
+def _device(settings, run_opts):
+    """Where a Brain of these settings and options runs."""
     named = settings.get("device")
     if "device" in run_opts.overridden_args:
         named = run_opts["device"]
-    device = find_device(named)
-    for key in ("precision", "eval_precision"):
-        check_precision(key, settings.get(key), device)
-    return text, settings
+    return find_device(named)
 
 
 def _train(brain_class, prepare, hparams_file, run_opts, given):
@@ -197,9 +215,14 @@ def _train(brain_class, prepare, hparams_file, run_opts, given):
         # As "all" of a csv: only the manifests tell which these are.
         settings["head"]["classes"] = about["classes"]
     hparams = build(hparams_file, dump(settings))
+    run_opts = replace(run_opts, precision=settings["precision"])
     brain = brain_class(hparams, run_opts, about, sets)
     # Last: a run that was refused may be started again with other settings.
     _claim(folder, text)
+    chosen, reason = choose_precision(_device(settings, run_opts))
+    hparams["train_logger"].log_stats(
+        {"precision": settings["precision"], "auto": f"{chosen} ({reason})"}
+    )
     brain.fit(
         hparams["epoch_counter"],
         brain.train_loader(),

@@ -2,16 +2,19 @@
 
 import csv
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
+from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from speechbrain.dataio.batch import PaddedBatch
 
+import ser_peft.probe as probing
 from ser_peft.adapters import PeftLobe
 from ser_peft.data import datasets, read_manifests
 from ser_peft.heads import LinearHead
@@ -70,6 +73,41 @@ def test_equal_to_a_scikit_learn_pipeline(classes):
     expected = pipelines[probe.strength].predict_proba(test.flatten(1).numpy())
     assert found.shape == (40, classes)
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("strength", [1e-3, 1.0])
+@pytest.mark.parametrize("classes", [2, 4])
+def test_solver_of_gpus_agrees_with_scikit_learn(classes, strength):
+    states, labels = features(classes)
+    scaled = StandardScaler().fit_transform(states.flatten(1).double().numpy())
+    model = LogisticRegression(
+        C=strength, class_weight="balanced", max_iter=2000, tol=1e-8
+    ).fit(scaled, labels)
+    weight, bias = probing._logistic_by_torch(
+        torch.from_numpy(scaled), labels, strength
+    )
+    assert weight.shape == (classes, scaled.shape[1])
+    np.testing.assert_allclose(
+        softmax(scaled @ weight.T + bias, 1),
+        model.predict_proba(scaled),
+        atol=1e-4,
+    )
+
+
+def test_of_many_clips_some_are_drawn_by_class(manifests, monkeypatch):
+    _, sets = datasets(manifests)
+    train = sets["train"]
+    assert probing.some_clips(train, 8) is train
+    monkeypatch.setattr(probing, "CLIPS", 9)
+    some = probing.some_clips(train, 8)
+    labels = Counter(train.data[id_]["emotion"] for id_ in some.data_ids)
+    assert [*labels.values()] == [2, 2, 2, 2]
+    assert len({*some.data_ids}) == 8
+    assert probing.some_clips(train, 8).data_ids == some.data_ids
+    assert probing.some_clips(train, 9).data_ids != some.data_ids
+    assert some[0]["id"] == some.data_ids[0]
+    monkeypatch.setattr(probing, "CLIPS", 1)
+    assert len(probing.some_clips(train, 8)) == 4  # no class goes without
 
 
 def test_a_dead_channel_stays_quiet():

@@ -79,7 +79,7 @@ def test_options_that_decide_are_settings():
         "--noprogressbar",
         "--device=cpu",
     )
-    assert plain["precision"] == "bf16" and given["precision"] == "fp32"
+    assert plain["precision"] == "auto" and given["precision"] == "fp32"
     assert set(given) - set(plain) == {"debug", "grad_accumulation_factor"}
     assert given["grad_accumulation_factor"] == 4
 

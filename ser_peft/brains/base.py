@@ -14,11 +14,17 @@ from speechbrain.utils.checkpoints import (
     mark_as_saver,
     register_checkpoint_hooks,
 )
+from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.seed import seed_everything
 
 from ser_peft.brains.schedules import SCHEDULES
 from ser_peft.brains.settings import check_settings
-from ser_peft.checkpoints import load_optimizer, save_optimizer
+from ser_peft.checkpoints import (
+    load_optimizer,
+    load_scaler,
+    save_optimizer,
+    save_scaler,
+)
 from ser_peft.data import batch_sampler, eval_batches
 from ser_peft.errors import InputError
 
@@ -77,6 +83,11 @@ class PeftBrain(sb.Brain):
             run_opts=run_opts,
             checkpointer=hparams["checkpointer"],
         )
+        if self.scaler.is_enabled():
+            # SpeechBrain would pickle it. A run begun without one has none.
+            self.checkpointer.add_recoverable(
+                "scaler", self.scaler, load_scaler, save_scaler, True
+            )
         # Kept apart from self.modules, which DDP will wrap: evaluation calls
         # these, so that ranks need not have equally many batches.
         self.encoder = self.modules.encoder
@@ -154,6 +165,14 @@ class PeftBrain(sb.Brain):
         everyone = [None] * self.world
         torch.distributed.all_gather_object(everyone, items)
         return [item for part in everyone for item in part]
+
+    def gather_on_main(self, item):
+        """One item of each process, as a list; nothing but on the main one."""
+        if self.world == 1:
+            return [item]
+        everyone = [None] * self.world if if_main_process() else None
+        torch.distributed.gather_object(item, everyone)
+        return everyone
 
     # ------------------------------------------------------------ training
 
@@ -295,15 +314,22 @@ class PeftBrain(sb.Brain):
             )
         if self.skip_nonfinite_grads and not self.scaler.is_enabled():
             self.check_gradients()
+        scale = self.scaler.get_scale()
         for optimizer in optimizers:
             self.scaler.step(optimizer)
         self.scaler.update()
-        self.optimizer_step += 1
+        # It falls where a gradient overflowed: no step was taken.
+        if self.scaler.get_scale() >= scale:
+            self.optimizer_step += 1
+            self.on_step()
+        self.zero_grad(set_to_none=True)
+
+    def on_step(self):
+        """Let methods look at the gradients of a step that was taken."""
         if not self.resting:
             step = self.optimizer_step - self.rest * self.steps
             for encoder in self.encoders.values():
                 encoder.on_step(step)
-        self.zero_grad(set_to_none=True)
 
     def costs(self):
         """What the training took, for its results."""
@@ -316,6 +342,8 @@ class PeftBrain(sb.Brain):
             "train_seconds": sum(past["seconds"] for past in self.history),
             "peak_memory_mb": peak,
             "processes": self.world,
+            "precision": self.precision,
+            "eval_precision": self.eval_precision,
         }
 
     def learning_rates(self):

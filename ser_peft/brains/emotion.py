@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import speechbrain as sb
 import torch
-from speechbrain.utils.distributed import if_main_process
+from speechbrain.utils.distributed import if_main_process, run_on_main
 from torch.nn.functional import cross_entropy
 
 from ser_peft.adapters.folder import find
@@ -33,7 +33,7 @@ from ser_peft.evaluation.robustness import (
 from ser_peft.fusion import FUSIONS
 from ser_peft.inference import EmotionModel, read_model
 from ser_peft.lobes import lengths_in_samples
-from ser_peft.probe import fit_probe, pooled_states
+from ser_peft.probe import fit_probe, pooled_states, some_clips
 from ser_peft.provenance import check_unheard
 from ser_peft.text import text_sources
 
@@ -203,30 +203,42 @@ class EmotionBrain(CachingBrain):
             )
         # Whole clips: training cuts its own at random.
         _, whole = datasets(self.hparams.manifests_folder)
-        measured, values = [], []
+        parts = {}
         for split in ("train", "valid"):
-            loader = self.eval_loader(split, whole)
-            # One tensor a process: as rows, each would carry the whole.
-            parts = self.gather(
-                [pooled_states(self.model.encoder, loader, self.device)]
+            some = some_clips(whole[split], self.hparams.seed)
+            loader = self.eval_loader(split, {split: some})
+            parts[split] = self.gather_on_main(
+                pooled_states(self.model.encoder, loader, self.device)
             )
-            clips = [clip for _, part in parts for clip in part]
-            order = sorted(range(len(clips)), key=clips.__getitem__)
-            entries = (self.sets[split].data[clips[i][0]] for i in order)
-            values.append(values_of(entries, self.about["dimensions"]))
-            measured.append(
-                (
-                    torch.cat([states for states, _ in parts])[order],
-                    [clips[i][2] for i in order],
-                )
-            )
-        probe = fit_probe(*measured, len(self.about["classes"]), values)
+            if len(some) < len(whole[split]):
+                logger.info(
+                    "start_from_probe: %d of the %d clips of %s, drawn by "
+                    "class", len(some), len(whole[split]), split,
+                )  # fmt: skip
+        probe = run_on_main(self._fit_probe, (parts,))
         self.model.head.start_from(probe)
         scores = {"UA": probe.valid_ua, "CCC": probe.valid_ccc}
         self.hparams.train_logger.log_stats(
             {"linear probe": probe.choice},
             valid_stats={k: v for k, v in scores.items() if v is not None},
         )
+
+    def _fit_probe(self, parts):
+        """Fit the probe on what all processes found of train and valid."""
+        measured, values = [], []
+        for split, found in parts.items():
+            clips = [clip for _, part in found for clip in part]
+            order = sorted(range(len(clips)), key=clips.__getitem__)
+            entries = (self.sets[split].data[clips[i][0]] for i in order)
+            values.append(values_of(entries, self.about["dimensions"]))
+            measured.append(
+                (
+                    torch.cat([states for states, _ in found])[order],
+                    [clips[i][2] for i in order],
+                )
+            )
+        classes = len(self.about["classes"])
+        return fit_probe(*measured, classes, values, self.device)
 
     def compute_forward(self, batch, stage):
         """Batch to scores as of `EmotionModel`, [B, classes + dimensions]."""

@@ -18,7 +18,8 @@ CHOICES = {
     "robustness": (False, True),
     "features": ("text", "audio", "fused"),
     "cache_teacher": (False, True),
-    "precision": ("fp32", "bf16", "fp16"),
+    "precision": ("auto", "fp32", "bf16", "fp16"),
+    "eval_precision": ("fp32", "bf16", "fp16"),
 }
 WHOLE = {
     "seed": (0, 2**32 - 1),

@@ -676,6 +676,36 @@ def test_nonfinite_gradients_can_be_skipped(new_brain, tmp_path):
         assert torch.equal(parameter, before[name])
 
 
+def test_a_step_that_the_scaler_skips(new_brain, fit, tmp_path, monkeypatch):
+    """AdaLoRA's averages would be NaN for good."""
+    monkeypatch.setattr(
+        torch, "GradScaler", lambda *_, **__: torch.amp.GradScaler("cpu")
+    )
+    hparams = write_yaml(tmp_path / "a.yaml", ADALORA)
+
+    def make():
+        return new_brain(
+            tmp_path / "run", hparams=hparams, keep="best", number_of_epochs=1
+        )
+
+    brain = make()
+    parameter = next(p for p in brain.encoder.parameters() if p.requires_grad)
+    parameter.register_hook(
+        lambda gradient: gradient * math.inf if brain.step == 2 else gradient
+    )
+    fit(brain)
+    assert brain.optimizer_step == brain.steps - 1 > 1
+    assert brain.scaler.get_scale() == 2**15
+    for name, tensor in brain.encoder._tensors().items():
+        assert tensor.isfinite().all(), name
+    (saved,) = (tmp_path / "run").rglob("scaler.ckpt")
+    assert json.loads(saved.read_text())["scale"] == 2**15
+    again = make()
+    again.init_optimizers()
+    again.checkpointer.recover_if_possible()
+    assert again.scaler.state_dict() == brain.scaler.state_dict()
+
+
 def test_results_come_last(arguments, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     argv = arguments(folder, **PLAIN, number_of_epochs=1)

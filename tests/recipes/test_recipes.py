@@ -26,6 +26,7 @@ from ser_peft.cli import main
 from ser_peft.errors import InputError
 from ser_peft.inference import load_model
 from ser_peft.lobes.vggish import VGGishConfig, VGGishModel
+from ser_peft.precision import choose_precision
 from ser_peft.yamls import read_command_line, read_settings
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
@@ -151,8 +152,16 @@ def test_yaml_runs(name, corpus, tiny_backbones, arguments, train, tmp_path):
         )
     )
     assert end.code == 0, end.log
-    name = "pooled" if recipe == "MultiCorpus" else recipe.lower()
-    check(tmp_path / "run", name, method)
+    corpus_name = "pooled" if recipe == "MultiCorpus" else recipe.lower()
+    check(tmp_path / "run", corpus_name, method)
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    asked, _ = choose_precision("cpu")
+    if "_compat_" in name and "fp32" in (RECIPES / name).read_text():
+        asked = "fp32"  # as published
+    assert results["precision"] == asked
+    assert results["eval_precision"] == "fp32"
+    log = (tmp_path / "run" / "train_log.txt").read_text()
+    assert f"precision: {asked}, auto: " in log
 
 
 @pytest.mark.parametrize("name", PRETRAINING)
