@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -224,12 +225,31 @@ def arguments(tiny_backbones, ravdess_tree, manifests):
 
 
 @pytest.fixture(scope="session")
+def short_states(tmp_path_factory):
+    """Function: yaml of a P-TAPT -> its yaml of phase 1, with one epoch."""
+
+    def make(hparams):
+        path = (ROOT / "recipes" / hparams).with_name(
+            Path(hparams).name.replace("_lora", "").replace(".", "_states.")
+        )
+        text = re.sub(
+            "number_of_epochs: .*", "number_of_epochs: 1", path.read_text()
+        )
+        short = tmp_path_factory.mktemp("states") / path.name
+        short.write_text(text)
+        return short
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def train(tmp_path_factory, arguments):
     """Function: arguments -> how ``python train.py`` ended.
 
     In a process of its own, forked from one that has trained before; see
-    train_server.py for what else can be asked of it. `code` is the exit status, negative where a signal ended it, `log` all
-    it printed, `seconds` the processor time it took.
+    train_server.py for what else can be asked of it. `code` is the exit
+    status, negative where a signal ended it, `log` all it printed, `seconds`
+    the processor time it took.
     """
     server = subprocess.Popen(
         [
