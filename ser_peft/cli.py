@@ -130,12 +130,13 @@ def _vggish(args):
 def _predict(args):
     from tqdm import tqdm
 
+    from ser_peft.device import find_device
     from ser_peft.inference import load_model
 
     model = load_model(
         args.model,
         args.backbone,
-        device=_device(args.device),
+        device=find_device(args.device),
         text_backbone=args.text_backbone,
     )
     texts = args.texts or [""] * len(args.audio)

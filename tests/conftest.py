@@ -4,6 +4,8 @@ import importlib.util
 import json
 import logging
 import os
+import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +22,26 @@ from ser_peft.data import prepare
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
+SEED = int(os.environ.get("SER_PEFT_TEST_SEED", 0))
+"""No test may need this one: try others."""
+
+
+def _seed():
+    random.seed(SEED)
+    np.random.seed(SEED)
+    torch.manual_seed(SEED)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup():
+    """Whatever a fixture draws is the same, whichever tests ran before."""
+    _seed()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call():
+    """And whatever a test draws."""
+    _seed()
 
 
 def _wav2vec2_like(kind, stable):
@@ -203,12 +225,31 @@ def arguments(tiny_backbones, ravdess_tree, manifests):
 
 
 @pytest.fixture(scope="session")
-def train(tmp_path_factory):
+def short_states(tmp_path_factory):
+    """Function: yaml of a P-TAPT -> its yaml of phase 1, with one epoch."""
+
+    def make(hparams):
+        path = (ROOT / "recipes" / hparams).with_name(
+            Path(hparams).name.replace("_lora", "").replace(".", "_states.")
+        )
+        text = re.sub(
+            "number_of_epochs: .*", "number_of_epochs: 1", path.read_text()
+        )
+        short = tmp_path_factory.mktemp("states") / path.name
+        short.write_text(text)
+        return short
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def train(tmp_path_factory, arguments):
     """Function: arguments -> how ``python train.py`` ended.
 
-    In a process of its own, forked from one that has imported everything.
-    `code` is the exit status, negative where a signal ended it, `log` all
-    it printed, `seconds` the processor time it took.
+    In a process of its own, forked from one that has trained before; see
+    train_server.py for what else can be asked of it. `code` is the exit
+    status, negative where a signal ended it, `log` all it printed, `seconds`
+    the processor time it took.
     """
     server = subprocess.Popen(
         [
@@ -224,29 +265,26 @@ def train(tmp_path_factory):
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
     )
 
-    def run(
-        argv,
-        processes=1,
-        kill_at=None,
-        kill_after=None,
-        largest_file=None,
-        script="train.py",
-    ):
+    def run(argv, script="train.py", **how):
         folder = tmp_path_factory.mktemp("train")
         job = {
             "script": str(Path(argv[0]).parents[1] / script),
             "argv": list(map(str, argv)),
             "log": str(folder / "log"),
-            "processes": processes,
-            "kill_at": kill_at,
-            "kill_after": kill_after,
-            "largest_file": largest_file,
+            **how,
         }
         print(json.dumps(job), file=server.stdin, flush=True)
         end = SimpleNamespace(**json.loads(server.stdout.readline()))
         end.log = (folder / "log").read_text()
         return end
 
+    rehearsal = arguments(
+        tmp_path_factory.mktemp("rehearsal") / "run",
+        manifests_folder=None,
+        number_of_epochs=1,
+        device="cpu",  # a process that has used CUDA cannot be forked
+    )
+    run(rehearsal)
     yield run
     server.stdin.close()
     server.wait()

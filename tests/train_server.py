@@ -1,11 +1,19 @@
 """Runs recipes in forked processes, so that imports are paid for once.
 
-One JSON object a line on stdin starts ``python train.py ARGV``, as two
-processes under DDP if asked; one JSON object on stdout says how it ended.
-See the fixture `train` in conftest.py.
+So is all else that only a process's first training does: it compiles, fills
+caches, asks ``pip freeze``. The first job is therefore done right here.
+
+One JSON object a line on stdin starts ``python train.py ARGV``, one on
+stdout says how it ended; see the fixture `train` in conftest.py. Besides
+`script`, `argv` and `log` there may be `processes` (more than one: DDP),
+`kill_at` (see the function), `kill_after` (seconds of processor time) and
+`largest_file` (bytes).
 """
 
+import contextlib
+import gc
 import json
+import logging
 import os
 import random
 import resource
@@ -16,10 +24,8 @@ import sys
 import traceback
 
 import numpy
+import speechbrain.utils.logger
 import torch
-
-import ser_peft.training  # noqa: F401  what takes the time
-from ser_peft.evaluation import plots  # noqa: F401
 
 
 def kill_at(path, count):
@@ -40,8 +46,38 @@ def kill_at(path, count):
     sys.addaudithook(hook)
 
 
+def act(job):
+    """Be ``python train.py``."""
+    folder, _ = os.path.split(job["script"])
+    os.chdir(folder)
+    sys.path.insert(0, folder)
+    sys.argv = [job["script"], *job["argv"]]
+    runpy.run_path(job["script"], run_name="__main__")
+
+
+def rehearse(job):
+    """A first training, of which only what it has warmed up is left."""
+    modules, handlers = {*sys.modules}, logging.root.handlers[:]
+    with (
+        open(job["log"], "w") as log,
+        contextlib.redirect_stdout(log),
+        contextlib.redirect_stderr(log),
+    ):
+        act(job)
+    logging.root.handlers[:] = handlers
+    recipe = sys.path.pop(0)
+    for name in {*sys.modules} - modules:
+        file = getattr(sys.modules[name], "__file__", None)
+        if file and os.path.dirname(file) == recipe:
+            del sys.modules[name]
+    environment = speechbrain.utils.logger.get_environment_description()
+    speechbrain.utils.logger.get_environment_description = lambda: environment
+    # Or a child's first collection copies all that it shares with this.
+    gc.freeze()
+
+
 def run(job, rank):
-    """The child: be ``python train.py``."""
+    """The child: one process of a training."""
     log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(log, stream)
@@ -57,22 +93,18 @@ def run(job, rank):
     random.seed()
     numpy.random.seed()
     torch.seed()
-    folder, _ = os.path.split(job["script"])
-    os.chdir(folder)
-    sys.path.insert(0, folder)
-    sys.argv = [job["script"], *job["argv"]]
-    if job["largest_file"]:
+    if job.get("largest_file"):
         limit = (job["largest_file"], resource.RLIM_INFINITY)
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-    if job["kill_after"]:
+    if job.get("kill_after"):
         # In seconds of this process, however busy the machine is.
         signal.signal(signal.SIGPROF, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_PROF, job["kill_after"])
-    if job["kill_at"]:
+    if job.get("kill_at"):
         kill_at(*job["kill_at"])
     code = 0
     try:
-        runpy.run_path(job["script"], run_name="__main__")
+        act(job)
     except SystemExit as stop:
         code = stop.code
     except BaseException:
@@ -85,8 +117,10 @@ def run(job, rank):
 
 def serve():
     """The parent: fork, wait, answer."""
+    rehearse(json.loads(sys.stdin.readline()))
+    print(json.dumps({"code": 0}), flush=True)
     for line in sys.stdin:
-        job = json.loads(line)
+        job = {"processes": 1} | json.loads(line)
         with socket.socket() as probe:
             probe.bind(("localhost", 0))
             job["port"] = probe.getsockname()[1]

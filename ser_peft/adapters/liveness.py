@@ -6,6 +6,9 @@ import torch
 
 __all__ = ["gradients", "reference_states"]
 
+RETRIES = 32
+"""A unit is off with probability 1/2 or so, each time anew."""
+
 
 @contextmanager
 def _untouched(lobe, parameters=()):
@@ -38,8 +41,12 @@ def gradients(lobe):
 
     In train mode, and with every trainable tensor moved a little at random:
     many methods start with a factor of zero, behind which nothing gets a
-    gradient in the very first step. All is put back exactly as it was:
-    parameters, buffers, train or eval mode, random state, ``.grad``.
+    gradient in the very first step. A gradient of zero may only mean that
+    an activation is off for all of this batch, as all units of a narrow
+    ReLU are for some seeds: such tensors are tried again, with random signs
+    and another batch, until they get one or have failed every time. All is
+    put back exactly as it was: parameters, buffers, train or eval mode,
+    random state, ``.grad``.
 
     Arguments
     ---------
@@ -52,23 +59,37 @@ def gradients(lobe):
         By name within ``lobe.model``; None where no path leads from the
         hidden states to the tensor.
     """
-    names, tensors = [], []
-    for name, tensor in lobe.model.named_parameters():
-        if tensor.requires_grad:
-            names.append(name)
-            tensors.append(tensor)
-    with torch.enable_grad(), _untouched(lobe, tensors) as device:
+    named = {n: t for n, t in lobe.model.named_parameters() if t.requires_grad}
+    with torch.enable_grad(), _untouched(lobe, named.values()) as device:
         lobe.train()
         with torch.no_grad():
-            for tensor in tensors:
+            for tensor in named.values():
                 tensor.add_(0.02 * torch.randn_like(tensor))
-        states = _states(lobe, device)
-        # Random weights: a plain sum is constant behind a layer norm.
-        score = (states * torch.randn_like(states)).sum()
-        if not score.requires_grad:
-            return dict.fromkeys(names)
-        found = torch.autograd.grad(score, tensors, allow_unused=True)
-    return dict(zip(names, found, strict=True))
+        found = _gradients_once(lobe, device, named)
+        for _ in range(RETRIES):
+            off = {
+                name: named[name]
+                for name, gradient in found.items()
+                if gradient is not None and not gradient.any()
+            }
+            if not off:
+                break
+            with torch.no_grad():
+                for tensor in off.values():
+                    tensor.mul_(torch.randn_like(tensor).sign())
+            found |= _gradients_once(lobe, device, off)
+    return found
+
+
+def _gradients_once(lobe, device, named):
+    """Gradients of the tensors as they are, None where no path leads."""
+    states = _states(lobe, device)
+    # Random weights: a plain sum is constant behind a layer norm.
+    score = (states * torch.randn_like(states)).sum()
+    if not score.requires_grad:
+        return dict.fromkeys(named)
+    found = torch.autograd.grad(score, list(named.values()), allow_unused=True)
+    return dict(zip(named, found, strict=True))
 
 
 def reference_states(lobe):
