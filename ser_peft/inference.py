@@ -155,15 +155,11 @@ class EmotionModel(nn.Module):
                 f"lengths: {lengths.tolist()}: give whole numbers of samples, "
                 f"at most {wavs.shape[1]}"
             )
-        return self.rescale(self.score(wavs, lengths, texts))
-
-    def score(self, wavs, lengths, texts=None):
-        """What the head says, before `rescale`; see `forward`."""
-        return self._by_clip(self.head, wavs, lengths, texts)
+        return self.rescale(self.by_clip(self.head, wavs, lengths, texts))
 
     def embed(self, wavs, lengths, texts=None):
         """The vectors that the head scores, [B, D]; see `forward`."""
-        return self._by_clip(self.head.embed, wavs, lengths, texts)
+        return self.by_clip(self.head.embed, wavs, lengths, texts)
 
     def merge(self):
         """Fold adapters into their encoders where they can be: less to do.
@@ -181,7 +177,8 @@ class EmotionModel(nn.Module):
                 merged = False
         return merged
 
-    def _by_clip(self, score, wavs, lengths, texts):
+    def by_clip(self, score, wavs, lengths, texts=None):
+        """Apply `score` to clips' hidden states, see `by_window`, [B, ...]."""
         text = ()
         if self.text_encoder:
             texts = _one_each(texts, wavs) or [""] * len(wavs)

@@ -27,7 +27,15 @@ from ser_peft.heads import LinearHead, masked_mean
 from ser_peft.inference import EmotionModel, by_window
 from ser_peft.lobes import lengths_in_samples, load_lobe
 
-__all__ = ["Probe", "fit_probe", "pooled_states", "run_probe", "some_clips"]
+__all__ = [
+    "Probe",
+    "fit_probe",
+    "mean_states",
+    "pool_with",
+    "pooled_states",
+    "run_probe",
+    "some_clips",
+]
 
 CLIPS = 10_000
 """Of a split, at most, that a training starts from. Their states take 1 GB of
@@ -83,19 +91,15 @@ class Probe:
 
 
 @torch.no_grad()
-def pooled_states(encoder, batches, device="cpu"):
+def pooled_states(batches, pool):
     """Mean over time of every hidden state of every clip.
-
-    Clips longer than the encoder takes are windowed as in `EmotionModel`.
 
     Arguments
     ---------
-    encoder : PeftLobe or SpeechLobe
-        Put in eval mode.
     batches : iterable
-        Of PaddedBatch with ``sig`` and ``label``.
-    device : str
-        Where the encoder is.
+        Of PaddedBatch with ``label``.
+    pool : callable
+        Takes a batch, gives its clips' means, [B, L + 1, C].
 
     Returns
     -------
@@ -104,20 +108,43 @@ def pooled_states(encoder, batches, device="cpu"):
     clips : list of tuple
         Id, speaker and label of each, in the same order.
     """
-    encoder.eval()
     states, clips = [], []
     for batch in tqdm(batches, desc="hidden states", unit="batch"):
-        wav, lengths = (tensor.to(device) for tensor in batch.sig)
-        lengths = lengths_in_samples(wav, lengths)
-        states.append(by_window(encoder, wav, lengths, _pool).cpu())
+        states.append(pool(batch).cpu())
         labels = batch.label.tolist()
         clips.extend(zip(batch.id, batch.speaker, labels, strict=True))
     # With many processes, one may have got no batch at all.
     return torch.cat(states) if states else torch.empty(0), clips
 
 
-def _pool(hidden, frames):
+def mean_states(hidden, frames):
+    """Hidden states [L + 1, B, T', C] averaged over time, [B, L + 1, C]."""
     return masked_mean(hidden, frames).transpose(0, 1)
+
+
+def pool_with(encoder, device="cpu"):
+    """A function for `pooled_states`.
+
+    Arguments
+    ---------
+    encoder : PeftLobe or SpeechLobe
+        Put in eval mode. Clips longer than it takes are windowed as in
+        `EmotionModel`.
+    device : str
+        Where it is.
+
+    Returns
+    -------
+    callable
+    """
+    encoder.eval()
+
+    def pool(batch):
+        wav, lens = (tensor.to(device) for tensor in batch.sig)
+        samples = lengths_in_samples(wav, lens)
+        return by_window(encoder, wav, samples, mean_states)
+
+    return pool
 
 
 def some_clips(dataset, seed):
@@ -326,7 +353,9 @@ def run_probe(
         loader = make_dataloader(
             dataset, batch_sampler=eval_batches(dataset, batch_seconds)
         )
-        states[split], clips[split] = pooled_states(encoder, loader, device)
+        states[split], clips[split] = pooled_states(
+            loader, pool_with(encoder, device)
+        )
     labels, values = {}, {}
     for split, rows in clips.items():
         labels[split] = [label for _, _, label in rows]

@@ -20,7 +20,13 @@ from ser_peft.data import datasets, read_manifests
 from ser_peft.heads import LinearHead
 from ser_peft.inference import EmotionModel, load_model
 from ser_peft.lobes import load_lobe
-from ser_peft.probe import STRENGTHS, fit_probe, pooled_states, run_probe
+from ser_peft.probe import (
+    STRENGTHS,
+    fit_probe,
+    pool_with,
+    pooled_states,
+    run_probe,
+)
 
 
 def features(classes, count=120, layers=3, width=8, seed=0):
@@ -135,7 +141,7 @@ def encoder(tiny_backbones):
 def test_pooled_states_do_not_depend_on_the_batch(encoder, manifests):
     _, sets = datasets(manifests)
     items = [sets["test"][i] for i in range(4)]
-    together, clips = pooled_states(encoder, [PaddedBatch(items)])
+    together, clips = pooled_states([PaddedBatch(items)], pool_with(encoder))
     assert together.shape == (4, 3, 32) and together.dtype == torch.float32
     assert clips == [(i["id"], i["speaker"], i["label"]) for i in items]
     for item, states in zip(items, together, strict=True):
@@ -152,7 +158,9 @@ def test_clips_too_long_for_the_encoder_are_probed(encoder):
     sig = 0.1 * torch.randn(45 * 16000)
     item = {"id": "a", "sig": sig, "label": 0, "speaker": "s"}
     short = {**item, "id": "b", "sig": sig[:8000]}
-    states, clips = pooled_states(encoder, [PaddedBatch([item, short])])
+    states, clips = pooled_states(
+        [PaddedBatch([item, short])], pool_with(encoder)
+    )
     assert [clip[0] for clip in clips] == ["a", "b"]
     model = EmotionModel(encoder, LinearHead(encoder, 4), list("wxyz")).eval()
     head = model.head

@@ -3,7 +3,6 @@
 import logging
 import shlex
 import sys
-from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +32,12 @@ from ser_peft.evaluation.robustness import (
 from ser_peft.fusion import FUSIONS
 from ser_peft.inference import EmotionModel, read_model
 from ser_peft.lobes import lengths_in_samples
-from ser_peft.probe import fit_probe, pooled_states, some_clips
+from ser_peft.probe import (
+    fit_probe,
+    mean_states,
+    pooled_states,
+    some_clips,
+)
 from ser_peft.provenance import check_unheard
 from ser_peft.text import text_sources
 
@@ -202,25 +206,41 @@ class EmotionBrain(CachingBrain):
                 "start_from_probe: False"
             )
         # Whole clips: training cuts its own at random.
-        _, whole = datasets(self.hparams.manifests_folder)
+        first = getattr(self.hparams, "first_seconds", None)
+        _, whole = datasets(self.hparams.manifests_folder, first_seconds=first)
         parts = {}
+        self.model.eval()
         for split in ("train", "valid"):
+            self.lend_states(split, whole[split])
             some = some_clips(whole[split], self.hparams.seed)
             loader = self.eval_loader(split, {split: some})
-            parts[split] = self.gather_on_main(
-                pooled_states(self.model.encoder, loader, self.device)
-            )
+            parts[split] = self.gather_on_main(pooled_states(loader, self.pool))
             if len(some) < len(whole[split]):
                 logger.info(
                     "start_from_probe: %d of the %d clips of %s, drawn by "
                     "class", len(some), len(whole[split]), split,
                 )  # fmt: skip
+        self.hear_all()
         probe = run_on_main(self._fit_probe, (parts,))
         self.model.head.start_from(probe)
         scores = {"UA": probe.valid_ua, "CCC": probe.valid_ccc}
         self.hparams.train_logger.log_stats(
             {"linear probe": probe.choice},
             valid_stats={k: v for k, v in scores.items() if v is not None},
+        )
+
+    def lend_states(self, split, whole):
+        """Spare the probe clips whose states training will need as well."""
+        if split == "valid":
+            self.keep_states(sb.Stage.VALID)
+        elif not self.versions and self.precision == self.eval_precision:
+            self.keep_states(sb.Stage.TRAIN)
+        whole.progress.kept = self.sets[split].progress.kept
+
+    def pool(self, batch):
+        """Mean hidden states of the clips of a batch, [B, L + 1, C]."""
+        return self.by_clip(
+            lambda hidden, frames, *text: mean_states(hidden, frames), batch
         )
 
     def _fit_probe(self, parts):
@@ -242,13 +262,9 @@ class EmotionBrain(CachingBrain):
 
     def compute_forward(self, batch, stage):
         """Batch to scores as of `EmotionModel`, [B, classes + dimensions]."""
-        wavs, lens = batch.sig
-        wavs, lens = wavs.to(self.device), lens.to(self.device)
-        if stage == sb.Stage.VALID:
-            return self.model.rescale(self.valid_scores(wavs, lens, batch))
-        if stage == sb.Stage.TEST:
-            samples = lengths_in_samples(wavs, lens)
-            return self.model(wavs, samples, batch.text)
+        if stage != sb.Stage.TRAIN:
+            return self.model.rescale(self.by_clip(self.head, batch))
+        wavs, lens = (tensor.to(self.device) for tensor in batch.sig)
         texts = self.some_texts(batch.text)
         if self.versions:
             wavs, lens = self.this_version(wavs, lens, batch.id)
@@ -258,25 +274,40 @@ class EmotionBrain(CachingBrain):
             texts = texts * (len(wavs) // count)
         return self.model.rescale(self.train_scores(wavs, lens, texts, batch))
 
-    def valid_scores(self, wavs, lens, batch):
-        """What the head says of a batch of valid clips, between epochs."""
+    def by_clip(self, score, batch):
+        """Score whole clips: of some the states are kept, others are heard.
+
+        Arguments
+        ---------
+        score : callable
+            As of `ser_peft.inference.by_window`.
+        batch : PaddedBatch
+            Of valid or test.
+
+        Returns
+        -------
+        torch.Tensor
+            [B, ...].
+        """
+        unheard = [one.progress.kept for one in self.sets.values()]
+        kept = [any(id_ in ids for ids in unheard) for id_ in batch.id]
+        wavs, lens = (tensor.to(self.device) for tensor in batch.sig)
         samples = lengths_in_samples(wavs, lens)
-        kept = [("encoder", (id_, None)) in self.kept for id_ in batch.id]
-        scores = []
-        # Of some, the states; of the others, as longer ones, the audio.
+        scores = {}
         for whether in {*kept}:
             rows = [i for i, is_kept in enumerate(kept) if is_kept == whether]
             texts = [batch.text[i] for i in rows]
             if whether:
                 keys = [(batch.id[i], None) for i in rows]
-                states = self.encode(None, None, texts, keys, self.encoders)
-                some = self.head(*states)
+                some = score(
+                    *self.encode(None, None, texts, keys, self.encoders)
+                )
             else:
-                some = self.model.score(wavs[rows], samples[rows], texts)
-            scores += zip(rows, some, strict=True)
-        return torch.stack(
-            [row for _, row in sorted(scores, key=itemgetter(0))]
-        )
+                some = self.model.by_clip(
+                    score, wavs[rows], samples[rows], texts
+                )
+            scores |= zip(rows, some, strict=True)
+        return torch.stack([scores[i] for i in range(len(kept))])
 
     def some_texts(self, texts):
         """Hide the texts of a random share of the training clips."""

@@ -312,7 +312,11 @@ class CachingBrain(PeftBrain):
         }
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
-        """Let whoever reads the datasets now hear all clips."""
+        """See `sb.Brain.on_stage_end`."""
+        self.hear_all()
+
+    def hear_all(self):
+        """Give whoever reads the datasets the audio of all clips again."""
         for dataset in self.sets.values():
             dataset.progress.kept = set()
 

@@ -18,7 +18,7 @@ import ser_peft.data
 from ser_peft.data import datasets, eval_batches, prepare
 from ser_peft.errors import InputError
 from ser_peft.inference import load_model
-from ser_peft.probe import fit_probe, pooled_states
+from ser_peft.probe import fit_probe, pool_with, pooled_states
 from ser_peft.recipe import train_emotion
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
@@ -516,7 +516,7 @@ def test_starts_from_the_probe(new_brain, manifests, tmp_path, head):
     pooled = {}
     for split in ("train", "valid"):
         states, clips = pooled_states(
-            brain.model.encoder, brain.eval_loader(split, whole)
+            brain.eval_loader(split, whole), pool_with(brain.model.encoder)
         )
         pooled[split] = states, [label for _, _, label in clips], clips
     probe = fit_probe(pooled["train"][:2], pooled["valid"][:2], 4)
