@@ -185,7 +185,7 @@ def test_adapter_carried_on_or_merged(arguments, train, tmp_path):
 
 @pytest.mark.parametrize("labels", ["random", "unsupervised"])
 def test_controls(labels, arguments, train, tmp_path):
-    more = {"labels": "random"} if labels == "random" else {"states": "null"}
+    more = {"labels": "random"} if labels == "random" else {"states": ""}
     end = ptapt(tmp_path / "run", arguments, train, number_of_epochs=1, **more)
     assert end.code == 0, end.log
     assert (tmp_path / "run" / "states").exists() == (labels == "random")
