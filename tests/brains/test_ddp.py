@@ -209,7 +209,8 @@ def test_one_process_fails_with_the_other(arguments, train, tmp_path):
     )
     assert end.code == 2
     assert end.log.count("error: ") == 1
-    assert "nowhere" in end.log and "Traceback" not in end.log
+    # The other one may find the connection closed before it is stopped.
+    assert "nowhere" in end.log and "InputError" not in end.log
 
 
 def test_resumes_under_ddp(arguments, train, tmp_path):
