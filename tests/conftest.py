@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import random
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -239,24 +238,6 @@ def arguments(tiny_backbones, ravdess_tree, manifests):
                 if value is not None
             ),
         ]
-
-    return make
-
-
-@pytest.fixture(scope="session")
-def short_states(tmp_path_factory):
-    """Function: yaml of a P-TAPT -> its yaml of phase 1, with one epoch."""
-
-    def make(hparams):
-        path = (ROOT / "recipes" / hparams).with_name(
-            Path(hparams).name.replace("_lora", "").replace(".", "_states.")
-        )
-        text = re.sub(
-            "number_of_epochs: .*", "number_of_epochs: 1", path.read_text()
-        )
-        short = tmp_path_factory.mktemp("states") / path.name
-        short.write_text(text)
-        return short
 
     return make
 
