@@ -1,11 +1,11 @@
 """Tiny backbones with random weights, and real data where it is there."""
 
+import gc
 import importlib.util
 import json
 import logging
 import os
 import random
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import soundfile
+import speechbrain.utils.logger
 import tokenizers
 import torch
 import transformers
@@ -36,6 +37,11 @@ def _seed():
 def pytest_fixture_setup():
     """Whatever a fixture draws is the same, whichever tests ran before."""
     _seed()
+
+
+def pytest_collection_finish():
+    """A collection of garbage need not look at all the imported modules."""
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -107,6 +113,18 @@ def own_cache(tmp_path_factory):
     """Leave the user's cache alone, in processes that are started too."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def environment_once():
+    """SpeechBrain asks ``pip freeze`` in every training."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            speechbrain.utils.logger,
+            "get_environment_description",
+            lambda: "stubbed by the tests",
+        )
         yield
 
 
@@ -225,31 +243,12 @@ def arguments(tiny_backbones, ravdess_tree, manifests):
 
 
 @pytest.fixture(scope="session")
-def short_states(tmp_path_factory):
-    """Function: yaml of a P-TAPT -> its yaml of phase 1, with one epoch."""
-
-    def make(hparams):
-        path = (ROOT / "recipes" / hparams).with_name(
-            Path(hparams).name.replace("_lora", "").replace(".", "_states.")
-        )
-        text = re.sub(
-            "number_of_epochs: .*", "number_of_epochs: 1", path.read_text()
-        )
-        short = tmp_path_factory.mktemp("states") / path.name
-        short.write_text(text)
-        return short
-
-    return make
-
-
-@pytest.fixture(scope="session")
 def train(tmp_path_factory, arguments):
     """Function: arguments -> how ``python train.py`` ended.
 
     In a process of its own, forked from one that has trained before; see
-    train_server.py for what else can be asked of it. `code` is the exit
-    status, negative where a signal ended it, `log` all it printed, `seconds`
-    the processor time it took.
+    train_server.py. `code` is the exit status, negative where a signal ended
+    it, `log` all it printed, `seconds` the processor time it took.
     """
     server = subprocess.Popen(
         [
@@ -265,13 +264,23 @@ def train(tmp_path_factory, arguments):
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
     )
 
-    def run(argv, script="train.py", **how):
+    def run(
+        argv,
+        processes=1,
+        kill_at=None,
+        kill_after=None,
+        largest_file=None,
+        script="train.py",
+    ):
         folder = tmp_path_factory.mktemp("train")
         job = {
             "script": str(Path(argv[0]).parents[1] / script),
             "argv": list(map(str, argv)),
             "log": str(folder / "log"),
-            **how,
+            "processes": processes,
+            "kill_at": kill_at,
+            "kill_after": kill_after,
+            "largest_file": largest_file,
         }
         print(json.dumps(job), file=server.stdin, flush=True)
         end = SimpleNamespace(**json.loads(server.stdout.readline()))

@@ -4,10 +4,9 @@ So is all else that only a process's first training does: it compiles, fills
 caches, asks ``pip freeze``. The first job is therefore done right here.
 
 One JSON object a line on stdin starts ``python train.py ARGV``, one on
-stdout says how it ended; see the fixture `train` in conftest.py. Besides
-`script`, `argv` and `log` there may be `processes` (more than one: DDP),
-`kill_at` (see the function), `kill_after` (seconds of processor time) and
-`largest_file` (bytes).
+stdout says how it ended. `processes` (more than one: DDP), `kill_at` (see the
+function), `kill_after` (seconds of processor time) and `largest_file` (bytes)
+are those of the fixture `train` in conftest.py.
 """
 
 import contextlib
@@ -93,14 +92,14 @@ def run(job, rank):
     random.seed()
     numpy.random.seed()
     torch.seed()
-    if job.get("largest_file"):
+    if job["largest_file"]:
         limit = (job["largest_file"], resource.RLIM_INFINITY)
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-    if job.get("kill_after"):
+    if job["kill_after"]:
         # In seconds of this process, however busy the machine is.
         signal.signal(signal.SIGPROF, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_PROF, job["kill_after"])
-    if job.get("kill_at"):
+    if job["kill_at"]:
         kill_at(*job["kill_at"])
     code = 0
     try:
@@ -120,7 +119,7 @@ def serve():
     rehearse(json.loads(sys.stdin.readline()))
     print(json.dumps({"code": 0}), flush=True)
     for line in sys.stdin:
-        job = {"processes": 1} | json.loads(line)
+        job = json.loads(line)
         with socket.socket() as probe:
             probe.bind(("localhost", 0))
             job["port"] = probe.getsockname()[1]

@@ -574,12 +574,11 @@ ADALORA = (
     [
         ("whisper_lora", [], {"precision": "bf16"}),
         ("whisper_lora", [ADALORA], {"keep": "best"}),
-        ("whisper_adapter", [], {}),
-        ("whisper_prompt", [], {}),
+        ("whisper_combined", [], {}),
         ("whisper_frozen", [], {}),
         ("whisper_full", [], {"grad_accumulation_factor": 2}),
     ],
-    ids=["lora-bf16", "adalora", "adapter", "prompt", "frozen", "full"],
+    ids=["lora-bf16", "adalora", "combined", "frozen", "full"],
 )
 def test_every_method_trains(
     new_brain, fit, ravdess_tree, tmp_path, source, changes, overrides

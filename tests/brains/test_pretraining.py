@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 from safetensors.torch import load_file
+from short import short_states
 
 from ser_peft.adapters import PeftLobe
 from ser_peft.inference import load_model
@@ -20,7 +21,9 @@ SMALL = {"robustness": None, "manifests_folder": None}
 
 def ptapt(output, arguments, train, hparams=PTAPT, **overrides):
     """A tiny P-TAPT; how it ended."""
-    given = {"clusters": "[4, 6]", "layer": 1, **SMALL, **overrides}
+    given = {"clusters": "[4, 6]", "layer": 1, **SMALL}
+    given["states"] = short_states(hparams, output.parent)
+    given |= overrides
     train_, how = train, {k: given.pop(k) for k in ("kill_at",) if k in given}
     argv = arguments(output, hparams, **given)
     return train_(argv, script="train_ptapt.py", **how)
@@ -122,7 +125,8 @@ def test_killed_in_any_phase(unbroken, arguments, train, tmp_path):
 def test_two_processes(arguments, train, tmp_path):
     argv = arguments(
         tmp_path / "run", PTAPT, clusters="[4]", layer=1,
-        distributed_backend="gloo", number_of_epochs=1, **SMALL,
+        states=short_states(PTAPT, tmp_path), distributed_backend="gloo",
+        number_of_epochs=1, **SMALL,
     )  # fmt: skip
     end = train(argv, processes=2, script="train_ptapt.py")
     assert end.code == 0, end.log
@@ -160,7 +164,9 @@ def test_fine_tuning_starts_from_it(unbroken, arguments, train, tmp_path):
 
 def test_adapter_carried_on_or_merged(arguments, train, tmp_path):
     """PEFT-P-TAPT's adapter goes on, or a fresh one comes on top of it."""
-    end = ptapt(tmp_path / "pre", arguments, train, PTAPT_LORA)
+    end = ptapt(
+        tmp_path / "pre", arguments, train, PTAPT_LORA, number_of_epochs=1
+    )
     assert end.code == 0, end.log
     for name, more in {
         "carried": {},

@@ -277,24 +277,3 @@ def test_across_corpora(places, arguments, train, tmp_path):
     other = settings | {"train_corpora": "[crema-d]"}
     end = train(arguments(tmp_path / "run", HPARAMS, **other))
     assert end.code == 2 and "another 'train_corpora'" in end.log
-
-
-def test_two_processes_on_iemocap(
-    places, tiny_backbones, arguments, train, tmp_path
-):
-    end = train(
-        arguments(
-            tmp_path / "run",
-            "IEMOCAP/hparams/wavlm_lora.yaml",
-            data_folder=places["iemocap"],
-            manifests_folder=None,
-            backbone=tiny_backbones["wavlm"],
-            number_of_epochs=1,
-            distributed_backend="gloo",
-        ),
-        processes=2,
-    )
-    assert end.code == 0, end.log
-    results, _ = finished(tmp_path / "run")
-    assert results["processes"] == 2
-    assert results["test_speakers"] == ["Ses01F", "Ses01M"]
