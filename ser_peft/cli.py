@@ -13,6 +13,7 @@ from pathlib import Path
 from ser_peft.corpora import CORPORA
 from ser_peft.errors import InputError, one_line_errors
 from ser_peft.flags import place
+from ser_peft.io import check_writable
 
 # Heavy imports wait for the command that needs them: --help is quick.
 
@@ -519,6 +520,9 @@ def _arguments(argv):
             setattr(args, key, place(value, key))
         elif key in PLACES and value:
             setattr(args, key, [place(path, key) for path in value])
+    for key in ("out", "html", "output_folder"):
+        if path := getattr(args, key, None):
+            check_writable(Path(path).parent, key)
     return args
 
 

@@ -103,7 +103,7 @@ def prepare(
         corpus, data_folder, classes
     )
     protocol = protocol or next(iter(protocols))
-    if protocol not in protocols:
+    if protocol not in [*protocols]:
         raise InputError(
             f"protocol {protocol}: {corpus} has {', '.join(protocols)}"
         )

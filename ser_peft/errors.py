@@ -113,5 +113,9 @@ _ACTIONABLE = {
     errno.EFBIG: "raise the limit on file sizes (ulimit -f) and run the same "
     "command again",
     errno.ENOMEM: "take a machine with more memory, or less at once",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ENOTDIR: "choose another folder: a file is in the way",
+    errno.EEXIST: "choose another name, or move what is there",
+    errno.EISDIR: "give a file, not a folder",
     errno.EACCES: "no permission; choose another folder or change its mode",
 }

@@ -18,6 +18,16 @@ PLACES = re.compile(
 )
 
 
+# Options of SpeechBrain that do nothing good here.
+REFUSED = {
+    "auto_mix_prec": "give --precision=fp16",
+    "bfloat16_mix_prec": "give --precision=bf16",
+    "data_parallel_backend": "start it by torchrun",
+    "jit": "these encoders cannot be scripted; leave it out",
+    "jit_module_keys": "these encoders cannot be scripted; leave it out",
+}
+
+
 def is_place(key):
     """Whether a key names a file, a folder, or a model that may be one.
 
@@ -87,6 +97,11 @@ def split(argv):
     flags : list of (str, str or None)
         Keys and values; None of a flag alone.
 
+    Raises
+    ------
+    InputError
+        If a place has several words, which the shell was not told to keep.
+
     Example
     -------
     >>> split(["x.yaml", "--seed", "=", "3", "--run_folder=a = b", "--debug"])
@@ -105,6 +120,12 @@ def split(argv):
                 value.append(word)
         else:
             words.append(word)
+    for key, value, _ in flags:
+        if is_place(key) and len(value) > 1:
+            raise InputError(
+                f"--{key}={' '.join(value)}: '{value[1]}' is not understood; "
+                "a name with blanks belongs in quotes"
+            )
     return words, [
         (key, " ".join(value) if value or equals else None)
         for key, value, equals in flags
@@ -134,6 +155,9 @@ class RunOptions(_run_options()):
 
         parser = RunOptions.__base__._create_parser()
         parser.error = refuse
+        for action in parser._actions:
+            if action.dest == "optimizer_step_limit":
+                action.type = int  # which SpeechBrain forgets
         return parser
 
 
@@ -163,6 +187,8 @@ def parse(argv):
     options, given = [], {}
     known = RunOptions().as_dict()
     for key, value in flags:
+        if key in REFUSED:
+            raise InputError(f"--{key}: {REFUSED[key]}")
         if key in known or key == "help":
             options.append(f"--{key}" + ("" if value is None else f"={value}"))
             continue

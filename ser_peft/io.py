@@ -13,6 +13,7 @@ from ser_peft.errors import InputError
 
 __all__ = [
     "atomic_path",
+    "check_writable",
     "find_file",
     "is_pointer",
     "refuse_pointer",
@@ -60,6 +61,31 @@ def atomic_path(path):
         os.replace(tmp, path)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def check_writable(folder, key):
+    """Refuse a folder that cannot be made, before the work is done.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Need not exist, nor its parents. Nothing is made.
+    key : str
+        Key or flag that it was given for, for the message.
+
+    Raises
+    ------
+    InputError
+        If a file is in its place, or permission is missing.
+    """
+    there = Path(folder).absolute()
+    while not os.path.lexists(there):
+        there = there.parent
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        raise InputError(
+            f"{key} {folder}: {there} is no folder that can be written to; "
+            "choose another one"
+        )
 
 
 def write_json(path, content):

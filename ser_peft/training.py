@@ -1,6 +1,7 @@
 """Trainings from the first check to the report: SpeechBrain's skeleton."""
 
 import sys
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from inspect import signature
@@ -9,11 +10,14 @@ from pathlib import Path
 import speechbrain as sb
 import torch
 from ruamel.yaml import YAML
+from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain.utils.distributed import (
     ddp_init_group,
     if_main_process,
     run_on_main,
 )
+from speechbrain.utils.epoch_loop import EpochCounter
+from speechbrain.utils.train_logger import TrainLogger
 
 from ser_peft.adapters import PeftLobe
 from ser_peft.brains import (
@@ -28,13 +32,31 @@ from ser_peft.data import datasets, eval_batches
 from ser_peft.device import check_precision, find_device
 from ser_peft.errors import InputError
 from ser_peft.evaluation.results import headline
-from ser_peft.io import atomic_path
+from ser_peft.io import atomic_path, check_writable
 from ser_peft.lobes import load_lobe
 from ser_peft.precision import choose_precision, run_precision
 from ser_peft.pretraining.clusters import cluster_frames, random_labels
-from ser_peft.yamls import build, dump, finished, read_settings
+from ser_peft.yamls import (
+    OMITTED,
+    OPTIONAL,
+    build,
+    dump,
+    finished,
+    read_settings,
+)
 
 __all__ = ["train_distill", "train_emotion", "train_ptapt", "train_tapt"]
+
+# What a yaml's keys must have been built to.
+KINDS = {
+    "adapter_opt": Callable,
+    "checkpointer": Checkpointer,
+    "epoch_counter": EpochCounter,
+    "head_opt": Callable,
+    "modules": Mapping,
+    "train_logger": TrainLogger,
+    "wav_augment": Callable | None,
+}
 
 
 def train_emotion(prepare, *arguments):
@@ -180,7 +202,13 @@ def _settings(brain_class, prepare, hparams_file, run_opts, given):
         hparams_file, given, {*brain_class.reads, *keys}, run_opts
     )
     settings = YAML().load(text)
+    needed = {key for key in keys if keys[key].default is keys[key].empty}
+    needed |= brain_class.reads - OPTIONAL - OMITTED
+    for key in sorted(needed - {"save_folder"}):
+        _need(hparams_file, key, key in settings)
     check_settings(settings)
+    for key in ("output_folder", "save_folder", "manifests_folder"):
+        check_writable(settings[key], key)
     device = _device(settings, run_opts)
     for key in ("precision", "eval_precision"):
         check_precision(key, settings.get(key), device)
@@ -215,21 +243,42 @@ def _train(brain_class, prepare, hparams_file, run_opts, given):
         # As "all" of a csv: only the manifests tell which these are.
         settings["head"]["classes"] = about["classes"]
     hparams = build(hparams_file, dump(settings))
+    _check_built(hparams_file, hparams, brain_class.head_name)
     run_opts = replace(run_opts, precision=settings["precision"])
     brain = brain_class(hparams, run_opts, about, sets)
+    if run_opts["test_only"] and not brain.checkpointer.find_checkpoint():
+        raise InputError(
+            f"--test_only: {settings['save_folder']} holds no checkpoint; "
+            "train first"
+        )
+    loaders = brain.train_loader(), brain.eval_loader("valid")
     # Last: a run that was refused may be started again with other settings.
     _claim(folder, text)
     chosen, reason = choose_precision(_device(settings, run_opts))
     hparams["train_logger"].log_stats(
         {"precision": settings["precision"], "auto": f"{chosen} ({reason})"}
     )
-    brain.fit(
-        hparams["epoch_counter"],
-        brain.train_loader(),
-        brain.eval_loader("valid"),
-    )
+    brain.fit(hparams["epoch_counter"], *loaders)
     brain.results = brain.report()
     return brain
+
+
+def _check_built(hparams_file, hparams, head):
+    """Refuse what only looks like a yaml of these trainings."""
+    for key, kind in KINDS.items():
+        if key in hparams:
+            _need(hparams_file, key, isinstance(hparams[key], kind))
+    modules = hparams["modules"]
+    good = all(isinstance(m, torch.nn.Module) for m in modules.values())
+    _need(hparams_file, "modules", good and {"encoder", head} <= {*modules})
+
+
+def _need(hparams_file, key, good):
+    if not good:
+        raise InputError(
+            f"{hparams_file}: '{key}' is missing or no such thing as in the "
+            "recipe's other yamls; copy it from one of them"
+        )
 
 
 def _prepare(settings, prepare):

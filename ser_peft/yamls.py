@@ -52,6 +52,12 @@ OPTIONAL = {
     "head_epochs",
 }
 
+# What else a yaml may leave out.
+OMITTED = {"fairness_columns", "first_seconds", "robustness", "sorting"}
+
+BUILT = ("!new:", "!name:", "!apply:", "!include:")
+"""Tags of what is more than a value."""
+
 DONE = ("results.json", "pretraining.json")
 """What a training or a pretraining writes when all else is there."""
 
@@ -168,6 +174,15 @@ def read_settings(hparams_file, given, reads, run_opts=None):
                 f"{hparams_file}: nothing reads the key '{key}'; remove it "
                 "or correct its name"
             )
+    for key, value in given.items():
+        there, here = _tag(tree.get(key)), _tag(value)
+        kept = isinstance(value, dict) or here.startswith((*BUILT, "!ref"))
+        none = key == "wav_augment" and value is None
+        if there.startswith(BUILT) and not (kept or none):
+            raise InputError(
+                f"--{key}={value}: {hparams_file} has {there} there; change "
+                f"what is in it, as --{key}='{{...}}', or the yaml"
+            )
     merged = {}
     for key, value in (deepcopy(given) | options).items():
         # hyperpyyaml merges a mapping into one, but takes none for a number.
@@ -201,6 +216,11 @@ def _read(hparams_file, given, optional=OPTIONAL):
         if given.get(key) is None:
             raise InputError(f"--{key}=... is needed")
     return text, tree
+
+
+def _tag(node):
+    """Tag of a yaml node, empty without one."""
+    return str(getattr(getattr(node, "tag", None), "value", None) or "")
 
 
 def _resolve(hparams_file, tree, merged):
@@ -271,8 +291,9 @@ def build(hparams_file, text):
         if str(error.args[:1]).startswith("('Invalid argument"):
             reason = ": ".join(map(str, error.args))  # in HyperPyYAML's words
             raise InputError(f"{hparams_file}: {reason}") from error
-        if called.startswith("ser_peft."):
-            raise  # a bug of ours
+        ours = called.startswith("ser_peft.")
+        if ours and not isinstance(error, ValueError):
+            raise  # a bug
         raise InputError(
             f"{hparams_file}: {called}: {str(error) or type(error).__name__}"
         ) from error

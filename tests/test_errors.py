@@ -39,6 +39,8 @@ def test_input_errors_are_one_line(capsys):
         (errno.EROFS, "read-only"),
         (errno.EFBIG, "ulimit"),
         (errno.EACCES, "permission"),
+        (errno.ENOTDIR, "another folder"),
+        (errno.ENAMETOOLONG, "shorter"),
     ],
 )
 def test_what_the_user_can_act_on(capsys, number, advice):
@@ -58,7 +60,7 @@ def test_what_the_user_can_act_on(capsys, number, advice):
     [
         KeyError("a bug"),
         ValueError("a bug"),
-        OSError(errno.ENOTDIR, "Not a directory", "a/b"),
+        OSError(errno.ENOENT, "No such file or directory", "a/b"),
         SafetensorError("Error while deserializing header: HeaderTooLarge"),
         SafetensorError("I/O error: Bad address (os error 14)"),
     ],

@@ -77,6 +77,11 @@ class PeftBrain(sb.Brain):
 
     def __init__(self, hparams, run_opts, sets):
         check_settings(hparams)
+        for name in ("adapter_opt", "head_opt"):  # before anything is written
+            try:
+                hparams[name]([torch.nn.Parameter(torch.zeros(1))])
+            except (TypeError, ValueError) as error:
+                raise InputError(f"{name}: {error}") from error
         super().__init__(
             modules=hparams["modules"],
             hparams=hparams,
@@ -190,10 +195,7 @@ class PeftBrain(sb.Brain):
                 if parameter.requires_grad
             ]
             if params:
-                try:
-                    optimizer = getattr(self.hparams, name)(params)
-                except (TypeError, ValueError) as error:
-                    raise InputError(f"{name}: {error}") from error
+                optimizer = getattr(self.hparams, name)(params)
                 self.optimizers_dict[name] = optimizer
                 self.checkpointer.add_recoverable(
                     name, optimizer, load_optimizer, save_optimizer

@@ -26,7 +26,9 @@ WHOLE = {
     "number_of_epochs": (1, math.inf),
     "patience": (1, math.inf),
     "keep_best": (1, math.inf),
-    "num_workers": (0, math.inf),
+    "num_workers": (0, 1024),
+    "grad_accumulation_factor": (1, math.inf),
+    "optimizer_step_limit": (1, math.inf),
     "fold": (1, math.inf),
     "layer": (1, math.inf),
     "head_epochs": (0, math.inf),
@@ -35,6 +37,8 @@ WHOLE = {
 REAL = {
     "adapter_lr": (0, math.inf),
     "head_lr": (0, math.inf),
+    "max_grad_norm": (-math.inf, math.inf),
+    "ckpt_interval_minutes": (-math.inf, math.inf),
     "weight_decay": (0, math.inf),
     "warmup_epochs": (0, math.inf),
     "label_smoothing": (0, 1),
@@ -77,6 +81,22 @@ def check_settings(settings):
             f"dimensions: {names} is no list of different names; write "
             "[arousal, valence, dominance]"
         )
+    for key in ("balance", "fairness_columns"):
+        names = settings.get(key, [])
+        if not isinstance(names, list) or not all(
+            isinstance(name, str) for name in names
+        ):
+            raise InputError(
+                f"{key}: {names} is no list of columns; write [gender]"
+            )
+    classes = settings.get("classes")
+    if isinstance(classes, dict):
+        for label, name in classes.items():
+            if not (name and isinstance(name, str)):
+                raise InputError(
+                    f"classes: {label}: {name} is no name of a class; write "
+                    "one, or leave the label out"
+                )
     sizes = settings.get("clusters", [2])
     if not isinstance(sizes, list) or not all(
         isinstance(size, int) and 2 <= size <= 2**16 for size in sizes
@@ -87,10 +107,14 @@ def check_settings(settings):
         )
     for kind, limits in ((int, WHOLE), ((int, float), REAL)):
         for key, (least, most) in limits.items():
-            value = settings.get(key, least)
-            if value is None and key == "max_seconds":
+            value = settings.get(key)
+            if key not in settings or value is None and key == "max_seconds":
                 continue  # no limit
-            if not isinstance(value, kind) or not least <= value <= most:
+            if (
+                not isinstance(value, kind)
+                or not least <= value <= most
+                or value in (math.inf, -math.inf)
+            ):
                 raise InputError(
                     f"{key}: {value} is no "
                     f"{'whole ' if kind is int else ''}number from "

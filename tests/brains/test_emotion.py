@@ -463,9 +463,8 @@ def test_accumulation_of_more_than_an_epoch(new_brain, tmp_path):
 
 
 def test_optimiser_with_bad_arguments(new_brain, tmp_path):
-    brain = new_brain(tmp_path, **PLAIN, adapter_opt="{momentum: 3}")
     with pytest.raises(InputError, match="adapter_opt: .*momentum"):
-        brain.init_optimizers()
+        new_brain(tmp_path, **PLAIN, adapter_opt="{momentum: 3}")
 
 
 def test_keeps_best_last_or_average(new_brain, fit, tmp_path):
