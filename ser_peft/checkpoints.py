@@ -164,20 +164,23 @@ def load_mean(module, paths):
     Arguments
     ---------
     module : torch.nn.Module
-        With a ``load`` method. What trains becomes the mean; everything else
-        is as in the first checkpoint.
+        With a ``load`` method. What trains and what is measured in training
+        (buffers of floats) become the mean; everything else is as in the
+        last checkpoint.
     paths : list of Path
-        Its checkpoints.
+        Its checkpoints, the newest one last.
     """
-    trained = [p for p in module.parameters() if p.requires_grad]
-    total = [torch.zeros_like(p, dtype=torch.float64) for p in trained]
+    averaged = [p for p in module.parameters() if p.requires_grad]
+    averaged += [b for b in module.buffers() if b.is_floating_point()]
+    # On the CPU: not all devices have float64.
+    means = [torch.zeros(t.shape, dtype=torch.float64) for t in averaged]
     with torch.no_grad():
-        for path in reversed(paths):
+        for path in paths:
             module.load(path)
-            for mean, parameter in zip(total, trained, strict=True):
-                mean += parameter
-        for mean, parameter in zip(total, trained, strict=True):
-            parameter.copy_(mean / len(paths))
+            for mean, tensor in zip(means, averaged, strict=True):
+                mean += tensor.cpu()
+        for mean, tensor in zip(means, averaged, strict=True):
+            tensor.copy_(mean / len(paths))
 
 
 def load_tensors(module, path, kept=()):

@@ -124,7 +124,7 @@ class Teacher:
             return torch.cat([scores[:, : len(model.classes)],
                               features[:, 0].to(scores.dtype)], 1)  # fmt: skip
 
-        samples = lengths_in_samples(wavs, wav_lens)
+        wavs, samples = model.heard(wavs, lengths_in_samples(wavs, wav_lens))
         said = by_window(model.encoder, wavs, samples, say, text)
         logits, vectors = said.tensor_split([len(model.classes)], 1)
         if kind == "text":
@@ -138,9 +138,9 @@ class TeacherCache:
     Arguments
     ---------
     path : str or Path
-        From `save`.
+        From `save`. All of it is held on the CPU.
     device : str
-        Where it is wanted.
+        Where a batch of it is wanted.
     """
 
     def __init__(self, path, device):
@@ -149,7 +149,8 @@ class TeacherCache:
             tensors = [
                 file.get_tensor(k) for k in ("logits", "features", "lengths")
             ]
-        self.logits, features, self.lengths = (t.to(device) for t in tensors)
+        self.device = torch.device(device)
+        self.logits, features, self.lengths = tensors
         self.features = features.split(self.lengths.tolist())
         self.place = {id_: i for i, id_ in enumerate(ids)}
 
@@ -205,7 +206,12 @@ class TeacherCache:
         features = torch.nn.utils.rnn.pad_sequence(
             [self.features[i] for i in places], batch_first=True
         )
-        return self.logits[places], features, self.lengths[places]
+        given = self.logits[places], features, self.lengths[places]
+        if self.device.type == "cuda":
+            given = (tensor.pin_memory() for tensor in given)
+        return tuple(
+            tensor.to(self.device, non_blocking=True) for tensor in given
+        )
 
 
 class Projector(SafeModule):

@@ -56,7 +56,7 @@ def by_window(encoder, wavs, lengths, score, text=()):
     means = []
     for i, (wav, length) in enumerate(zip(wavs, lengths.tolist(), strict=True)):
         windows = wav[:length].tensor_split(-(-length // limit))
-        sizes = torch.tensor([len(w) for w in windows], device=wavs.device)
+        sizes = torch.tensor([len(w) for w in windows])
         batch = nn.utils.rnn.pad_sequence(windows, batch_first=True)
         beside = ()
         if text:
@@ -92,6 +92,8 @@ class EmotionModel(nn.Module):
         answers are converted.
     text_encoder : PeftLobe, optional
         Of what is said, for a head of `ser_peft.fusion`.
+    first_seconds : float, optional
+        Of longer clips it hears the beginning alone, as in its training.
     """
 
     def __init__(
@@ -102,6 +104,7 @@ class EmotionModel(nn.Module):
         temperature=1.0,
         dimensions=(),
         text_encoder=None,
+        first_seconds=None,
     ):
         super().__init__()
         self.encoder = encoder
@@ -110,6 +113,7 @@ class EmotionModel(nn.Module):
         self.classes = list(classes)
         self.temperature = temperature
         self.dimensions = dict(dimensions)
+        self.first_seconds = first_seconds
 
     @property
     def encoders(self):
@@ -149,7 +153,7 @@ class EmotionModel(nn.Module):
         """
         if lengths is None:
             lengths = torch.full((len(wavs),), wavs.shape[1])
-        lengths = torch.as_tensor(lengths, device=wavs.device)
+        lengths = torch.as_tensor(lengths, device="cpu")
         if lengths.is_floating_point() or int(lengths.max()) > wavs.shape[1]:
             raise InputError(
                 f"lengths: {lengths.tolist()}: give whole numbers of samples, "
@@ -183,7 +187,15 @@ class EmotionModel(nn.Module):
         if self.text_encoder:
             texts = _one_each(texts, wavs) or [""] * len(wavs)
             text = self.text_encoder(texts)
+        wavs, lengths = self.heard(wavs, lengths)
         return by_window(self.encoder, wavs, lengths, score, text)
+
+    def heard(self, wavs, lengths):
+        """Waveforms [B, T] and samples [B], cut to `first_seconds`."""
+        if self.first_seconds is None:
+            return wavs, lengths
+        most = int(self.first_seconds * self.sample_rate)
+        return wavs[:, :most], lengths.clamp(max=most)
 
     def rescale(self, scores):
         """Give what a head says, [B, classes + dimensions], its own scale."""
@@ -287,6 +299,7 @@ class EmotionModel(nn.Module):
                     "head_settings": self.head.settings,
                     "temperature": self.temperature,
                     "dimensions": self.dimensions,
+                    "first_seconds": self.first_seconds,
                 },
             )
 
@@ -371,6 +384,9 @@ def read_model(folder, save_path=""):
         for mean, deviation in about.setdefault("dimensions", {}).values():
             if not (deviation > 0 and math.isfinite(mean)):
                 raise KeyError("dimensions")
+        seconds = about.setdefault("first_seconds", None)
+        if seconds is not None and not seconds > 0:
+            raise KeyError("first_seconds")
     except OSError as error:
         raise InputError(
             f"{path}: cannot be read ({error.strerror}); give a finished run "
@@ -444,6 +460,12 @@ def load_model(
     )
     load_tensors(head, folder / "head.safetensors")
     model = EmotionModel(
-        encoder, head, classes, about["temperature"], dimensions, **text
+        encoder,
+        head,
+        classes,
+        about["temperature"],
+        dimensions,
+        first_seconds=about["first_seconds"],
+        **text,
     )
     return model.eval().to(device)

@@ -25,12 +25,13 @@ from ser_peft.checkpoints import (
 
 @register_checkpoint_hooks
 class Number(torch.nn.Module):
-    """One trained tensor and one buffer, saved as safetensors."""
+    """One trained tensor and two buffers, saved as safetensors."""
 
     def __init__(self, value=0.0, on_save=lambda: None):
         super().__init__()
         self.value = torch.nn.Parameter(torch.tensor([value]))
-        self.register_buffer("fixed", torch.tensor([value]))
+        self.register_buffer("measured", torch.tensor([value]))
+        self.register_buffer("counted", torch.tensor(int(value)))
         self.on_save = on_save
 
     @mark_as_saver
@@ -271,7 +272,8 @@ def test_mean_of_checkpoints(tmp_path):
     module = Number()
     load_mean(module, [tmp_path / "2.0", tmp_path / "1.0", tmp_path / "6.0"])
     assert module.value.tolist() == [3.0]
-    # What does not train is not averaged.
-    assert float(module.fixed) == 2.0
+    assert module.measured.tolist() == [3.0]
+    # Whole numbers are those of the last.
+    assert int(module.counted) == 6
     load_mean(module, [tmp_path / "6.0"])
     assert module.value.tolist() == [6.0]

@@ -243,6 +243,21 @@ def test_saved_models_give_the_same_scores(model, tmp_path):
     }
 
 
+def test_hears_no_more_than_it_did_in_training(models, copy):
+    """Of a clip the beginning, alone and beside others."""
+    clips = voice(1.2, 1), voice(0.4, 2)
+    edit(first_seconds=0.6)(copy)
+    model = load_model(copy)
+    batch = torch.nn.utils.rnn.pad_sequence(clips, batch_first=True)
+    with torch.no_grad():
+        found = model(batch, [len(clip) for clip in clips])
+        for row, clip in zip(found, (clips[0][:9600], clips[1]), strict=True):
+            expected = models["whisper"](clip[None])[0]
+            torch.testing.assert_close(row, expected, atol=1e-4, rtol=0)
+    model.save(copy)
+    assert load_model(copy).first_seconds == 0.6
+
+
 def test_a_runs_folder_is_a_model(models, saved):
     clip = voice(0.5)
     expected = models["whisper"].predict([clip])
@@ -308,6 +323,7 @@ def test_probabilities_are_of_the_scaled_logits(models, copy):
         (edit(format=2), "model.json: format 2, this ser_peft reads 1"),
         (edit(temperature=0), "model.json: describes no model"),
         (edit(temperature="warm"), "model.json: describes no model"),
+        (edit(first_seconds=0), "model.json: describes no model"),
         (edit(classes=["a", "b"]), "head.safetensors: does not fit"),
         (edit(head="LinearHead", head_settings={}),
          "head.safetensors: does not fit"),

@@ -135,6 +135,7 @@ class PeftBrain(sb.Brain):
             sb.Stage.TRAIN,
             batch_sampler=sampler,
             num_workers=self.hparams.num_workers,
+            pin_memory=self.device_type == "cuda",
         )
         # Of the optimisers, in an epoch; what is left over makes none.
         self.steps = len(self.train_sampler) // self.grad_accumulation_factor
@@ -161,7 +162,20 @@ class PeftBrain(sb.Brain):
                 rank :: self.world
             ],
             num_workers=self.hparams.num_workers,
+            pin_memory=self.device_type == "cuda",
         )
+
+    def on_device(self, tensor):
+        """The tensor on this Brain's device; a GPU is not waited for."""
+        return tensor.to(self.device, non_blocking=True)
+
+    def audio(self, batch):
+        """Waveforms on the device, [B, T]; relative lengths on the CPU, [B].
+
+        To look at a length on a GPU is to wait for all that is queued there.
+        """
+        wavs, lens = batch.sig
+        return self.on_device(wavs), lens
 
     def gather(self, items):
         """Lists of all processes, joined, the same everywhere."""
@@ -218,7 +232,7 @@ class PeftBrain(sb.Brain):
         """Seed a training epoch, empty the lists of an evaluation."""
         self.collected = []
         if stage == sb.Stage.TRAIN:
-            self.loss_sum, self.loss_count = 0.0, 0
+            self.losses, self.loss_count = [], 0
             self.epoch = epoch
             self.stage_start = time.time()
         self.keep_states(stage)
@@ -267,9 +281,9 @@ class PeftBrain(sb.Brain):
         torch.Tensor
             What to call ``backward`` on, the adapter's own loss added.
         """
-        self.loss_sum += float(total.detach())
+        self.losses.append(total.detach())
         self.loss_count += count
-        count = torch.tensor(float(count), device=total.device)
+        count = torch.full((), float(count), device=total.device)
         if self.world > 1:
             torch.distributed.all_reduce(count)
         loss = total * self.world / count.clamp(min=1)
@@ -281,7 +295,8 @@ class PeftBrain(sb.Brain):
 
     def train_loss(self):
         """Mean loss of the epoch so far, over all processes."""
-        sums = self.gather([(self.loss_sum, self.loss_count)])
+        total = torch.stack(self.losses).cpu().double().sum().item()
+        sums = self.gather([(total, self.loss_count)])
         total, count = (sum(part) for part in zip(*sums, strict=True))
         return total / count
 

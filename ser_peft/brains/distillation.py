@@ -139,6 +139,7 @@ class DistillBrain(EmotionBrain):
             getattr(self.hparams, "first_seconds", None),
             texts if self.teacher.model.text_encoder else None,
             self.kind,
+            self.precision,
         )
         if not path.exists():
             outputs = []
@@ -147,8 +148,9 @@ class DistillBrain(EmotionBrain):
                 desc="teacher",
                 disable=not if_main_process(),
             ):
-                wavs, lens = (part.to(self.device) for part in batch.sig)
-                given = self.teacher(wavs, lens, batch.text, self.kind)
+                wavs, lens = self.audio(batch)
+                with self.training_ctx:  # as a live one
+                    given = self.teacher(wavs, lens, batch.text, self.kind)
                 # Copies: a view would keep all layers' states alive.
                 given = (part.cpu().clone() for part in given)
                 outputs.append((batch.id, *given))

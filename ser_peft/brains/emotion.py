@@ -114,6 +114,7 @@ class EmotionBrain(CachingBrain):
             about["classes"],
             dimensions=scale_of(values_of(train.values(), names), names),
             text_encoder=self.encoders.get("text_encoder"),
+            first_seconds=hparams.get("first_seconds"),
         )
         scores = len(about["classes"]) + len(names)
         if self.model.head.outputs != scores:
@@ -206,8 +207,7 @@ class EmotionBrain(CachingBrain):
                 "start_from_probe: False"
             )
         # Whole clips: training cuts its own at random.
-        first = getattr(self.hparams, "first_seconds", None)
-        _, whole = datasets(self.hparams.manifests_folder, first_seconds=first)
+        whole = self.whole_clips()
         parts = {}
         self.model.eval()
         for split in ("train", "valid"):
@@ -243,6 +243,12 @@ class EmotionBrain(CachingBrain):
             lambda hidden, frames, *text: mean_states(hidden, frames), batch
         )
 
+    def whole_clips(self):
+        """Datasets of whole clips, or of `first_seconds`; see `datasets`."""
+        first_seconds = getattr(self.hparams, "first_seconds", None)
+        folder = self.hparams.manifests_folder
+        return datasets(folder, first_seconds=first_seconds)[1]
+
     def _fit_probe(self, parts):
         """Fit the probe on what all processes found of train and valid."""
         measured, values = [], []
@@ -264,13 +270,13 @@ class EmotionBrain(CachingBrain):
         """Batch to scores as of `EmotionModel`, [B, classes + dimensions]."""
         if stage != sb.Stage.TRAIN:
             return self.model.rescale(self.by_clip(self.head, batch))
-        wavs, lens = (tensor.to(self.device) for tensor in batch.sig)
+        wavs, lens = self.audio(batch)
         texts = self.some_texts(batch.text)
         if self.versions:
             wavs, lens = self.this_version(wavs, lens, batch.id)
         elif self.hparams.augment:
             count = len(wavs)
-            wavs, lens = self.hparams.wav_augment(wavs, lens)
+            wavs, lens = self.hparams.wav_augment(wavs, self.on_device(lens))
             texts = texts * (len(wavs) // count)
         return self.model.rescale(self.train_scores(wavs, lens, texts, batch))
 
@@ -291,7 +297,7 @@ class EmotionBrain(CachingBrain):
         """
         unheard = [one.progress.kept for one in self.sets.values()]
         kept = [any(id_ in ids for ids in unheard) for id_ in batch.id]
-        wavs, lens = (tensor.to(self.device) for tensor in batch.sig)
+        wavs, lens = self.audio(batch)
         samples = lengths_in_samples(wavs, lens)
         scores = {}
         for whether in {*kept}:
@@ -327,12 +333,13 @@ class EmotionBrain(CachingBrain):
         """Weighted cross-entropy and concordance, over the global batch."""
         train = stage == sb.Stage.TRAIN
         classes, dimensions = self.about["classes"], self.about["dimensions"]
-        labels = batch.label.to(self.device)
-        truth = torch.zeros(len(labels), 0)
+        truth = torch.zeros(len(batch.id), 0)
         if dimensions:
             truth = torch.tensor(batch.values)
         weights = torch.tensor([self.weight_of[id_] for id_ in batch.id])
-        truth, weights = truth.to(self.device), weights.to(self.device)
+        labels, truth, weights = map(
+            self.on_device, (batch.label, truth, weights)
+        )
         if train and self.hparams.augment and not self.versions:
             labels, truth, weights = map(
                 self.hparams.wav_augment.replicate_labels,
@@ -347,10 +354,16 @@ class EmotionBrain(CachingBrain):
             )
         if not train:
             # The concordance is that of the whole set: see `outcome`.
-            columns = (labels, logits.softmax(-1), truth, values, loss)
-            columns = [column.tolist() for column in columns]
+            rest = (logits.softmax(-1), truth, values, loss[:, None])
+            sizes = [part.shape[1] for part in rest]
+            rest = torch.cat(rest, 1).cpu().split(sizes, 1)
+            chances, truth, values, losses = (part.tolist() for part in rest)
             self.collected.extend(
-                zip(batch.id, batch.speaker, *columns, strict=True)
+                zip(
+                    *(batch.id, batch.speaker, batch.label.tolist()),
+                    *(chances, truth, values, [loss for (loss,) in losses]),
+                    strict=True,
+                )
             )
             return loss.mean()
         if dimensions:
@@ -433,13 +446,14 @@ class EmotionBrain(CachingBrain):
                 f"{self.checkpointer.checkpoints_dir}: no checkpoint to test; "
                 "train first"
             )
+        chosen.sort(key=lambda checkpoint: checkpoint.meta["epoch"])
         # Nothing else is loaded: the history stays that of all epochs.
         for name in (*self.encoders, "head"):
             load_mean(
                 getattr(self.model, name),
                 [checkpoint.paramfiles[name] for checkpoint in chosen],
             )
-        self.kept_epochs = sorted(c.meta["epoch"] for c in chosen)
+        self.kept_epochs = [c.meta["epoch"] for c in chosen]
 
     def report(self, command=None):
         """Test what was kept, once, and write everything the run leaves.
@@ -462,7 +476,7 @@ class EmotionBrain(CachingBrain):
         measured = self.measured
         results = self.results(valid, measured)
         if self.robustness:
-            _, whole = datasets(self.hparams.manifests_folder)
+            whole = self.whole_clips()
             results["robustness"] = {}
             views = disturbed(whole["train"], whole["test"])
             if self.model.text_encoder:

@@ -378,7 +378,7 @@ class CachingBrain(PeftBrain):
         if not rows:
             return []
         ids = [batch.id[i] for i in rows]
-        wavs, lens = (part[rows].to(self.device) for part in batch.sig)
+        wavs, lens = (part[rows] for part in self.audio(batch))
         if version is not None:
             wavs, lens = self.this_version(wavs, lens, ids)
         states, frames = self.encoder.below(wavs, lens, layers)

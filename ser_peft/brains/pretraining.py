@@ -85,7 +85,7 @@ class PretrainBrain(PeftBrain):
 
     def compute_forward(self, batch, stage):
         """Batch to what the objective measured of its masked frames."""
-        wavs, lens = (tensor.to(self.device) for tensor in batch.sig)
+        wavs, lens = self.audio(batch)
         train = stage == sb.Stage.TRAIN
         limit = self.encoder.max_samples
         if not train and limit and wavs.shape[1] > limit:
@@ -94,7 +94,7 @@ class PretrainBrain(PeftBrain):
             wavs, lens = wavs[:, :limit], samples / limit
         modules = self.modules if train else self.unwrapped
         frames = self.encoder.lobe.valid_frames(wavs, lens)
-        time_mask = self.hparams.mask.time(frames)
+        time_mask = self.on_device(self.hparams.mask.time(frames))
         hidden, _ = modules["encoder"](wavs, lens, time_mask)
         return self.objective_of(
             batch, hidden[-1], time_mask, modules["objective"]
@@ -276,7 +276,7 @@ class PtaptBrain(PretrainBrain):
                 )
             ]
         )
-        return objective(hidden, time_mask, labels.to(hidden.device))
+        return objective(hidden, time_mask, self.on_device(labels))
 
     def scores(self, sums):
         """Accuracy a clustering, beside always naming the largest cluster."""
@@ -325,7 +325,7 @@ class StateBrain(EmotionBrain):
         """Scores of utterances; in training those of the frames too."""
         if stage != sb.Stage.TRAIN:
             return super().compute_forward(batch, stage)
-        wavs, lens = (tensor.to(self.device) for tensor in batch.sig)
+        wavs, lens = self.audio(batch)
         hidden, frames = self.encode_train(wavs, lens, batch.text, batch.id)
         return *self.modules.head(hidden, frames, each_frame=True), frames
 
@@ -334,12 +334,12 @@ class StateBrain(EmotionBrain):
         if stage != sb.Stage.TRAIN:
             return super().compute_objectives(predictions, batch, stage)
         scores, each, frames = predictions
-        labels = batch.label.to(self.device)
+        labels = self.on_device(batch.label)
         weights = torch.tensor([self.weight_of[id_] for id_ in batch.id])
         loss = torch.nn.functional.cross_entropy(
             scores.float(), labels, reduction="none"
         ) + frame_loss(each, frames, labels)
-        loss = loss * weights.to(self.device)
+        loss = loss * self.on_device(weights)
         return self.train_objective(loss.sum(), len(loss))
 
     def report(self):

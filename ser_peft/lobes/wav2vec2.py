@@ -30,12 +30,30 @@ def masked_group_norm(norm, hidden, frames):
     torch.Tensor
         [B, C, T], normalised; zero beyond each clip.
     """
-    # A loop over the clips: on CPU five times as fast as masked sums.
-    normed = torch.empty_like(hidden)
-    for i, n in enumerate(frames.tolist()):
-        normed[i, :, :n] = norm(hidden[i : i + 1, :, :n])[0]
-        normed[i, :, n:] = 0.0
-    return normed
+    if hidden.device.type == "cpu":
+        # A loop over the clips: five times as fast as masked sums.
+        normed = torch.empty_like(hidden)
+        for i, n in enumerate(frames.tolist()):
+            normed[i, :, :n] = norm(hidden[i : i + 1, :, :n])[0]
+            normed[i, :, n:] = 0.0
+        return normed
+    return _normed_by_sums(norm, hidden, frames.to(hidden.device))
+
+
+def _normed_by_sums(norm, hidden, frames):
+    """The same for all clips at once: no launch or wait for each of them."""
+    with torch.autocast(hidden.device.type, enabled=False):
+        groups = hidden.float().unflatten(1, (norm.num_groups, -1))
+        inside = length_to_mask(frames, hidden.shape[2], torch.float)
+        inside = inside[:, None, None]
+        count = (groups.shape[2] * frames)[:, None, None, None]
+        mean = (groups * inside).sum((2, 3), keepdim=True) / count
+        centred = (groups - mean) * inside
+        variance = centred.square().sum((2, 3), keepdim=True) / count
+        normed = (centred * (variance + norm.eps).rsqrt()).flatten(1, 2)
+        weight, bias = norm.weight[:, None], norm.bias[:, None]
+        normed = (normed * weight + bias) * inside[:, 0]
+    return normed.to(hidden.dtype)
 
 
 class Wav2Vec2Lobe(SpeechLobe):

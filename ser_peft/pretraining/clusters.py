@@ -31,7 +31,7 @@ def cluster_frames(encoder, loaders, folder, sizes, seed, device="cpu"):
     seed : int
         Of the starting centroids.
     device : str
-        Where the encoder is, and the clustering runs.
+        Where the encoder is, and the clustering runs if it has float64.
 
     Returns
     -------
@@ -45,6 +45,8 @@ def cluster_frames(encoder, loaders, folder, sizes, seed, device="cpu"):
                 counts[id_] = len(frames)
                 frames.half().cpu().numpy().tofile(file)
                 fitted += len(frames) * (split == "train")
+    if torch.device(device).type == "mps":
+        device = "cpu"
     shape = (sum(counts.values()), encoder.hidden_size)
     everything = np.memmap(path, np.float16, "r", shape=shape)
     labels = []

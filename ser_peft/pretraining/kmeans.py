@@ -50,7 +50,7 @@ def kmeans(frames, n_clusters, seed=0, device="cpu", max_passes=10, tol=0.02):
     seed : int
         Of the sample and the first centroids.
     device : str
-        Where to compute.
+        Where to compute, with float64.
     max_passes, tol : int, float
         Of `lloyd` over all frames, where they are more than the sample.
 

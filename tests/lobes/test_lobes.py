@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from ser_peft.errors import InputError
-from ser_peft.lobes import lengths_in_samples, load_lobe
+from ser_peft.lobes import lengths_in_samples, load_lobe, wav2vec2
 from ser_peft.lobes.lean import LeanDropout, LeanLinear
 
 LAYERS, WIDTH = 2, 32
@@ -105,6 +105,26 @@ def test_clip_does_not_notice_its_batch_mates(lobe, clip, batch):
     wavs, lengths = batch(short, loud, padding=7.0)
     garbage, _ = encode(lobe, wavs, lengths)
     assert torch.equal(garbage, beside)
+
+
+@pytest.mark.parametrize("groups", [1, 6])
+def test_group_norm_of_gpus_equals_that_of_each_clip(groups):
+    torch.manual_seed(0)
+    norm = torch.nn.GroupNorm(groups, 6)
+    torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(norm.bias)
+    frames, found = torch.tensor([9, 4, 2]), []
+    hidden = 7 + torch.randn(3, 6, 9)
+    for function in (wav2vec2.masked_group_norm, wav2vec2._normed_by_sums):
+        leaf = hidden.clone().requires_grad_()
+        normed = function(norm, leaf, frames)
+        normed.square().sum().backward()
+        found.append((normed, leaf.grad))
+    torch.testing.assert_close(*found, atol=1e-4, rtol=1e-4)
+    assert not found[1][0][1, :, 4:].any()
+    # In half precision as it came.
+    half = wav2vec2._normed_by_sums(norm, hidden.bfloat16(), frames)
+    assert half.dtype == torch.bfloat16
 
 
 def test_padding_of_the_whole_batch_is_cut_off(lobe, clip):
