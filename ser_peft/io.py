@@ -5,10 +5,20 @@ import json
 import os
 import shutil
 import tempfile
+import unicodedata
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["atomic_path", "sha256", "write_json"]
+from ser_peft.errors import InputError
+
+__all__ = [
+    "atomic_path",
+    "find_file",
+    "is_pointer",
+    "refuse_pointer",
+    "sha256",
+    "write_json",
+]
 
 
 @contextmanager
@@ -89,3 +99,77 @@ def sha256(file):
     while block := file.read(1 << 20):
         digest.update(block)
     return digest.hexdigest()
+
+
+def find_file(path):
+    """Path of a file whose name may be spelt in another Unicode form.
+
+    macOS decomposes an ä into two characters, other systems and tables
+    mostly do not: copied from one to the other, names look alike and differ.
+
+    Arguments
+    ---------
+    path : str or Path
+        As somebody wrote it.
+
+    Returns
+    -------
+    Path
+        As the file system has it; `path` itself where there is no such file.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> (folder / "a\u0308.wav").touch()
+    >>> find_file(folder / "\u00e4.wav").exists()
+    True
+    """
+    path = Path(path)
+    found = Path()
+    for part in path.parts:
+        forms = [part]
+        if not part.isascii():
+            forms += (unicodedata.normalize(f, part) for f in ("NFC", "NFD"))
+        for form in forms:
+            if os.path.exists(found / form):
+                found /= form
+                break
+        else:
+            return path
+    return found
+
+
+def is_pointer(head):
+    """Whether a file that begins like this is Git LFS's pointer to another.
+
+    Example
+    -------
+    >>> is_pointer(b"version https://git-lfs.github.com/spec/v1\\n")
+    True
+    """
+    return head.startswith(b"version https://git-lfs")
+
+
+def refuse_pointer(path):
+    """Refuse a file that `git clone` left as a pointer.
+
+    Arguments
+    ---------
+    path : str or Path
+        A file, or what is none, which passes.
+
+    Raises
+    ------
+    InputError
+        If it is one.
+    """
+    try:
+        with open(path, "rb") as file:
+            head = file.read(64)
+    except OSError:
+        return  # whoever reads it tells
+    if is_pointer(head):
+        raise InputError(
+            f"{path}: a Git LFS pointer, not the file itself; run `git lfs "
+            f"pull` in {Path(path).parent}"
+        )

@@ -239,6 +239,7 @@ class EmotionBrain(PeftBrain):
             count = len(wavs)
             wavs, lens = self.hparams.wav_augment(wavs, lens)
             texts = texts * (len(wavs) // count)
+        wavs, lens = self.fitting(wavs, lens)
         return self.model.rescale(self.train_scores(wavs, lens, texts, batch))
 
     def some_texts(self, texts):

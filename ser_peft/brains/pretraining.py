@@ -15,7 +15,7 @@ from ser_peft.errors import InputError
 from ser_peft.evaluation.pretraining import write_pretraining_report
 from ser_peft.evaluation.results import versions
 from ser_peft.io import atomic_path, write_json
-from ser_peft.lobes import SpeechLobe, lengths_in_samples
+from ser_peft.lobes import SpeechLobe
 from ser_peft.pretraining.pseudo_labels import (
     PseudoLabels,
     describe,
@@ -87,11 +87,9 @@ class PretrainBrain(PeftBrain):
         """Batch to what the objective measured of its masked frames."""
         wavs, lens = (tensor.to(self.device) for tensor in batch.sig)
         train = stage == sb.Stage.TRAIN
-        limit = self.encoder.max_samples
-        if not train and limit and wavs.shape[1] > limit:
-            # Of a valid clip that is too long, the beginning will do.
-            samples = lengths_in_samples(wavs, lens).clamp(max=limit)
-            wavs, lens = wavs[:, :limit], samples / limit
+        # Of a valid clip that is too long, the beginning will do.
+        cut = self.fitting if train else self.encoder.lobe.beginning
+        wavs, lens = cut(wavs, lens)
         modules = self.modules if train else self.unwrapped
         frames = self.encoder.lobe.valid_frames(wavs, lens)
         time_mask = self.hparams.mask.time(frames)
@@ -326,6 +324,7 @@ class StateBrain(EmotionBrain):
         if stage != sb.Stage.TRAIN:
             return super().compute_forward(batch, stage)
         wavs, lens = (tensor.to(self.device) for tensor in batch.sig)
+        wavs, lens = self.fitting(wavs, lens)
         hidden, frames = self.modules.encoder(wavs, lens)
         return *self.modules.head(hidden, frames, each_frame=True), frames
 

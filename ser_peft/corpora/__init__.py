@@ -8,11 +8,13 @@ torch.
 
 import csv
 import importlib
+import itertools
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
 
 from ser_peft.errors import InputError
+from ser_peft.io import refuse_pointer
 
 __all__ = [
     "CORPORA",
@@ -139,6 +141,8 @@ def corpus_folder(folder, name, expected, found):
         )
     recordings = found(folder)
     if not recordings:
+        for path in itertools.islice(folder.rglob("*.*"), 1000):
+            refuse_pointer(path)
         raise InputError(
             f"data_folder {folder}: this is not {name}; expected {expected}"
         )

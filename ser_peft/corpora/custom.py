@@ -4,6 +4,7 @@ Columns ``path``, ``label``, ``speaker`` and, where known, ``gender``,
 ``text``, ``split``; any further ones are kept as labels. See recipes/Custom.
 """
 
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from ser_peft.corpora import (
 )
 from ser_peft.corpora.protocols import Folds, class_sets
 from ser_peft.errors import InputError
+from ser_peft.io import find_file
 
 __all__ = ["class_sets", "protocols", "read"]
 
@@ -107,6 +109,18 @@ def read(folder):
     if not rows:
         raise InputError(f"{table}: no rows")
     utterances = [_utterance(table.parent, *row) for row in rows]
+    absent = [
+        (where, u.wav)
+        for (where, _), u in zip(rows, utterances, strict=True)
+        if not os.path.isfile(str(u.wav).partition("#t=")[0])
+    ]
+    if absent:
+        where, wav = absent[0]
+        more = ", ".join(other.rpartition(" ")[2] for other, _ in absent[1:10])
+        raise InputError(
+            f"{where}, column path: no such file: {wav}"
+            + (f"; {len(absent)} rows name none, also {more}" if more else "")
+        )
     first = {}
     for (where, _), u in zip(rows, utterances, strict=True):
         if first.setdefault(u.id, where) != where:
@@ -125,8 +139,8 @@ def _utterance(root, where, row):
         if not cells[name]:
             raise InputError(f"{where}, column {name}: is empty")
     path, label, speaker = (cells.pop(name) for name in NEEDED)
-    if not (root / path.partition("#t=")[0]).is_file():
-        raise InputError(f"{where}, column path: no such file: {root / path}")
+    name, mark, times = path.partition("#t=")
+    wav = find_file(root / name)
     split = cells.pop("split", None)
     if split is not None and split.lower() not in SPLITS:
         raise InputError(
@@ -145,7 +159,7 @@ def _utterance(root, where, row):
             ) from error
     return Utterance(
         id=path,
-        wav=root / path,
+        wav=Path(f"{wav}{mark}{times}"),
         speaker=speaker,
         gender=GENDERS.get(gender, gender) or None,
         text=text or None,

@@ -1,0 +1,347 @@
+"""Sound files as they are found: read to their end, whatever they claim."""
+
+import os
+import re
+import shlex
+import struct
+from io import BytesIO
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import soundfile
+
+from ser_peft.errors import InputError
+from ser_peft.io import find_file, is_pointer
+
+__all__ = ["Sound", "decode", "unreadable"]
+
+BLOCK = 1 << 18
+"""Samples read at once, over all channels: a header may claim any length."""
+RATES = 4000, 1_000_000
+"""Lowest and highest sample rate that is believed, Hz."""
+SLACK = 0.02
+"""Seconds, a frame of most encoders, that a header may be wrong by."""
+
+
+class Sound(NamedTuple):
+    """What is in a sound file.
+
+    Arguments
+    ---------
+    samples : numpy.ndarray
+        As they are stored, integers as fractions; float32, [T, channels].
+    rate : int
+        Hz.
+    fault : str
+        How much was read, as ``1.50 of 3.00 s``, of a file that is cut off
+        or damaged; empty of a whole one.
+    """
+
+    samples: np.ndarray
+    rate: int
+    fault: str
+
+
+def unreadable(path, reason, advice):
+    """The `InputError` for a file that is no audio."""
+    return InputError(f"{path}: cannot be read as audio ({reason}); {advice}")
+
+
+def decode(path, start=0.0, stop=None):
+    """Read what is there of a sound file, or of a stretch of it.
+
+    Arguments
+    ---------
+    path : str or Path
+        Any format that libsndfile reads.
+    start, stop : float
+        The stretch, in seconds; up to the end where `stop` is absent.
+
+    Returns
+    -------
+    Sound
+
+    Raises
+    ------
+    InputError
+        If nothing can be read: what the file is, and what to do.
+    """
+    found = find_file(path)
+    if not os.path.isfile(found):
+        reason = "no such file"
+        if os.path.exists(found):
+            reason = "a folder" if os.path.isdir(found) else "no regular file"
+        raise unreadable(path, reason, "give a sound file")
+    try:
+        with open(found, "rb", buffering=0) as file:
+            return _decode(file, path, start, stop)
+    except OSError as error:
+        raise unreadable(
+            path, error.strerror or error, "restore it, or correct its mode"
+        ) from error
+
+
+class _Stream(soundfile.SoundFile):
+    """A file that is read until nothing comes any more.
+
+    python-soundfile seeks after every read where it can, which fails at the
+    end of a file that claims to be longer.
+    """
+
+    def seekable(self):
+        """See `soundfile.SoundFile`."""
+        return False
+
+
+def _decode(file, path, start, stop):
+    chunk = _sound_chunk(file)
+    source = file.fileno()
+    if chunk and chunk.misleads:
+        source = chunk.corrected(file)
+    file.seek(0)
+    try:
+        with _Stream(source, closefd=False) as sound:
+            rate = sound.samplerate
+            if not RATES[0] <= rate <= RATES[1]:
+                raise InputError(
+                    f"{path}: its header says {rate} Hz, a rate at which no "
+                    "speech is recorded; correct the header or remove it"
+                )
+            wanted = 1 << 62
+            if stop is not None:
+                wanted = max(0, round(stop * rate) - round(start * rate))
+            if start:
+                try:
+                    sound.seek(round(start * rate))
+                except soundfile.SoundFileError as error:
+                    raise InputError(
+                        f"{path}: the recording ends before {start:g} s; "
+                        "correct the times"
+                    ) from error
+            samples, failed = _read(sound, wanted)
+            kind, frames = sound.format, sound.frames
+    except soundfile.SoundFileError as error:
+        raise unreadable(path, *_explain(file, path, error)) from error
+    seconds = claimed = len(samples) / rate
+    if stop is not None:
+        claimed = max(0, stop - start)
+    elif chunk:
+        if not chunk.unknown:
+            claimed *= chunk.claimed / max(chunk.held, 1)
+    elif kind == "OGG":
+        failed = failed or not _has_end(file)
+    elif kind == "NIST":
+        claimed = _nist_frames(file, frames) / rate
+    elif frames < 1 << 62 and (kind != "MP3" or _has_length(file)):
+        claimed = frames / rate
+    fault = ""
+    if claimed > seconds + SLACK:
+        fault = f"{seconds:.2f} of {claimed:.2f} s"
+    elif claimed < seconds - SLACK:
+        fault = f"{seconds:.2f} s, its header says {claimed:.2f} s"
+    elif failed:
+        fault = f"{seconds:.2f} s"
+    if fault and not len(samples):
+        raise unreadable(
+            path, "cut off or damaged before any sound", "get it again"
+        )
+    return Sound(samples, rate, fault)
+
+
+def _read(sound, wanted):
+    """Samples [T, channels], and whether it was an error that ended them."""
+    blocks = [np.empty((0, sound.channels), np.float32)]
+    size = max(1, BLOCK // sound.channels)
+    failed = False
+    while wanted and not failed:
+        # NaN tells how far the decoder came if it fails within a block.
+        shape = min(size, wanted), sound.channels
+        block = np.full(shape, np.nan, np.float32)
+        try:
+            block = sound.read(out=block)
+        except soundfile.SoundFileError:
+            failed = True
+            missing = np.isnan(block[:, 0])
+            block = block[: missing.argmax() if missing.any() else None]
+        if not len(block):
+            break
+        blocks.append(block)
+        wanted -= len(block)
+    return np.concatenate(blocks), failed
+
+
+# ---------------------------------------------------- lengths that headers tell
+
+
+class _Chunk(NamedTuple):
+    """The chunk of a file that its sound is in."""
+
+    place: int  # of its size, a number in the header
+    kind: str  # of number, for struct
+    claimed: int  # bytes
+    held: int  # bytes from its beginning to the end of the file
+    more: bool  # whether there is sound behind the claimed bytes
+
+    @property
+    def unknown(self):
+        """Whether the writer did not know the size yet.
+
+        It then left 0, or about as much as 31, 32 or 64 bits can say.
+        """
+        near = (abs(self.claimed - limit) for limit in (1 << 31, 1 << 32))
+        return not self.claimed or self.claimed >> 62 or min(near) <= 1 << 16
+
+    @property
+    def misleads(self):
+        """Whether libsndfile would read less than there is."""
+        return self.more or self.claimed >> 62
+
+    def corrected(self, file):
+        """The file in memory, with the size that it has."""
+        content = bytearray(_bytes(file, 0, -1))
+        most = (1 << 8 * struct.calcsize(self.kind)) - 1
+        size = min(self.held, most)
+        struct.pack_into(self.kind, content, self.place, size)
+        return BytesIO(content)
+
+
+# Magic -> where the chunks begin, the head of one, what its size counts
+# besides the content, and to what multiple they are padded.
+FORMS = {
+    b"RIFF": (12, "<4sI", 0, 2),
+    b"RIFX": (12, ">4sI", 0, 2),
+    b"RF64": (12, "<4sI", 0, 2),
+    b"BW64": (12, "<4sI", 0, 2),
+    b"FORM": (12, ">4sI", 0, 2),
+    b"riff": (40, "<16sQ", 24, 8),
+}
+TAGS = b"ID3", b"TAG", b"APETAGEX", b"LYRICSBEGIN"
+
+
+def _sound_chunk(file):
+    """`_Chunk` of a wav, w64, aiff or au; None of any other file."""
+    end = os.fstat(file.fileno()).st_size
+    magic = _bytes(file, 0, 4)
+    if magic == b".snd" and end >= 12:
+        start, claimed = struct.unpack(">II", _bytes(file, 4, 8))
+        held = max(0, end - start)
+        return _Chunk(8, ">I", claimed, held, claimed < held)
+    if magic not in FORMS:
+        return None
+    at, head, besides, multiple = FORMS[magic]
+    wide = None
+    while at + struct.calcsize(head) <= end:
+        name, size = struct.unpack(
+            head, _bytes(file, at, struct.calcsize(head))
+        )
+        size = max(0, size - besides)
+        at += struct.calcsize(head)
+        if name == b"ds64":
+            wide = at + 8
+        if name[:4] in (b"data", b"SSND"):
+            kind = head[0] + head[-1]
+            place = at - struct.calcsize(kind)
+            if wide and size == 0xFFFFFFFF:
+                place, kind = wide, "<Q"
+                (size,) = struct.unpack(kind, _bytes(file, wide, 8))
+            more = at + size < end and _is_sound(
+                _bytes(file, at + size, 1 << 16), head
+            )
+            return _Chunk(place, kind, size, end - at, more)
+        at += size + -size % multiple
+    return None
+
+
+def _is_sound(rest, head):
+    """Whether what follows the sound is more of it: no chunk, tag, filling."""
+    if not rest.strip(b"\0") or rest.startswith(TAGS):
+        return False
+    for at in (0, 1):  # not everybody fills up to the multiple
+        if at + struct.calcsize(head) <= len(rest):
+            name, size = struct.unpack_from(head, rest, at)
+            if re.fullmatch(rb"[ -~]{4}", name[:4]) and size < 1 << 24:
+                return False
+    return True
+
+
+def _bytes(file, at, count):
+    file.seek(at)
+    return file.read(count)
+
+
+def _has_end(file):
+    """Whether the last page of an Ogg is whole and says that it is the last."""
+    size = os.fstat(file.fileno()).st_size
+    tail = _bytes(file, max(0, size - (1 << 17)), -1)
+    page = tail[tail.rfind(b"OggS") :]
+    if len(page) < 27 or not page[5] & 4:
+        return False
+    return len(page) >= 27 + page[26] + sum(page[27 : 27 + page[26]])
+
+
+def _has_length(file):
+    """Whether an mp3 says how long it is; otherwise libsndfile guesses."""
+    head = _bytes(file, 0, 10)
+    start = 0
+    if head.startswith(b"ID3"):
+        for digit in head[6:]:
+            start = start << 7 | digit
+    found = re.search(b"Xing|Info|VBRI", _bytes(file, start, 1 << 12))
+    return found is not None
+
+
+def _nist_frames(file, frames):
+    found = re.search(rb"sample_count -i (\d{1,18})", _bytes(file, 0, 1 << 10))
+    return int(found[1]) if found else frames
+
+
+# ------------------------------------------------------ files that are no sound
+
+FOREIGN = (
+    (4, b"ftyp", "MPEG-4, as m4a, mp4 and mov"),
+    (4, b"moov", "QuickTime, as mov"),
+    (4, b"mdat", "QuickTime, as mov"),
+    (0, b"\x1aE\xdf\xa3", "Matroska, as webm and mkv"),
+    (0, b"0&\xb2u\x8ef\xcf\x11", "Windows Media, as wma"),
+    (0, b"#!AMR", "AMR"),
+    (0, b"\xff\xf1", "AAC"),
+    (0, b"\xff\xf9", "AAC"),
+    (8, b"AVI ", "a video, as avi"),
+    (0, b"FLV", "a video, as flv"),
+    (0, b"\0\0\1\xba", "a video, as mpg"),
+    (0, b"wvpk", "WavPack"),
+    (0, b"MAC ", "Monkey's Audio"),
+    (0, b".RMF", "RealMedia"),
+)
+ARCHIVES = b"PK\3\4", b"\x1f\x8b", b"7z\xbc\xaf", b"Rar!"
+
+
+def _explain(file, path, error):
+    """What a file is that libsndfile does not read, and what to do."""
+    head = _bytes(file, 0, 1 << 10)
+    name = shlex.quote(str(path))
+    convert = f"convert it with `ffmpeg -i {name} {name}.wav`"
+    if not head:
+        return "an empty file", "copy or download it again"
+    if is_pointer(head):
+        return (
+            "a Git LFS pointer, not the recording itself",
+            f"run `git lfs pull` in {Path(path).parent}",
+        )
+    for offset, magic, kind in FOREIGN:
+        if head.startswith(magic, offset):
+            return kind, convert
+    if head.startswith(ARCHIVES):
+        return "an archive", "unpack it"
+    if head.startswith(b"\0\5\26\7"):
+        return "what macOS keeps beside a file", "remove it"
+    if re.search(rb"(?i)<(!doctype html|html)\b", head):
+        return "a web page", "download the recording itself; log in if need be"
+    if not re.search(rb"[\0-\x08\x0e-\x1f]", head):
+        return "a text", "give the recording itself"
+    reason = str(error).rpartition(": ")[2].rstrip(".")
+    return reason, (
+        "it is damaged, or of a kind that libsndfile does not know: get it "
+        f"again, or {convert}"
+    )
