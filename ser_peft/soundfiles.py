@@ -6,6 +6,7 @@ import shlex
 import struct
 from io import BytesIO
 from pathlib import Path
+from threading import Thread
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +21,8 @@ BLOCK = 1 << 18
 """Samples read at once, over all channels: a header may claim any length."""
 RATES = 4000, 1_000_000
 """Lowest and highest sample rate that is believed, Hz."""
+OGG_DAMAGE = re.compile("Junk after the last page|Corrupted|reports a hole")
+"""What libsndfile notes when it passes over pages of an Ogg."""
 SLACK = 0.02
 """Seconds, a frame of most encoders, that a header may be wrong by."""
 
@@ -119,8 +122,12 @@ def _decode(file, path, start, stop):
                         f"{path}: the recording ends before {start:g} s; "
                         "correct the times"
                     ) from error
-            samples, failed = _read(sound, wanted)
             kind, frames = sound.format, sound.frames
+            if kind == "MP3" and stop is None:
+                samples, failed, frames = _read_mp3(file)
+            else:
+                samples, failed = _read(sound, wanted)
+            failed = failed or OGG_DAMAGE.search(sound.extra_info)
     except soundfile.SoundFileError as error:
         raise unreadable(path, *_explain(file, path, error)) from error
     seconds = claimed = len(samples) / rate
@@ -129,12 +136,12 @@ def _decode(file, path, start, stop):
     elif chunk:
         if not chunk.unknown:
             claimed *= chunk.claimed / max(chunk.held, 1)
-    elif kind == "OGG":
-        failed = failed or not _has_end(file)
     elif kind == "NIST":
         claimed = _nist_frames(file, frames) / rate
-    elif frames < 1 << 62 and (kind != "MP3" or _has_length(file)):
+    elif frames < 1 << 62:
         claimed = frames / rate
+    if kind == "OGG" and stop is None:
+        failed = failed or not _has_end(file)
     fault = ""
     if claimed > seconds + SLACK:
         fault = f"{seconds:.2f} of {claimed:.2f} s"
@@ -169,6 +176,41 @@ def _read(sound, wanted):
         blocks.append(block)
         wanted -= len(block)
     return np.concatenate(blocks), failed
+
+
+def _read_mp3(file):
+    """As `_read`; also how many frames it says that it has.
+
+    Through a pipe: of a file that does not say it, libsndfile would guess it
+    by the first bit rate, and give no more than that.
+    """
+    head = _bytes(file, 0, 10)
+    start = 0
+    if head.startswith(b"ID3"):  # a tag, in front of the first frame
+        for digit in head[6:]:
+            start = start << 7 | digit
+        start += 10
+    content = memoryview(_bytes(file, start, -1))
+    reader, writer = os.pipe()
+
+    def feed():
+        left = content
+        try:
+            while left:
+                left = left[os.write(writer, left) :]
+        except BrokenPipeError:
+            pass  # enough was read
+        finally:
+            os.close(writer)
+
+    thread = Thread(target=feed)
+    thread.start()
+    try:
+        with _Stream(reader, closefd=False) as sound:
+            return *_read(sound, 1 << 62), sound.frames
+    finally:
+        os.close(reader)
+        thread.join()
 
 
 # ---------------------------------------------------- lengths that headers tell
@@ -278,17 +320,6 @@ def _has_end(file):
     if len(page) < 27 or not page[5] & 4:
         return False
     return len(page) >= 27 + page[26] + sum(page[27 : 27 + page[26]])
-
-
-def _has_length(file):
-    """Whether an mp3 says how long it is; otherwise libsndfile guesses."""
-    head = _bytes(file, 0, 10)
-    start = 0
-    if head.startswith(b"ID3"):
-        for digit in head[6:]:
-            start = start << 7 | digit
-    found = re.search(b"Xing|Info|VBRI", _bytes(file, start, 1 << 12))
-    return found is not None
 
 
 def _nist_frames(file, frames):
