@@ -134,7 +134,7 @@ def _decode(file, path, start, stop):
     if stop is not None:
         claimed = max(0, stop - start)
     elif chunk:
-        if not chunk.unknown:
+        if not chunk.unknown and (chunk.more or chunk.claimed > chunk.held):
             claimed *= chunk.claimed / max(chunk.held, 1)
     elif kind == "NIST":
         claimed = _nist_frames(file, frames) / rate
@@ -237,7 +237,7 @@ class _Chunk(NamedTuple):
     @property
     def misleads(self):
         """Whether libsndfile would read less than there is."""
-        return self.more or self.claimed >> 62
+        return self.more or (self.unknown and self.kind != "<I")
 
     def corrected(self, file):
         """The file in memory, with the size that it has."""
