@@ -155,7 +155,7 @@ def durations(recordings, listing):
         Folder of a corpus -> its recordings, paths as for `read_audio`.
     listing : str or Path
         Text file that gets a line for everything that is wrong with a
-        recording, if anything is; removed otherwise.
+        recording, if there are several; removed otherwise.
 
     Returns
     -------
@@ -181,7 +181,8 @@ def durations(recordings, listing):
         for kind, detail in one[1].items():
             odd[kind].append(f"{name} ({detail})")
             lines.append(f"{path}: {ODDITIES[kind]} ({detail})")
-    _write_listing(listing, lines)
+    if not _write_listing(listing, lines):
+        listing = None
     for kind, names in odd.items():
         logger.warning(
             "%d of %d recordings: %s: %s", len(names), len(found),
@@ -243,12 +244,14 @@ def _some(names, listing):
 
 
 def _write_listing(path, lines):
-    if not lines:
+    """Whether there is more than a message tells by itself."""
+    if len(lines) < 2:
         Path(path).unlink(missing_ok=True)
-        return
+        return False
     with atomic_path(path) as tmp:
         text = "".join(f"{' '.join(line.split())}\n" for line in lines)
         tmp.write_text(text, "utf-8", errors="backslashreplace")
+    return True
 
 
 def _check(paths, root):
