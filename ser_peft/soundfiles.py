@@ -71,17 +71,20 @@ def decode(path, start=0.0, stop=None):
         If nothing can be read: what the file is, and what to do.
     """
     found = find_file(path)
-    if not os.path.isfile(found):
-        reason = "no such file"
-        if os.path.exists(found):
-            reason = "a folder" if os.path.isdir(found) else "no regular file"
-        raise unreadable(path, reason, "give a sound file")
+    if os.path.isdir(found):
+        raise unreadable(path, "a folder", "give the files in it")
+    if os.path.exists(found) and not os.path.isfile(found):
+        raise unreadable(path, "a pipe or device", "write it to a file first")
     try:
         with open(found, "rb", buffering=0) as file:
             return _decode(file, path, start, stop)
+    except FileNotFoundError as error:
+        raise unreadable(
+            path, "no such file", "restore it or correct the path"
+        ) from error
     except OSError as error:
         raise unreadable(
-            path, error.strerror or error, "restore it, or correct its mode"
+            path, error.strerror or error, "copy it again or correct its mode"
         ) from error
 
 
