@@ -335,7 +335,8 @@ def _decode(path):
         oddities["scale"] = scale
     if phase:
         oddities["phase"] = phase
-    wav = torch.from_numpy(wav)
+    # No view: it would take all channels along to other processes.
+    wav = torch.from_numpy(np.ascontiguousarray(wav))
     check_samples(wav, rate, path)
     return _Recording(wav, rate, oddities)
 

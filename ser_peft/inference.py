@@ -63,7 +63,7 @@ def by_window(encoder, wavs, lengths, score, text=()):
         parts = []
         for first in range(0, len(windows), count):
             some = windows[first : first + count]
-            sizes = torch.tensor([len(w) for w in some], device=wavs.device)
+            sizes = torch.tensor([len(w) for w in some], device=lengths.device)
             batch = nn.utils.rnn.pad_sequence(some, batch_first=True)
             beside = ()
             if text:

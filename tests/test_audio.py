@@ -143,7 +143,9 @@ def test_of_channels_in_opposite_phase_one_is_taken(
 ):
     path = tmp_path / "a clip.wav"
     samples(np.stack(channels, 1))(path)
-    sig = read_audio(path, warn=True).numpy()
+    sig = read_audio(path, warn=True)
+    assert sig.untyped_storage().nbytes() == 4 * len(sig)
+    sig = sig.numpy()
     if which is None:
         which = 1 + int(np.abs(sig - channels[1]).max() < 1e-5)
     np.testing.assert_allclose(sig, channels[which - 1], atol=1e-6)

@@ -139,7 +139,7 @@ def read_config(source, save_path=""):
     """
     # All that is read of it, here: others tell a pointer for damage.
     for file in Path(source).glob("*"):
-        if file.suffix in (".json", ".safetensors", ".txt"):
+        if file.suffix in (".json", ".safetensors", ".model", ".txt"):
             refuse_pointer(file)
     try:
         return AutoConfig.from_pretrained(
