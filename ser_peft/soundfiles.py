@@ -114,37 +114,26 @@ def _decode(file, path, start, stop):
                     f"{path}: its header says {rate} Hz, a rate at which no "
                     "speech is recorded; correct the header or remove it"
                 )
-            wanted = 1 << 62
             if stop is not None:
-                wanted = max(0, round(stop * rate) - round(start * rate))
-            if start:
-                try:
-                    sound.seek(round(start * rate))
-                except soundfile.SoundFileError as error:
-                    raise InputError(
-                        f"{path}: the recording ends before {start:g} s; "
-                        "correct the times"
-                    ) from error
-            kind, frames = sound.format, sound.frames
-            if kind == "MP3" and stop is None:
+                samples, failed = _read_stretch(sound, path, start, stop)
+                claimed = max(0.0, stop - start)
+            elif sound.format == "MP3":
                 samples, failed, frames = _read_mp3(file)
+                claimed = _seconds(frames, samples, rate)
             else:
-                samples, failed = _read(sound, wanted)
+                samples, failed = _read(sound, 1 << 62)
+                claimed = _seconds(sound.frames, samples, rate)
+                if chunk:
+                    claimed = chunk.seconds(len(samples) / rate)
+                elif sound.format == "NIST":
+                    frames = _nist_frames(file) or len(samples)
+                    claimed = frames / rate
+                elif sound.format == "OGG":
+                    failed = failed or not _has_end(file)
             failed = failed or OGG_DAMAGE.search(sound.extra_info)
     except soundfile.SoundFileError as error:
         raise unreadable(path, *_explain(file, path, error)) from error
-    seconds = claimed = len(samples) / rate
-    if stop is not None:
-        claimed = max(0, stop - start)
-    elif chunk:
-        if not chunk.unknown and (chunk.more or chunk.claimed > chunk.held):
-            claimed *= chunk.claimed / max(chunk.held, 1)
-    elif kind == "NIST":
-        claimed = _nist_frames(file, frames) / rate
-    elif frames < 1 << 62:
-        claimed = frames / rate
-    if kind == "OGG" and stop is None:
-        failed = failed or not _has_end(file)
+    seconds = len(samples) / rate
     fault = ""
     if claimed > seconds + SLACK:
         fault = f"{seconds:.2f} of {claimed:.2f} s"
@@ -157,6 +146,23 @@ def _decode(file, path, start, stop):
             path, "cut off or damaged before any sound", "get it again"
         )
     return Sound(samples, rate, fault)
+
+
+def _seconds(frames, samples, rate):
+    """What a header says, or what there is if it says nothing."""
+    return (len(samples) if frames >= 1 << 62 else frames) / rate
+
+
+def _read_stretch(sound, path, start, stop):
+    """As `_read`."""
+    first, last = (round(time * sound.samplerate) for time in (start, stop))
+    try:
+        sound.seek(first)
+    except soundfile.SoundFileError as error:
+        raise InputError(
+            f"{path}: the recording ends before {start:g} s; correct the times"
+        ) from error
+    return _read(sound, max(0, last - first))
 
 
 def _read(sound, wanted):
@@ -242,6 +248,12 @@ class _Chunk(NamedTuple):
         """Whether libsndfile would read less than there is."""
         return self.more or (self.unknown and self.kind != "<I")
 
+    def seconds(self, read):
+        """What the header says, where `read` seconds could be read."""
+        if self.unknown or (self.claimed <= self.held and not self.more):
+            return read
+        return read * self.claimed / max(self.held, 1)
+
     def corrected(self, file):
         """The file in memory, with the size that it has."""
         content = bytearray(_bytes(file, 0, -1))
@@ -325,9 +337,10 @@ def _has_end(file):
     return len(page) >= 27 + page[26] + sum(page[27 : 27 + page[26]])
 
 
-def _nist_frames(file, frames):
+def _nist_frames(file):
+    """What the header of a NIST Sphere file says; None where it does not."""
     found = re.search(rb"sample_count -i (\d{1,18})", _bytes(file, 0, 1 << 10))
-    return int(found[1]) if found else frames
+    return int(found[1]) if found else None
 
 
 # ------------------------------------------------------ files that are no sound
