@@ -23,6 +23,8 @@ RATES = 4000, 1_000_000
 """Lowest and highest sample rate that is believed, Hz."""
 OGG_DAMAGE = re.compile("Junk after the last page|Corrupted|reports a hole")
 """What libsndfile notes when it passes over pages of an Ogg."""
+MP3_REST = 4096
+"""Bytes behind the last frame of an mp3 that are no concern."""
 SLACK = 0.02
 """Seconds, a frame of most encoders, that a header may be wrong by."""
 
@@ -216,7 +218,11 @@ def _read_mp3(file):
     thread.start()
     try:
         with _Stream(reader, closefd=False) as sound:
-            return *_read(sound, 1 << 62), sound.frames
+            samples, failed = _read(sound, 1 << 62)
+            # A decoder that has lost its way leaves the rest.
+            rest = b"".join(iter(lambda: os.read(reader, 1 << 16), b""))
+            failed = failed or (len(rest) > MP3_REST and _is_sound(rest))
+            return samples, failed, sound.frames
     finally:
         os.close(reader)
         thread.join()
@@ -310,7 +316,7 @@ def _sound_chunk(file):
     return None
 
 
-def _is_sound(rest, head):
+def _is_sound(rest, head="<4sI"):
     """Whether what follows the sound is more of it: no chunk, tag, filling."""
     if not rest.strip(b"\0") or rest.startswith(TAGS):
         return False

@@ -162,6 +162,10 @@ def test_an_mp3_that_does_not_say_its_length(tmp_path, read):
     for head in (b"", tag):
         sound, seconds = read(head + content)
         assert seconds == pytest.approx(8.5, abs=0.2) and not sound.fault
+    middle = len(content) // 2
+    content = content[:middle] + bytes(3000) + content[middle + 3000 :]
+    sound, seconds = read(content)
+    assert 2 < seconds < 7 and sound.fault == f"{seconds:.2f} s"
 
 
 def test_a_stretch_is_what_was_asked_for(sounds, read):
