@@ -24,6 +24,7 @@ setup(
         "hyperpyyaml>=1.2.3",
         "sentencepiece",
         "soundfile",
+        "soxr",
         "safetensors",
         "scikit-learn",
         "scipy",

@@ -3,36 +3,64 @@
 import hashlib
 import json
 import logging
+import math
 import os
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
-import soundfile
+import numpy as np
+import scipy.fft
+import soxr
 import torch
-import torchaudio
 from tqdm import tqdm
 
 from ser_peft.errors import InputError
-from ser_peft.io import atomic_path
+from ser_peft.io import atomic_path, find_file
+from ser_peft.soundfiles import decode, unreadable
 
-__all__ = ["check_samples", "durations", "read_audio"]
+__all__ = ["check_samples", "durations", "read_audio", "resample", "summary"]
 
 logger = logging.getLogger(__name__)
 
 SAMPLE_RATE = 16000
 MIN_SECONDS = 0.1
 """Below this there is nothing an encoder of 20 ms frames could judge."""
+QUIETEST = 2**-14
+"""Two steps of 16 bits: a recording that is never louder is rounding noise."""
+LOUDEST = 8.0
+"""No samples of a float recording are so large, of which 1 is full scale."""
+SPEECH = 200, 4000
+"""Band in which the channels of a recording are compared, Hz."""
+LONG_SECONDS = 30
+"""Longer recordings are cut into windows."""
+NAMED = 10
+"""Of many recordings so many are named in a message."""
+CHECKS = 2
+"""Higher whenever more is checked: what was fine before may not be."""
+
+ODDITIES = {
+    "fault": "cut off or damaged; what is there is read",
+    "phase": "channels in opposite phase; one of them is taken",
+    "scale": "samples far beyond 1; taken for integers and scaled",
+}
+"""What may be wrong with a recording that can be used nevertheless."""
 
 
-def read_audio(path):
+def read_audio(path, warn=False):
     """Read a recording as 16 kHz mono.
+
+    Of several channels the mean is taken, of channels in opposite phase one.
 
     Arguments
     ---------
     path : str or Path
         Any format that libsndfile reads, any rate, any number of channels;
         ``long.wav#t=1.5,4`` is the stretch between two times in seconds.
+    warn : bool
+        Log what is odd, see `ODDITIES`. Of what is in manifests
+        ``prepare`` has told.
 
     Returns
     -------
@@ -45,8 +73,36 @@ def read_audio(path):
         If the file cannot be read, is empty, too short, silent, or holds
         NaN or infinite samples.
     """
-    wav, rate = _decode(path)
-    return torchaudio.functional.resample(wav, rate, SAMPLE_RATE)
+    recording = _decode(path)
+    if warn:
+        for kind, detail in recording.oddities.items():
+            logger.warning("%s: %s (%s)", path, ODDITIES[kind], detail)
+    return resample(recording.wav, recording.rate, SAMPLE_RATE)
+
+
+def resample(wav, rate, new_rate):
+    """Change the sample rate, at a cost that any two rates have.
+
+    Arguments
+    ---------
+    wav : torch.Tensor
+        [T].
+    rate, new_rate : int
+        Hz.
+
+    Returns
+    -------
+    torch.Tensor
+        [T * new_rate / rate].
+
+    Example
+    -------
+    >>> resample(torch.zeros(44099), 44099, 16000).shape
+    torch.Size([16000])
+    """
+    if rate == new_rate:
+        return wav
+    return torch.from_numpy(soxr.resample(wav.numpy(), rate, new_rate))
 
 
 def check_samples(wav, rate, name):
@@ -64,22 +120,28 @@ def check_samples(wav, rate, name):
     Raises
     ------
     InputError
-        If they are too short, all zeros, NaN or infinite.
+        If they are too short, silent, far beyond 1, NaN or infinite.
     """
     if len(wav) < MIN_SECONDS * rate:
         raise InputError(
             f"{name}: {len(wav) / rate:.3f} s of audio, too short for the "
             f"encoder; give at least {MIN_SECONDS} s or remove it"
         )
-    if not wav.isfinite().all():
+    peak = float(wav.abs().max())
+    if not math.isfinite(peak):
         raise InputError(
             f"{name}: NaN or infinite samples; repair or remove it"
         )
-    if not wav.any():
-        raise InputError(f"{name}: silent (all zeros); repair or remove it")
+    if peak <= QUIETEST:
+        what = "but for rounding noise" if peak else "(all zeros)"
+        raise InputError(f"{name}: silent {what}; repair or remove it")
+    if peak > LOUDEST:
+        raise InputError(
+            f"{name}: samples up to {peak:.4g}; give samples in [-1, 1]"
+        )
 
 
-def durations(paths, root):
+def durations(recordings, listing):
     """Check that recordings can be used, and how long they are.
 
     Everything is decoded: a broken file found after hours of training, in
@@ -89,61 +151,154 @@ def durations(paths, root):
 
     Arguments
     ---------
-    paths : iterable of str
-        As for `read_audio`.
-    root : str or Path
-        Folder of the corpus; one memory each.
+    recordings : dict
+        Folder of a corpus -> its recordings, paths as for `read_audio`.
+    listing : str or Path
+        Text file that gets a line for everything that is wrong with a
+        recording, if there are several; removed otherwise.
 
     Returns
     -------
     dict
-        Path -> seconds.
+        Path -> seconds. What is odd, see `ODDITIES`, is logged.
 
     Raises
     ------
     InputError
-        If one cannot be used, see `read_audio`.
+        If some cannot be used: names the first ones, see `summary`.
     """
-    # Another version may check more.
-    name = f"{version('ser_peft')} {os.path.realpath(root)}"
-    name = hashlib.sha256(name.encode()).hexdigest()[:16]
+    found = {}
+    for root, paths in recordings.items():
+        found |= _check([*map(str, paths)], root)
+    top = os.path.commonpath([os.path.abspath(root) for root in recordings])
+    broken, odd, lines = {}, defaultdict(list), []
+    for path, one in sorted(found.items()):
+        name = os.path.relpath(path, top)
+        if isinstance(one, str):
+            broken[name] = one
+            lines.append(one)
+            continue
+        for kind, detail in one[1].items():
+            odd[kind].append(f"{name} ({detail})")
+            lines.append(f"{path}: {ODDITIES[kind]} ({detail})")
+    if not _write_listing(listing, lines):
+        listing = None
+    for kind, names in odd.items():
+        logger.warning(
+            "%d of %d recordings: %s: %s", len(names), len(found),
+            ODDITIES[kind], _some(names, listing),
+        )  # fmt: skip
+    if broken:
+        raise InputError(summary(broken, len(found), listing))
+    seconds = {path: one[0] for path, one in found.items()}
+    long = [path for path, one in seconds.items() if one > LONG_SECONDS]
+    if long:
+        logger.warning(
+            "%d of %d recordings are longer than %d s, as %s (%.0f s): "
+            "training cuts them to max_seconds, everything else judges them "
+            "window by window",
+            len(long), len(found), LONG_SECONDS, long[0], seconds[long[0]],
+        )  # fmt: skip
+    return seconds
+
+
+def summary(broken, total, listing=None):
+    """One line about recordings that cannot be used.
+
+    Arguments
+    ---------
+    broken : dict
+        Name -> what is wrong with it, a message that names the file.
+    total : int
+        How many recordings there are.
+    listing : str or Path, optional
+        Where all messages are.
+
+    Returns
+    -------
+    str
+        Of a single one its message; otherwise how many they are, the names
+        of the first ones, and what is wrong with the first.
+
+    Example
+    -------
+    >>> messages = {"a": "a: empty; remove it", "b": "b: silent; remove it"}
+    >>> summary(messages, 3)
+    '2 of 3 recordings cannot be used: a, b; a: empty; remove it'
+    """
+    messages = [*broken.values()]
+    if len(messages) == 1:
+        return messages[0]
+    return (
+        f"{len(broken)} of {total} recordings cannot be used: "
+        f"{_some([*broken], listing)}; {messages[0]}"
+    )
+
+
+def _some(names, listing):
+    """The first of many names, and where the others are."""
+    text = ", ".join(names[:NAMED])
+    if len(names) > NAMED:
+        text += f" and {len(names) - NAMED} more"
+    return f"{text} (all in {listing})" if listing else text
+
+
+def _write_listing(path, lines):
+    """Whether there is more than a message tells by itself."""
+    if len(lines) < 2:
+        Path(path).unlink(missing_ok=True)
+        return False
+    with atomic_path(path) as tmp:
+        text = "".join(f"{' '.join(line.split())}\n" for line in lines)
+        tmp.write_text(text, "utf-8", errors="backslashreplace")
+    return True
+
+
+def _check(paths, root):
+    """Path -> (seconds, oddities), or what makes it useless, in order."""
+    name = os.fsencode(f"{CHECKS} {os.path.realpath(root)}")
+    name = hashlib.sha256(name).hexdigest()[:16]
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     memory = Path(home) / "ser_peft" / "audio" / f"{name}.json"
     try:
         known = json.loads(memory.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # not there, or not whole: begin anew
-        known = {}
-    if not isinstance(known, dict):
-        known = {}
+        for seconds, oddities in known.values():
+            if not isinstance(seconds, float) or oddities.keys() - ODDITIES:
+                raise ValueError
+    except (OSError, ValueError, TypeError, AttributeError):
+        known = {}  # not there, or not whole: begin anew
     before = dict(known)
 
-    def seconds(path):
+    def check(path):
         try:
-            stat = os.stat(path.partition("#t=")[0])
+            stat = os.stat(find_file(path.partition("#t=")[0]))
+            # The state is a part of the key: a changed file is another one.
+            key = os.path.relpath(path, root)
+            key = f"{key} {stat.st_size} {stat.st_mtime_ns}"
         except OSError:
-            _decode(path)  # says what is wrong with it
-            raise
-        # The state is a part of the key: a changed file is another one.
-        key = f"{os.path.relpath(path, root)} {stat.st_size} {stat.st_mtime_ns}"
-        if not isinstance(known.get(key), float):
-            wav, rate = _decode(path)
-            known[key] = len(wav) / rate
-        return known[key]
+            key = None
+        try:
+            if key not in known:
+                recording = _decode(path)
+                seconds = len(recording.wav) / recording.rate
+                known[key] = [seconds, recording.oddities]
+            return known[key]
+        except InputError as error:
+            return str(error)
 
-    paths = [*map(str, paths)]
     # libsndfile frees the GIL.
     pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count()))
     try:
         with pool:
             checked = tqdm(
-                pool.map(seconds, paths),
+                pool.map(check, paths),
                 total=len(paths),
                 desc="checking audio",
                 unit="clip",
             )
             return dict(zip(paths, checked, strict=True))
     finally:
-        # Also what was fine before a broken file, or before Ctrl-C.
+        # Also what was fine before Ctrl-C.
         if known != before:
             try:
                 with atomic_path(memory) as tmp:
@@ -152,21 +307,84 @@ def durations(paths, root):
                 logger.warning("%s: not written (%s)", memory, error)
 
 
+class _Recording(NamedTuple):
+    wav: torch.Tensor  # mono and checked, [T]
+    rate: int  # Hz
+    oddities: dict  # of `ODDITIES` -> details
+
+
 def _decode(path):
-    """Samples, mono and checked, [T], and their rate in Hz."""
-    name, _, times = str(path).partition("#t=")
-    try:
-        with soundfile.SoundFile(name) as file:
-            rate = file.samplerate
-            start, stop = 0, file.frames
-            if times:
-                start, stop = (round(float(t) * rate) for t in times.split(","))
-                file.seek(start)
-            samples = file.read(max(0, stop - start), "float32", always_2d=True)
-    except (soundfile.SoundFileError, OSError, ValueError) as error:
-        raise InputError(
-            f"{path}: cannot be read as audio ({error}); repair or remove it"
-        ) from error
-    wav = torch.from_numpy(samples).mean(1)
+    name, mark, times = str(path).partition("#t=")
+    start, stop = 0.0, None
+    if mark:
+        try:
+            start, stop = map(float, times.split(","))
+            if not (0 <= start < 1e9 and 0 <= stop < 1e9):
+                raise ValueError
+        except ValueError as error:
+            raise unreadable(
+                path, f"'{times}' are no times",
+                "write #t=START,STOP, in seconds",
+            ) from error  # fmt: skip
+    samples, rate, fault = decode(name, start, stop)
+    oddities = {"fault": fault} if fault else {}
+    with np.errstate(all="ignore"):  # what is not finite is told below
+        samples, scale = _as_fractions(samples)
+        wav, phase = _mono(samples, rate)
+    if scale:
+        oddities["scale"] = scale
+    if phase:
+        oddities["phase"] = phase
+    # No view: it would take all channels along to other processes.
+    wav = torch.from_numpy(np.ascontiguousarray(wav))
     check_samples(wav, rate, path)
-    return wav, rate
+    return _Recording(wav, rate, oddities)
+
+
+def _as_fractions(samples):
+    """Samples in [-1, 1], and what they were if that had to be mended."""
+    peak = max(samples.max(initial=0), -samples.min(initial=0))
+    if not LOUDEST < peak <= 1 << 31:
+        return samples, None
+    beyond = np.count_nonzero(np.abs(samples) > 1)
+    if beyond < 0.1 * np.count_nonzero(samples):  # wild ones among others
+        return samples, None
+    bits = next(bits for bits in (16, 24, 32) if peak <= 1 << bits - 1)
+    return samples / 2.0 ** (bits - 1), f"up to {peak:.0f}: of {bits} bits"
+
+
+def _mono(samples, rate):
+    """One channel of [T, channels], and which if it had to be chosen."""
+    count = samples.shape[1]
+    # Channels that nothing is on would only make the others quieter.
+    power = np.einsum("tc,tc->c", samples, samples)
+    heard = np.flatnonzero(~(power <= 1e-6 * power.max()))
+    if count > 1 and len(heard) > 1:
+        samples = samples[:, heard]
+        products = _products(samples, rate)
+        power = products.diagonal()
+        # The sum of two channels keeps less than 0.15 of their power.
+        if (-2 * products > 0.85 * np.add.outer(power, power)).any():
+            loudest = int(power.argmax())
+            which = f"number {heard[loudest] + 1} of {count}"
+            return samples[:, loudest], which
+    elif len(heard) == 1:
+        samples = samples[:, heard]
+    return samples.mean(1), None
+
+
+def _products(samples, rate):
+    """Scalar products of all channels, of speech alone, [channels, channels].
+
+    Neither hum nor hiss, which may be in phase where the speech is not, has
+    a say.
+    """
+    size = 1 << 14
+    bins = scipy.fft.rfftfreq(size, 1 / rate)
+    bins = slice(*np.searchsorted(bins, SPEECH))
+    products = 0.0
+    for start in range(0, len(samples), size):
+        block = samples[start : start + size]
+        spectrum = scipy.fft.rfft(block, size, axis=0)[bins]
+        products = products + (spectrum.T @ spectrum.conj()).real
+    return products

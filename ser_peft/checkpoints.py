@@ -21,7 +21,7 @@ from speechbrain.utils.distributed import (
 )
 
 from ser_peft.errors import InputError
-from ser_peft.io import atomic_path
+from ser_peft.io import atomic_path, refuse_pointer
 
 __all__ = [
     "SafeCheckpointer",
@@ -200,6 +200,7 @@ def load_tensors(module, path, kept=()):
     InputError
         If the file is not one, or holds other tensors than the module.
     """
+    refuse_pointer(path)
     try:
         module.load_state_dict({**load_file(path), **dict(kept)})
     except (OSError, SafetensorError) as error:

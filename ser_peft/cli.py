@@ -131,6 +131,7 @@ def _vggish(args):
 def _predict(args):
     from tqdm import tqdm
 
+    from ser_peft.audio import summary
     from ser_peft.device import find_device
     from ser_peft.inference import load_model
 
@@ -152,17 +153,27 @@ def _predict(args):
             file=sys.stderr,
         )
     pairs = list(zip(args.audio, texts, strict=True))
+    broken = {}
     for path, text in tqdm(pairs, unit="file", disable=len(pairs) < 2):
-        answer = model.predict([path], [text])[0]
+        try:
+            answer = model.predict([path], [text])[0]
+        except InputError as error:
+            broken[path] = str(error)
+            continue
         if args.json:
             tqdm.write(json.dumps({"file": path, **answer}))
             continue
-        parts = [f"{path}:"]
+        # A name that is no utf-8 cannot be printed as it is.
+        parts = [path.encode("utf-8", "backslashreplace").decode() + ":"]
         if "label" in answer:
             parts.append(f"{answer['label']}  ({_listed(answer['scores'])})")
         if "dimensions" in answer:
             parts.append(_listed(answer["dimensions"]))
         tqdm.write(" ".join(parts))
+    if len(broken) > 1:
+        print(*broken.values(), sep="\n", file=sys.stderr)
+    if broken:
+        raise InputError(summary(broken, len(pairs)))
 
 
 def _listed(values):
@@ -404,7 +415,10 @@ def _parser():
     sub.add_argument(
         "model", help="a finished run, its model/ folder, or a released name"
     )
-    sub.add_argument("audio", nargs="+", help="audio files")
+    sub.add_argument(
+        "audio", nargs="+", help="audio files; those that cannot be judged "
+        "are named at the end (exit status 2)",
+    )  # fmt: skip
     sub.add_argument("--backbone", help="where the encoder is, if it moved")
     sub.add_argument("--text_backbone", help="likewise of a text encoder")
     sub.add_argument(

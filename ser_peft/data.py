@@ -233,7 +233,9 @@ def write_manifests(splits, labels, save_folder, about, roots=None):
     labels : dict
         Utterance id -> class; None where there are none.
     save_folder : str or Path
-        Gets one JSON a split and ``protocol.json``, written last.
+        Gets one JSON a split and ``protocol.json``, written last. What is
+        wrong with recordings is listed beside it, in a file of its name and
+        ``.audio.txt``.
     about : dict
         What `protocol.json` says besides the hash and, where speakers are
         shared, the `leaks`; ``data_folder`` and ``classes`` are needed here,
@@ -245,7 +247,7 @@ def write_manifests(splits, labels, save_folder, about, roots=None):
     Raises
     ------
     InputError
-        If a recording cannot be used or the splits are not honest.
+        If recordings cannot be used or the splits are not honest.
     """
     root = about["data_folder"]
     manifests = {}
@@ -281,9 +283,8 @@ def write_manifests(splits, labels, save_folder, about, roots=None):
     by_root = defaultdict(list)
     for u in itertools.chain.from_iterable(splits.values()):
         by_root[roots[u.labels["corpus"]] if roots else root].append(u.wav)
-    seconds = {}
-    for folder, wavs in by_root.items():
-        seconds |= durations(wavs, folder)
+    listing = f"{os.path.abspath(save_folder)}.audio.txt"
+    seconds = durations(by_root, listing)
     # Gone first, back last: with it, all files are there and of one request.
     done = Path(save_folder) / "protocol.json"
     done.unlink(missing_ok=True)

@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from ser_peft.adapters import load_adapter
+from ser_peft.audio import SAMPLE_RATE, check_samples, read_audio, summary
 from ser_peft.checkpoints import load_tensors
-from ser_peft.data import SAMPLE_RATE, check_samples, read_audio
 from ser_peft.errors import InputError, out_of_memory
 from ser_peft.fusion import FUSIONS
 from ser_peft.heads import HEADS
-from ser_peft.io import atomic_path, write_json
+from ser_peft.io import atomic_path, refuse_pointer, write_json
 from ser_peft.lobes import load_lobe, load_text
 from ser_peft.released import find, is_name
 from ser_peft.text import clean_text
@@ -23,13 +23,16 @@ __all__ = ["EmotionModel", "by_window", "load_model", "read_model"]
 
 FORMAT = 1
 """Of model.json; higher where an older ser_peft cannot read a model."""
+TOGETHER = 60 * SAMPLE_RATE
+"""Samples of the windows that are encoded at once."""
 
 
 def by_window(encoder, wavs, lengths, score, text=()):
     """Apply an encoder and what follows it to clips of any length.
 
-    A clip longer than the encoder takes is cut into equal windows, and what
-    they give is averaged.
+    A clip longer than `encoder.max_samples` is cut into equal windows, and
+    what they give is averaged. So many windows are encoded at once that the
+    memory does not grow with the clip.
 
     Arguments
     ---------
@@ -51,22 +54,26 @@ def by_window(encoder, wavs, lengths, score, text=()):
         [B, ...].
     """
     limit = encoder.max_samples
-    if limit is None or int(lengths.max()) <= limit:
+    if int(lengths.max()) <= limit:
         return score(*encoder(wavs, lengths / wavs.shape[1]), *text)
     means = []
     for i, (wav, length) in enumerate(zip(wavs, lengths.tolist(), strict=True)):
         windows = wav[:length].tensor_split(-(-length // limit))
-        sizes = torch.tensor([len(w) for w in windows])
-        batch = nn.utils.rnn.pad_sequence(windows, batch_first=True)
-        beside = ()
-        if text:
-            states, tokens = text
-            count = len(windows)
-            beside = (
-                states[:, i : i + 1].expand(-1, count, -1, -1),
-                tokens[i : i + 1].expand(count),
-            )
-        means.append(by_window(encoder, batch, sizes, score, beside).mean(0))
+        count = max(1, TOGETHER // len(windows[0]))
+        parts = []
+        for first in range(0, len(windows), count):
+            some = windows[first : first + count]
+            sizes = torch.tensor([len(w) for w in some])
+            batch = nn.utils.rnn.pad_sequence(some, batch_first=True)
+            beside = ()
+            if text:
+                states, tokens = text
+                beside = (
+                    states[:, i : i + 1].expand(-1, len(some), -1, -1),
+                    tokens[i : i + 1].expand(len(some)),
+                )
+            parts.append(by_window(encoder, batch, sizes, score, beside))
+        means.append(torch.cat(parts).mean(0))
     return torch.stack(means)
 
 
@@ -214,6 +221,7 @@ class EmotionModel(nn.Module):
         ---------
         recordings : list of str, Path, numpy.ndarray or torch.Tensor
             Audio files of any rate, or 16 kHz mono samples in [-1, 1], [T].
+            What is odd about a file is logged, see `read_audio`.
         texts : list of str, optional
             See `forward`.
 
@@ -228,7 +236,8 @@ class EmotionModel(nn.Module):
         Raises
         ------
         InputError
-            If a file or array cannot be used.
+            If files or arrays cannot be used; names all of them. Give them
+            one by one to have the answers for the others.
         """
         if isinstance(recordings, (str, Path)):
             recordings = [recordings]
@@ -236,11 +245,15 @@ class EmotionModel(nn.Module):
         texts = _one_each(texts, recordings)
         self.eval()
         device = next(self.head.parameters()).device
-        answers = []
+        answers, broken = [], {}
         for number, recording in enumerate(recordings):
             file = isinstance(recording, (str, Path))
             name = str(recording) if file else f"recordings[{number}]"
-            wav = _samples(recording, name)
+            try:
+                wav = _samples(recording, name)
+            except InputError as error:
+                broken[name] = str(error)
+                continue
             text = texts and [clean_text(texts[number] or "")]
             try:
                 scores = self(wav[None].to(device), texts=text)
@@ -253,6 +266,8 @@ class EmotionModel(nn.Module):
                     "machine with more memory"
                 ) from error
             answers.append(self._answer(scores[0]))
+        if broken:
+            raise InputError(summary(broken, len(recordings)))
         return answers
 
     def _answer(self, scores):
@@ -307,7 +322,7 @@ class EmotionModel(nn.Module):
 def _samples(recording, name):
     """A file or an array as 16 kHz mono, checked, [T]."""
     if isinstance(recording, (str, Path)):
-        return read_audio(recording)
+        return read_audio(name, warn=True)
     wav = recording
     if not torch.is_tensor(wav):
         try:
@@ -365,6 +380,7 @@ def read_model(folder, save_path=""):
     if (folder / "model" / "model.json").exists():
         folder = folder / "model"
     path = folder / "model.json"
+    refuse_pointer(path)
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
         if about["format"] != FORMAT:

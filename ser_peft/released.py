@@ -7,7 +7,7 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 
 from ser_peft.errors import InputError
-from ser_peft.io import sha256
+from ser_peft.io import refuse_pointer, sha256
 
 __all__ = ["RELEASED", "find", "hashes", "is_name", "registry_file"]
 
@@ -169,6 +169,7 @@ def _fetch(name, source, save_path):
 def _check(name, folder, expected):
     found = hashes(folder)
     for path in sorted({*found, *expected}):
+        refuse_pointer(folder / path)
         if found.get(path) != expected.get(path):
             raise InputError(
                 f"{name}: {folder}/{path} has SHA-256 {found.get(path)}, "

@@ -2,6 +2,10 @@
 
 import json
 import os
+import re
+import resource
+import time
+import unicodedata
 
 import numpy as np
 import pytest
@@ -10,15 +14,15 @@ import torch
 from scipy.signal import resample_poly
 
 from ser_peft import audio
-from ser_peft.audio import durations, read_audio
+from ser_peft.audio import durations, read_audio, resample
 from ser_peft.errors import InputError
 
 
 def tone(rate, seconds=0.5):
     """200 and 900 Hz, fading in and out."""
-    time = np.arange(round(rate * seconds)) / rate
-    wave = np.sin(2 * np.pi * 200 * time) + np.sin(2 * np.pi * 900 * time)
-    return 0.2 * wave * np.hanning(len(time))
+    at = np.arange(round(rate * seconds)) / rate
+    wave = np.sin(2 * np.pi * 200 * at) + np.sin(2 * np.pi * 900 * at)
+    return 0.2 * wave * np.hanning(len(at))
 
 
 @pytest.mark.parametrize("kind", ["wav", "flac"])
@@ -52,25 +56,27 @@ def test_channels_are_averaged(tmp_path):
     np.testing.assert_allclose(sig, (left + right) / 2, atol=1e-6)
 
 
+def test_no_rate_is_dear():
+    """A kernel for 44099 Hz would take 3 GB, and as many seconds."""
+    start, peak = time.process_time(), memory_peak()
+    for rate in (44099, 47999, 16001):
+        wav = torch.from_numpy(tone(rate, 1)).float()
+        assert torch.allclose(
+            resample(wav, rate, 16000),
+            torch.from_numpy(tone(16000, 1)).float(),
+            atol=2e-3,
+        )
+    assert time.process_time() - start < 1
+    assert memory_peak() - peak < 100
+
+
+def memory_peak():
+    """MiB of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
 def not_there(path):
     pass
-
-
-def empty_file(path):
-    path.touch()
-
-
-def folder(path):
-    path.mkdir()
-
-
-def text(path):
-    path.write_text("RIFF is what I am not\n" * 50)
-
-
-def cut_header(path):
-    soundfile.write(path, tone(16000), 16000)
-    path.write_bytes(path.read_bytes()[:20])
 
 
 def samples(*wave, rate=16000):
@@ -86,18 +92,17 @@ LOUD = tone(16000)
 @pytest.mark.parametrize(
     ("make", "what"),
     [
-        (not_there, "cannot be read"),
-        (empty_file, "cannot be read"),
-        (folder, "cannot be read"),
-        (text, "cannot be read"),
-        (cut_header, "cannot be read"),
+        (not_there, "cannot be read as audio"),
         (samples([]), "0.000 s .*too short"),
         (samples(LOUD[:1599]), "0.100 s .*too short"),
         (samples(tone(48000)[:4799], rate=48000), "too short"),
-        (samples(np.zeros(8000)), "silent"),
-        (samples(np.stack([LOUD, -LOUD], 1)), "silent"),
+        (samples(np.zeros(8000)), r"silent \(all zeros\)"),
+        (samples(LOUD / 1e4), "silent but for rounding noise"),
         (samples(LOUD, [np.nan]), "NaN"),
         (samples(LOUD, [-np.inf]), "infinite"),
+        (samples(np.stack([LOUD, [np.inf] * 8000], 1)), "infinite"),
+        (samples(LOUD, [1e9]), r"samples up to 1e\+09"),
+        (samples(LOUD * 1e30), r"samples up to .*e\+29"),
     ],
 )
 def test_unusable_audio_is_named(tmp_path, make, what):
@@ -105,6 +110,110 @@ def test_unusable_audio_is_named(tmp_path, make, what):
     make(path)
     with pytest.raises(InputError, match=f"the clip.wav: .*{what}"):
         read_audio(path)
+
+
+def test_times_that_are_none(tmp_path):
+    samples(LOUD)(tmp_path / "clip.wav")
+    for times in ("", "1", "a,b", "1,2,3", "nan,1", "-1,1", "0,inf"):
+        with pytest.raises(InputError, match="#t=.*in seconds"):
+            read_audio(f"{tmp_path / 'clip.wav'}#t={times}")
+
+
+# ----------------------------------------------- what cannot be right, but read
+
+NOISE = np.random.default_rng(0).standard_normal((2, 8000)) * 1e-3
+HUM = 0.4 * np.sin(2 * np.pi * 50 * np.arange(8000) / 16000)
+
+
+@pytest.mark.parametrize(
+    ("channels", "which"),
+    [
+        ([LOUD, -LOUD], 1),
+        ([LOUD, -LOUD - (np.arange(8000) % 7 == 0) / 32768], None),
+        ([0.8 * LOUD, -LOUD], 2),
+        ([LOUD + NOISE[0], -LOUD + NOISE[1]], None),
+        ([LOUD + HUM, -LOUD + HUM], 1),
+        ([0 * LOUD, LOUD, -LOUD], 2),
+        ([LOUD, LOUD, -LOUD], 1),
+        ([NOISE[0], 0.9 * LOUD, -LOUD, NOISE[1]], 3),
+    ],
+)
+def test_of_channels_in_opposite_phase_one_is_taken(
+    tmp_path, caplog, channels, which
+):
+    path = tmp_path / "a clip.wav"
+    samples(np.stack(channels, 1))(path)
+    sig = read_audio(path, warn=True)
+    assert sig.untyped_storage().nbytes() == 4 * len(sig)
+    sig = sig.numpy()
+    if which is None:
+        which = 1 + int(np.abs(sig - channels[1]).max() < 1e-5)
+    np.testing.assert_allclose(sig, channels[which - 1], atol=1e-6)
+    (told,) = caplog.messages
+    assert told == (
+        f"{path}: channels in opposite phase; one of them is taken "
+        f"(number {which} of {len(channels)})"
+    )
+
+
+@pytest.mark.parametrize(
+    "channels",
+    [
+        [LOUD, 0 * LOUD],
+        [0 * LOUD, LOUD, 0 * LOUD],
+        [LOUD + HUM / 10, LOUD - HUM / 10],
+        [LOUD + NOISE[0], LOUD - NOISE[0]],
+    ],
+)
+def test_the_mean_is_of_channels_that_hold_something(
+    tmp_path, caplog, channels
+):
+    samples(np.stack(channels, 1))(tmp_path / "clip.wav")
+    sig = read_audio(tmp_path / "clip.wav", warn=True)
+    np.testing.assert_allclose(sig, LOUD, atol=1e-6)
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize("subtype", ["FLOAT", "DOUBLE"])
+@pytest.mark.parametrize("bits", [16, 24, 32])
+def test_floats_that_are_integers_are_scaled(tmp_path, caplog, subtype, bits):
+    path = tmp_path / "clip.wav"
+    stored = np.round(LOUD * 2 ** (bits - 1))
+    soundfile.write(path, stored, 16000, subtype)
+    sig = read_audio(path, warn=True)
+    np.testing.assert_allclose(sig, LOUD, atol=2e-5)
+    (told,) = caplog.messages
+    peak = np.abs(stored).max().astype(np.float32)
+    assert told == (
+        f"{path}: samples far beyond 1; taken for integers and scaled (up to "
+        f"{peak:.0f}: of {bits} bits)"
+    )
+
+
+def test_loud_floats_stay_as_they_are(tmp_path, caplog):
+    samples(LOUD * 10)(tmp_path / "clip.wav")
+    sig = read_audio(tmp_path / "clip.wav", warn=True)
+    np.testing.assert_allclose(sig, LOUD * 10, atol=1e-6)
+    assert not caplog.messages
+
+
+def cut(path, share=0.5):
+    """Leave a share of a file's bytes."""
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+
+
+def test_a_cut_recording_is_told(tmp_path, caplog):
+    path = tmp_path / "clip.wav"
+    samples(LOUD)(path)
+    cut(path)
+    assert len(read_audio(path)) == pytest.approx(4000, abs=30)
+    assert not caplog.messages
+    read_audio(path, warn=True)
+    (told,) = caplog.messages
+    assert told == (
+        f"{path}: cut off or damaged; what is there is read (0.25 of 0.50 s)"
+    )
 
 
 def test_shortest_clip_is_read(tmp_path):
@@ -144,9 +253,14 @@ def decoded(monkeypatch):
 def check(root, names="1.wav 2.wav 3.wav"):
     """Seconds of clips, in order."""
     paths = [str(root / name) for name in names.split()]
-    found = durations(paths, root)
+    found = durations({root: paths}, listing(root))
     assert [*found] == paths
     return pytest.approx([*found.values()], abs=1e-3)
+
+
+def listing(root):
+    """Where what is wrong is listed."""
+    return root.parent / "manifests.audio.txt"
 
 
 def memory(root):
@@ -185,7 +299,8 @@ def test_stretches_of_a_file_are_clips(corpus, decoded):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b'{"1.wav', b"\xff\xfe", b"[1]", b"null", b"values"]
+    "content",
+    [b"", b'{"1.wav', b"\xff\xfe", b"[1]", b"null", b'{"a": 0.5}', b"values"],
 )
 def test_a_broken_memory_is_made_anew(corpus, decoded, content):
     check(corpus)
@@ -213,19 +328,89 @@ def test_a_broken_file_is_found_again_and_the_others_remembered(
     broken.unlink()
     with pytest.raises(InputError, match="2.wav: cannot be read"):
         check(corpus)
+    listing(corpus).touch()
     broken.write_bytes(whole)
     decoded.clear()
     assert check(corpus) == [0.2, 0.4, 0.6]
     assert "1.wav" not in decoded
+    assert not listing(corpus).exists()
 
 
-def test_corpora_and_versions_have_memories_of_their_own(
+def test_all_that_are_broken_are_named(corpus):
+    names = [f"broken {i:02d}.wav" for i in range(13)]
+    for name in names:
+        (corpus / name).touch()
+    (corpus / names[1]).write_text("nothing to hear")
+    paths = {corpus: [corpus / name for name in ["1.wav", *names]]}
+    with pytest.raises(InputError) as raised:
+        durations(paths, listing(corpus))
+    line = str(raised.value)
+    assert line.startswith("13 of 14 recordings cannot be used: broken 00.wav,")
+    assert "broken 09.wav and 3 more" in line and "broken 10.wav" not in line
+    assert str(listing(corpus)) in line
+    assert line.endswith(
+        f"{corpus}/broken 00.wav: cannot be read as audio (an empty file); "
+        "copy or download it again"
+    )
+    lines = listing(corpus).read_text().splitlines()
+    assert len(lines) == 13
+    for name, told in zip(names, lines, strict=True):
+        assert told.startswith(f"{corpus / name}: cannot be read")
+
+
+def test_what_is_odd_is_told_every_time(corpus, decoded, caplog):
+    samples(np.stack([LOUD, -LOUD], 1))(corpus / "2.wav")
+    cut(corpus / "3.wav")
+    for _ in range(2):
+        caplog.clear()
+        assert check(corpus) == [0.2, 0.5, 0.3]
+        assert caplog.messages == [
+            "1 of 3 recordings: channels in opposite phase; one of them is "
+            f"taken: 2.wav (number 1 of 2) (all in {listing(corpus)})",
+            "1 of 3 recordings: cut off or damaged; what is there is read: "
+            f"3.wav (0.30 of 0.60 s) (all in {listing(corpus)})",
+        ]
+        assert len(listing(corpus).read_text().splitlines()) == 2
+    assert len(decoded) == 3
+
+
+def test_recordings_of_several_corpora(corpus, decoded):
+    other = corpus.with_name("other")
+    other.mkdir()
+    (other / "1.wav").touch()
+    paths = {corpus: [corpus / "1.wav"], other: [other / "1.wav"]}
+    with pytest.raises(InputError, match="other/1.wav: .*empty"):
+        durations(paths, listing(corpus))
+    soundfile.write(other / "1.wav", tone(16000), 16000)
+    found = durations(paths, listing(corpus))
+    assert [*found.values()] == pytest.approx([0.2, 0.5], abs=1e-3)
+    assert len([*corpus.parent.rglob("audio/*.json")]) == 2
+
+
+def test_long_recordings_are_told(corpus, caplog):
+    soundfile.write(corpus / "2.wav", np.tile(LOUD, 61), 16000)
+    check(corpus)
+    (told,) = caplog.messages
+    assert re.match("1 of 3 recordings are longer than 30 s, as .*2.wav", told)
+
+
+def test_names_in_another_form_of_unicode(corpus):
+    decomposed = unicodedata.normalize("NFD", "für")
+    (corpus / "1.wav").rename(corpus / f"{decomposed}.wav")
+    (corpus / "ä").mkdir()
+    (corpus / "2.wav").rename(corpus / "ä" / f"{decomposed}.wav")
+    names = "für.wav", unicodedata.normalize("NFD", "ä/") + "für.wav#t=0,0.2"
+    assert check(corpus, " ".join(names)) == [0.2, 0.2]
+    assert len(read_audio(corpus / "für.wav")) == 3200
+
+
+def test_corpora_and_checks_have_memories_of_their_own(
     corpus, decoded, monkeypatch
 ):
     check(corpus)
     other = corpus.rename(corpus.with_name("other"))
     check(other)
-    monkeypatch.setattr(audio, "version", lambda _: "77.0")
+    monkeypatch.setattr(audio, "CHECKS", audio.CHECKS + 1)
     check(other)
     assert len(decoded) == 9
     assert len([*(other.parent / "cache").rglob("*.json")]) == 3

@@ -1,6 +1,7 @@
 """The commands, as a user types them."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -179,6 +180,36 @@ def test_predict_refuses(probe, ravdess_tree, tmp_path, capsys):
     broken.touch()
     line = fails(capsys, "predict", probe[0], clip, broken)
     assert f"{broken}: cannot be read as audio" in line
+
+
+def test_predict_judges_all_that_it_can(probe, ravdess_tree, tmp_path, capsys):
+    good = [str(path) for path in sorted(ravdess_tree.rglob("*.wav"))[:2]]
+    main(["predict", "--json", str(probe[0]), *good])
+    expected = capsys.readouterr().out
+    bad = [tmp_path / "ä b.wav", tmp_path / "voice.m4a"]
+    bad[0].touch()
+    bad[1].write_bytes(b"\0\0\0\x20ftypM4A " + bytes(99))
+    files = good[0], bad[0], good[1], bad[1]
+    with pytest.raises(SystemExit) as stop:
+        main(["predict", "--json", str(probe[0]), *map(str, files)])
+    assert stop.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == expected
+    *_, first, second, line = err.splitlines()
+    assert first.endswith(f"{bad[0]}: cannot be read as audio (an empty file); "
+                          "copy or download it again")  # fmt: skip
+    assert "voice.m4a" in second and "ffmpeg -i" in second
+    assert line.startswith(
+        f"error: 2 of 4 recordings cannot be used: {bad[0]}, {bad[1]}; "
+    )
+    assert err.count("error: ") == 1
+
+
+def test_predict_prints_any_name(probe, ravdess_tree, tmp_path, capsys):
+    clip = os.fsdecode(os.fsencode(tmp_path) + b"/f\xfcr.wav")
+    shutil.copy(next(ravdess_tree.rglob("*.wav")), clip)
+    main(["predict", str(probe[0]), clip])
+    assert r"f\udcfcr.wav: " in capsys.readouterr().out
 
 
 def test_summarize(probe, tmp_path, capsys):

@@ -104,15 +104,16 @@ def test_scores_do_not_depend_on_batch_mates(model):
 
 
 @torch.no_grad()
-def test_long_clips_are_windowed_for_whisper(models):
-    model = models["whisper"]
-    clip, short = voice(61), voice(0.5, 1)
+def test_long_clips_are_windowed(model, monkeypatch):
+    assert model.encoder.max_samples == 30 * 16000
+    monkeypatch.setattr(model.encoder.lobe, "max_samples", 10000)
+    clip, short = voice(1.8), voice(0.5, 1)
     batch = torch.zeros(2, len(clip))
     batch[0], batch[1, :8000] = clip, short
     scores = model(batch, [len(clip), 8000])
     thirds = [
-        model(clip[None, start:end])[0]
-        for start, end in ((0, 325334), (325334, 650667), (650667, 976000))
+        model(clip[None, start : start + 9600])[0]
+        for start in range(0, 28800, 9600)
     ]
     torch.testing.assert_close(
         scores[0], torch.stack(thirds).mean(0), atol=1e-5, rtol=0
@@ -120,17 +121,26 @@ def test_long_clips_are_windowed_for_whisper(models):
     torch.testing.assert_close(
         scores[1], model(short[None])[0], atol=1e-5, rtol=0
     )
-    # 30 s are taken whole.
-    half = clip[None, :480000]
-    hidden, frames = model.encoder(half)
-    assert torch.equal(model(half), model.head(hidden, frames))
+    # The longest window is taken whole.
+    whole = clip[None, :10000]
+    hidden, frames = model.encoder(whole)
+    assert torch.equal(model(whole), model.head(hidden, frames))
 
 
 @torch.no_grad()
-def test_long_clips_are_whole_elsewhere(models):
-    model = models["wav2vec2"]
-    clip = voice(31)[None]
-    assert torch.equal(model(clip), model.head(*model.encoder(clip)))
+def test_the_windows_of_a_long_clip_are_no_single_batch(models, monkeypatch):
+    model, sizes = models["wavlm"], []
+    monkeypatch.setattr(model.encoder.lobe, "max_samples", 2000)
+    clip = voice(1)[None]
+    at_once = model(clip)
+    monkeypatch.setattr("ser_peft.inference.TOGETHER", 6000)
+    hook = model.encoder.register_forward_pre_hook(
+        lambda module, inputs: sizes.append(inputs[0].shape)
+    )
+    with hook:
+        some_at_once = model(clip)
+    assert sizes == [(3, 2000), (3, 2000), (2, 2000)]
+    torch.testing.assert_close(some_at_once, at_once, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -201,6 +211,7 @@ def test_predict_is_not_random(models):
         (np.zeros(16000, np.float32), r"recordings\[1\]: silent"),
         (np.ones(100, np.float32), r"recordings\[1\]: 0.006 s .*too short"),
         (np.full(8000, np.nan), r"recordings\[1\]: NaN"),
+        (np.full(8000, 32767.0), r"recordings\[1\]: .*3.277e\+04.*\[-1, 1\]"),
         (np.ones((2, 8000)), r"recordings\[1\]: .*\[2, 8000\]; give 16 kHz"),
         (np.ones(8000, np.int16), r"recordings\[1\]: int16 .*floats"),
         (np.ones(8000, complex), r"recordings\[1\]: complex128 .*floats"),
@@ -214,6 +225,25 @@ def test_predict_is_not_random(models):
 def test_predict_refuses(models, recording, message):
     with pytest.raises(InputError, match=message):
         models["wav2vec2"].predict([voice(0.5), recording])
+
+
+def test_all_that_cannot_be_used_are_named(models, tmp_path):
+    (tmp_path / "a.wav").touch()
+    recordings = [voice(0.5), tmp_path / "a.wav", np.zeros(8000), "b.wav"]
+    with pytest.raises(InputError) as raised:
+        models["wav2vec2"].predict(recordings)
+    assert str(raised.value) == (
+        f"3 of 4 recordings cannot be used: {tmp_path}/a.wav, recordings[2], "
+        f"b.wav; {tmp_path}/a.wav: cannot be read as audio (an empty file); "
+        "copy or download it again"
+    )
+
+
+def test_what_is_odd_about_a_file_is_told(models, tmp_path, caplog):
+    path, wav = tmp_path / "a.wav", voice(0.5).numpy()
+    soundfile.write(path, np.stack([wav, -wav], 1), 16000, "FLOAT")
+    assert models["wav2vec2"].predict(path) == models["wav2vec2"].predict([wav])
+    assert caplog.messages[0].startswith(f"{path}: channels in opposite phase")
 
 
 def test_saved_models_give_the_same_scores(model, tmp_path):
@@ -287,6 +317,11 @@ def garble(name):
     return lambda folder: (folder / name).write_bytes(b"\0garbled")
 
 
+def pointer(name):
+    text = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    return lambda folder: (folder / name).write_text(text)
+
+
 def edit(**changes):
     def write(folder):
         about = json.loads((folder / "model.json").read_text())
@@ -332,6 +367,10 @@ def test_probabilities_are_of_the_scaled_logits(models, copy):
         (remove("adapter/adapter_config.json"), "adapter_config.json"),
         (remove("adapter/adapter_model.safetensors"), "adapter_model.safet"),
         (garble("adapter/adapter_model.safetensors"), "adapter_model.safet"),
+        (pointer("model.json"), "model.json: a Git LFS .*`git lfs pull`"),
+        (pointer("head.safetensors"), "head.safetensors: a Git LFS pointer"),
+        (pointer("adapter/adapter_config.json"), "config.json: a Git LFS"),
+        (pointer("adapter/adapter_model.safetensors"), "tensors: a Git LFS"),
     ],
 )  # fmt: skip
 def test_broken_models_are_named(copy, harm, message):

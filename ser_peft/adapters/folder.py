@@ -13,6 +13,7 @@ from ser_peft.adapters.bottleneck import BottleneckConfig
 from ser_peft.adapters.methods import WHOLE
 from ser_peft.adapters.prompts import PromptConfig
 from ser_peft.errors import InputError
+from ser_peft.io import refuse_pointer
 from ser_peft.released import find as find_released
 from ser_peft.released import is_name
 
@@ -146,6 +147,7 @@ def read(folder):
         If there is no such file or it cannot be understood.
     """
     path = folder / CONFIG
+    refuse_pointer(path)
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         kind = config.pop("peft_type")
@@ -176,6 +178,7 @@ def read(folder):
 
 def read_tensors(path):
     """Tensors of a safetensors file, or `InputError` naming it."""
+    refuse_pointer(path)
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:

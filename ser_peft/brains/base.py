@@ -246,6 +246,14 @@ class PeftBrain(sb.Brain):
     def keep_states(self, stage):
         """Compute what the frozen layers give of the clips of a stage."""
 
+    def fitting(self, wavs, lens):
+        """A training batch, cut to what the encoder takes at all.
+
+        Augmentation slows clips down, and so makes them longer.
+        """
+        lobe = self.encoder.lobe
+        return lobe.beginning(wavs, lens) if lobe.limited else (wavs, lens)
+
     def on_fit_batch_start(self, batch, should_step):
         """Set the learning rates of this step."""
         step = (self.step - 1) // self.grad_accumulation_factor

@@ -278,6 +278,7 @@ class EmotionBrain(CachingBrain):
             count = len(wavs)
             wavs, lens = self.hparams.wav_augment(wavs, self.on_device(lens))
             texts = texts * (len(wavs) // count)
+        wavs, lens = self.fitting(wavs, lens)
         return self.model.rescale(self.train_scores(wavs, lens, texts, batch))
 
     def by_clip(self, score, batch):

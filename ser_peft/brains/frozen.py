@@ -196,7 +196,7 @@ class CachingBrain(PeftBrain):
             clips.append(clip[0])
         sizes = torch.tensor([len(clip) for clip in clips])
         wavs = torch.nn.utils.rnn.pad_sequence(clips, batch_first=True)
-        return wavs, (sizes / wavs.shape[1]).to(self.device)
+        return wavs, sizes / wavs.shape[1]
 
     def encode_train(self, wavs, lens, texts, ids):
         """Hidden states and lengths of a training batch, see `encode`."""
@@ -274,7 +274,7 @@ class CachingBrain(PeftBrain):
         """Ids of clips that are the same whenever they are asked for."""
         if self.frozen_layers("encoder") is None:
             return set()
-        longest = (self.encoder.max_samples or math.inf) / SAMPLE_RATE
+        longest = self.encoder.max_samples / SAMPLE_RATE
         if split == "train":
             if not self.steady:
                 return set()
@@ -381,6 +381,7 @@ class CachingBrain(PeftBrain):
         wavs, lens = (part[rows] for part in self.audio(batch))
         if version is not None:
             wavs, lens = self.this_version(wavs, lens, ids)
+            wavs, lens = self.fitting(wavs, lens)
         states, frames = self.encoder.below(wavs, lens, layers)
         keys = [(id_, version) for id_ in ids]
         return [(keys, states.cpu(), frames)]

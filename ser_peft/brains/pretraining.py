@@ -15,7 +15,7 @@ from ser_peft.errors import InputError
 from ser_peft.evaluation.pretraining import write_pretraining_report
 from ser_peft.evaluation.results import versions
 from ser_peft.io import atomic_path, write_json
-from ser_peft.lobes import SpeechLobe, lengths_in_samples
+from ser_peft.lobes import SpeechLobe
 from ser_peft.pretraining.pseudo_labels import (
     PseudoLabels,
     describe,
@@ -87,11 +87,9 @@ class PretrainBrain(PeftBrain):
         """Batch to what the objective measured of its masked frames."""
         wavs, lens = self.audio(batch)
         train = stage == sb.Stage.TRAIN
-        limit = self.encoder.max_samples
-        if not train and limit and wavs.shape[1] > limit:
-            # Of a valid clip that is too long, the beginning will do.
-            samples = lengths_in_samples(wavs, lens).clamp(max=limit)
-            wavs, lens = wavs[:, :limit], samples / limit
+        # Of a valid clip that is too long, the beginning will do.
+        cut = self.fitting if train else self.encoder.lobe.beginning
+        wavs, lens = cut(wavs, lens)
         modules = self.modules if train else self.unwrapped
         frames = self.encoder.lobe.valid_frames(wavs, lens)
         time_mask = self.on_device(self.hparams.mask.time(frames))
@@ -325,7 +323,7 @@ class StateBrain(EmotionBrain):
         """Scores of utterances; in training those of the frames too."""
         if stage != sb.Stage.TRAIN:
             return super().compute_forward(batch, stage)
-        wavs, lens = self.audio(batch)
+        wavs, lens = self.fitting(*self.audio(batch))
         hidden, frames = self.encode_train(wavs, lens, batch.text, batch.id)
         return *self.modules.head(hidden, frames, each_frame=True), frames
 

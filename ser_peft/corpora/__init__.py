@@ -147,6 +147,8 @@ def corpus_folder(folder, name, expected, found):
         )
     recordings = found(folder)
     if not recordings:
+        for path in itertools.islice(folder.rglob("*.*"), 1000):
+            refuse_pointer(path)
         raise InputError(
             f"data_folder {folder}: this is not {name}; expected {expected}"
         )

@@ -116,6 +116,18 @@ def read(folder):
     if not rows:
         raise InputError(f"{table}: no rows")
     utterances = [_utterance(table.parent, *row) for row in rows]
+    absent = [
+        (where, u.wav)
+        for (where, _), u in zip(rows, utterances, strict=True)
+        if not os.path.isfile(str(u.wav).partition("#t=")[0])
+    ]
+    if absent:
+        where, wav = absent[0]
+        more = ", ".join(other.rpartition(" ")[2] for other, _ in absent[1:10])
+        raise InputError(
+            f"{where}, column path: no such file: {wav}"
+            + (f"; {len(absent)} rows name none, also {more}" if more else "")
+        )
     first = {}
     for (where, _), u in zip(rows, utterances, strict=True):
         other = first.setdefault(os.path.normpath(u.wav), where)
@@ -146,8 +158,6 @@ def _utterance(root, where, row):
     wav = find_file(root / name)
     if not os.path.isfile(wav):  # as Windows writes it
         wav = find_file(root / name.replace("\\", "/"))
-    if not os.path.isfile(wav):
-        raise InputError(f"{where}, column path: no such file: {root / path}")
     split = cells.pop("split", None)
     if split is not None and split.lower() not in SPLITS:
         raise InputError(
@@ -167,7 +177,7 @@ def _utterance(root, where, row):
             ) from error
     return Utterance(
         id=path,
-        wav=wav.with_name(f"{wav.name}{mark}{times}"),
+        wav=Path(f"{wav}{mark}{times}"),
         speaker=speaker,
         gender=GENDERS.get(gender, gender) or None,
         text=text or None,

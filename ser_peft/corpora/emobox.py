@@ -18,6 +18,7 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from ser_peft.corpora import Utterance
 from ser_peft.corpora.protocols import SPLITS, Folds, class_sets
 from ser_peft.errors import InputError
+from ser_peft.io import find_file, refuse_pointer
 
 __all__ = ["EmoBox"]
 
@@ -158,6 +159,7 @@ class EmoBox:
 
 
 def _text(path):
+    refuse_pointer(path)
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -196,7 +198,7 @@ def _find(root, entry):
     path = root / entry["wav"]
     found = [path] if path.suffix.lower() in SOUND else []
     found += [path.with_suffix(".wav"), path.with_suffix(".flac")]
-    for path in found:
+    for path in map(find_file, found):
         if path.is_file():
             if "end_time" in entry:  # a stretch of a long recording
                 times = f"#t={entry['start_time']},{entry['end_time']}"

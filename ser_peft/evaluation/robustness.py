@@ -18,9 +18,9 @@ from torchaudio.functional import (
     add_noise,
     mu_law_decoding,
     mu_law_encoding,
-    resample,
 )
 
+from ser_peft.audio import SAMPLE_RATE, resample
 from ser_peft.errors import InputError
 
 __all__ = [
@@ -32,7 +32,6 @@ __all__ = [
     "without_text",
 ]
 
-SAMPLE_RATE = 16000
 SNRS = 20, 10, 5, 0
 """Of the babble, dB."""
 TALKERS = 8

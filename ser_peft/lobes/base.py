@@ -65,8 +65,10 @@ class SpeechLobe(TransformerLobe):
     sample_rate = SAMPLE_RATE
     min_samples = 400
     """Shorter clips are padded to this with zeros (25 ms)."""
-    max_samples = None
-    """Longest input in samples; None where the encoder has no limit."""
+    max_samples = 30 * SAMPLE_RATE
+    """Longest window: of longer clips, all but training takes several."""
+    limited = False
+    """Whether `forward` takes no more than that, in training neither."""
 
     frame_hop = 320
     """Samples from one frame to the next (20 ms), as `embed` gives them."""
@@ -131,6 +133,14 @@ class SpeechLobe(TransformerLobe):
         wav = 0.1 * torch.randn(2, self.sample_rate)
         return wav.to(device), torch.tensor([1.0, 0.6], device=device)
 
+    def beginning(self, wav, wav_lens):
+        """Clips [B, T] and relative lengths, cut to `max_samples`."""
+        if wav.shape[1] <= self.max_samples:
+            return wav, wav_lens
+        lengths = lengths_in_samples(wav, wav_lens)
+        lengths = lengths.clamp(max=self.max_samples)
+        return wav[:, : self.max_samples], lengths / self.max_samples
+
     def valid_frames(self, wav, wav_lens=None):
         """Valid frames of each clip, [B], as `forward` gives them."""
         lengths = lengths_in_samples(wav, wav_lens)
@@ -180,7 +190,8 @@ class SpeechLobe(TransformerLobe):
         Raises
         ------
         InputError
-            If a clip is longer than `max_samples`.
+            If a clip is longer than `max_samples`, of an encoder that takes
+            no more.
         """
         below = self.below(wav, wav_lens, 0, time_mask, channel_mask)
         return self.above(*below)
@@ -208,7 +219,7 @@ class SpeechLobe(TransformerLobe):
         # everything that is queued there.
         lengths = lengths_in_samples(wav, wav_lens).cpu()
         longest = int(lengths.max())
-        if self.max_samples is not None and longest > self.max_samples:
+        if self.limited and longest > self.max_samples:
             raise InputError(
                 f"a clip of {longest / self.sample_rate:.1f} s is longer than "
                 f"the {self.max_samples / self.sample_rate:.0f} s that "

@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from ser_peft.errors import InputError
+from ser_peft.io import refuse_pointer
 from ser_peft.lobes.filterbank_cnn import FilterbankCnnConfig
 from ser_peft.lobes.vggish import VGGishConfig
 
@@ -134,8 +135,12 @@ def read_config(source, save_path=""):
     Raises
     ------
     InputError
-        If there is no such checkpoint.
+        If there is no such checkpoint, or a file of it is a pointer.
     """
+    # All that is read of it, here: others tell a pointer for damage.
+    for file in Path(source).glob("*"):
+        if file.suffix in (".json", ".safetensors", ".model", ".txt"):
+            refuse_pointer(file)
     try:
         return AutoConfig.from_pretrained(
             str(source),

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from ser_peft.errors import InputError
-from ser_peft.io import atomic_path, sha256
+from ser_peft.io import atomic_path, refuse_pointer, sha256
 from ser_peft.lobes.base import SAMPLE_RATE
 from ser_peft.lobes.filterbank import HOP, N_FFT, WINDOW, FilterbankLobe
 
@@ -330,6 +330,7 @@ def _shape(tensor):
 
 def _read(path, source):
     """Tensors of the file, which came from `source`."""
+    refuse_pointer(path)
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -352,6 +353,7 @@ def _read(path, source):
 
 def _read_pca(path):
     """AudioSet's matrices, by their names in `VGGishModel`."""
+    refuse_pointer(path)
     try:
         with np.load(path) as arrays:
             matrix, means = arrays["pca_eigen_vectors"], arrays["pca_means"]

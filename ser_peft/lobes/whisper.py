@@ -25,6 +25,7 @@ class WhisperLobe(SpeechLobe):
     speech recognition via large-scale weak supervision".
     """
 
+    limited = True  # to its position embeddings
     not_needed = ("decoder.",)
     prefix = "encoder."
     layers_path = "layers"

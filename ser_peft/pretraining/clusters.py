@@ -86,16 +86,31 @@ def _labels(encoder, counts, labels, sizes):
 @torch.no_grad()
 def _frames(encoder, loader, device):
     """Id and frames [T', C] of each clip."""
-    limit = encoder.max_samples
     for batch in tqdm(loader, desc="frames", unit="batch"):
         wavs, lens = (tensor.to(device) for tensor in batch.sig)
-        if limit is None or wavs.shape[1] <= limit:
+        if wavs.shape[1] <= encoder.max_samples:
             states, frames = encoder(wavs, lens)
             parts = zip(states[-1], frames.tolist(), strict=True)
             yield from zip(batch.id, (s[:n] for s, n in parts), strict=True)
             continue
         samples = lengths_in_samples(wavs, lens).tolist()
         for id_, wav, length in zip(batch.id, wavs, samples, strict=True):
-            # Longer than the encoder takes: stretch by stretch.
-            parts = [encoder(w[None]) for w in wav[:length].split(limit)]
-            yield id_, torch.cat([states[-1, 0] for states, _ in parts])
+            yield id_, _long(encoder, wav[None, :length])
+
+
+def _long(encoder, wav):
+    """Frames [T', C] of a clip [1, T] of any length, window by window.
+
+    Windows overlap by what a frame sees beyond its hop, so that there are as
+    many frames as of the whole clip, and as far apart.
+    """
+    lobe = encoder.lobe
+    hop = lobe.frame_hop * lobe.frame_stride
+    overlap = max(0, lobe.min_samples - lobe.frame_hop)
+    step = (encoder.max_samples - overlap) // hop * hop
+    total = int(lobe.valid_frames(wav))
+    frames = [
+        encoder(wav[:, start : start + step + overlap])[0][-1, 0, : step // hop]
+        for start in range(0, wav.shape[1], step)
+    ]
+    return torch.cat(frames)[:total]

@@ -40,6 +40,21 @@ def train(argv):
     train_emotion(argv, partial(prepare, "ravdess"))
 
 
+def test_clips_that_are_slowed_down_still_fit(new_brain, tmp_path, monkeypatch):
+    """Whisper takes 30 s; a clip of 28 s at 0.9 of its speed has 31 s."""
+    brain = new_brain(tmp_path / "run")
+    batch = next(iter(brain.train_loader()))
+    longest = batch.sig.data.shape[1]
+    monkeypatch.setattr(brain.encoder.lobe, "max_samples", longest)
+    monkeypatch.setattr(
+        brain.hparams,
+        "wav_augment",
+        lambda wavs, lens: (wavs.repeat(1, 2)[:, : longest + 500], lens),
+    )
+    scores = brain.compute_forward(batch, sb.Stage.TRAIN)
+    assert scores.shape == (len(batch), 4)
+
+
 def predictions(folder):
     """Rows of predictions.csv."""
     with open(folder / "predictions.csv", newline="") as file:

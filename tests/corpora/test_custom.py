@@ -1,6 +1,7 @@
 """A csv of one's own: cells, folds, splits, mistakes."""
 
 import shutil
+import unicodedata
 
 import pytest
 import torch
@@ -108,6 +109,33 @@ def test_a_stretch_of_a_recording(small, copy):
         read_audio(f"{copy / wav}#t=0.2,0.1")
     with pytest.raises(InputError, match="#t=now: cannot be read"):
         read_audio(f"{copy / wav}#t=now")
+
+
+def test_all_rows_without_a_file_are_told(copy):
+    table = write(copy, ["x.wav,sad,1", "clips/s1_sad.wav,sad,2",
+                         "y.wav,sad,3", "z.wav,sad,3"],
+                  "path,label,speaker")  # fmt: skip
+    with pytest.raises(InputError) as raised:
+        custom.read(table)
+    assert str(raised.value) == (
+        f"{table}, row 2, column path: no such file: {copy}/x.wav; 3 rows name "
+        "none, also 4, 5"
+    )
+
+
+def test_names_in_another_form_of_unicode(copy):
+    """The table has an ä as one character, the disk as two; and reverse."""
+    names = ["ä.wav", unicodedata.normalize("NFD", "ö.wav")]
+    forms = "NFD", "NFC"
+    for name, form in zip(names, forms, strict=True):
+        shutil.copy(
+            copy / "clips" / "s1_sad.wav",
+            copy / unicodedata.normalize(form, name),
+        )
+    rows = [f'"{names[0]}",sad,1', f'"{names[1]}#t=0,0.2",sad,2']
+    first, second = custom.read(write(copy, rows, "path,label,speaker"))
+    assert first.id == names[0] and first.wav.is_file()
+    assert len(read_audio(second.wav)) == 3200
 
 
 def test_given_split(copy):

@@ -176,7 +176,7 @@ def test_a_clip_longer_than_the_babble():
         (1000, -0.3, 0.3),
         (3000, -0.5, 0.5),
         (3800, 8, 60),
-        (6000, 30, 200),
+        (6000, 30, 300),
     ],
 )
 def test_telephone_band(frequency, low, high):

@@ -151,6 +151,23 @@ def test_silence_is_finite(lobe):
     assert states.isfinite().all()
 
 
+def test_more_than_a_window_is_refused_where_it_must(
+    lobe, name, clip, monkeypatch
+):
+    """In training, that is: what is evaluated is cut into windows."""
+    assert lobe.max_samples == 30 * 16000
+    monkeypatch.setattr(lobe, "max_samples", 8000)
+    wav = clip(0.6)[None]
+    if name == "whisper":
+        with pytest.raises(InputError, match="0.6 s .*max_seconds"):
+            encode(lobe, wav)
+    else:
+        assert encode(lobe, wav)[1].item() == 29
+    cut, lens = lobe.beginning(wav.repeat(2, 1), torch.tensor([1.0, 0.5]))
+    assert cut.shape == (2, 8000) and lens.tolist() == pytest.approx([1, 0.6])
+    assert encode(lobe, cut, lens)[0].isfinite().all()
+
+
 def test_lengths_are_rounded_to_samples():
     wavs = torch.zeros(3, 48000)
     lengths = torch.tensor([48000, 31999, 7]) / 48000
@@ -378,6 +395,18 @@ def rewrite_weights(folder, tmp_path, change):
     change(weights)
     save_file(weights, path, {"format": "pt"})
     return tmp_path
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_pointer_of_git_lfs(folders, tmp_path, name):
+    shutil.copytree(folders["wavlm_base"], tmp_path / "a copy")
+    (tmp_path / "a copy" / name).write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    )
+    with pytest.raises(
+        InputError, match=rf"{name}: a Git LFS .*`git lfs pull`"
+    ):
+        load_lobe(tmp_path / "a copy")
 
 
 def test_weights_that_lack_a_tensor(folder, lobe, tmp_path):
