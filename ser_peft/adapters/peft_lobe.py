@@ -267,15 +267,17 @@ class PeftLobe(torch.nn.Module):
         lobe = self.lobe
         if not self.trainable:
             return self.num_layers
-        most, inside = self.num_layers, f"{lobe.layers_path}."
+        most = self.num_layers
         for name, parameter in lobe.backbone.named_parameters():
-            if parameter.requires_grad and not name.startswith(inside):
-                if not lobe.closing or not name.startswith(lobe.closing):
-                    return None
+            if not parameter.requires_grad:
+                continue
+            if lobe.closing and name.startswith(lobe.closing):
                 most = self.num_layers - 1  # the last state is normed
+            elif not (
+                lobe.divisible and name.startswith(f"{lobe.layers_path}.")
+            ):
+                return None
         before = {id(module) for module in own}
-        if not lobe.divisible:
-            return None
         for i, layer in enumerate(lobe.layers):
             # A method may change a layer without a parameter of its own.
             added = any(id(module) not in before for module in layer.modules())
