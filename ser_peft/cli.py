@@ -163,8 +163,7 @@ def _predict(args):
         if args.json:
             tqdm.write(json.dumps({"file": path, **answer}))
             continue
-        # A name that is no utf-8 cannot be printed as it is.
-        parts = [path.encode("utf-8", "backslashreplace").decode() + ":"]
+        parts = [f"{path}:"]
         if "label" in answer:
             parts.append(f"{answer['label']}  ({_listed(answer['scores'])})")
         if "dimensions" in answer:
