@@ -241,6 +241,8 @@ def _write_summary(summary, out, html):
 def _params(args):
     from ser_peft.params import count_methods, count_recipe, format_table
 
+    if args.classes < 1:
+        raise InputError(f"--classes {args.classes}: give 1 or more")
     if args.yaml:
         rows = [
             count_recipe(args.yaml, backbone, args.classes)

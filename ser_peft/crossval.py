@@ -477,7 +477,7 @@ def numbers(text):
         first, last = (
             (int(n or match[1]) for n in match.groups()) if match else (1, 0)
         )
-        if last < first:
+        if not 0 <= last - first < 10_000:
             raise InputError(f"{text}: no numbers; write them as 1-5 or 1,3")
         found += range(first, last + 1)
     return [*dict.fromkeys(found)]

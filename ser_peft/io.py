@@ -40,6 +40,12 @@ def atomic_path(path):
     Path
         Where to write, on the same file system, with the same suffix.
 
+    Raises
+    ------
+    InputError
+        If `path` is a device or a pipe, as ``/dev/null``, which would be
+        replaced too.
+
     Example
     -------
     >>> folder = getfixture("tmp_path")
@@ -49,6 +55,8 @@ def atomic_path(path):
     'whole'
     """
     path = Path(path)
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise InputError(f"{path}: is no file; give the name of one")
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     tmp = scratch / path.name

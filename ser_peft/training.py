@@ -9,7 +9,7 @@ from pathlib import Path
 
 import speechbrain as sb
 import torch
-from ruamel.yaml import YAML
+from ruamel.yaml import YAML, YAMLError
 from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain.utils.distributed import (
     ddp_init_group,
@@ -93,10 +93,12 @@ def train_ptapt(prepare, hparams_file, run_opts, given):
         )
         folder = Path(settings["output_folder"])
         if not finished(text, folder):
-            _claim(folder, text)
             states = None
             if settings["states"]:
                 states = _states(settings, prepare, hparams_file)
+                _settings(StateBrain, prepare, states[0], run_opts, states[1])
+            _claim(folder, text)
+            if states:
                 _train(StateBrain, prepare, states[0], run_opts, states[1])
             run_on_main(_label, (settings, prepare, run_opts, states))
         _say(_train(PtaptBrain, prepare, hparams_file, run_opts, given))
@@ -108,10 +110,17 @@ def _states(settings, prepare, hparams_file):
     shared = {*signature(prepare).parameters, "seed", "backbone", "layer"}
     try:
         tree = YAML().load(path)
-    except OSError as error:
+        head = str(tree["head"].tag.value)
+    except (
+        *(AttributeError, LookupError, OSError, TypeError),
+        *(ValueError, YAMLError),
+    ):
+        head = ""  # no yaml of a head at all
+    if not head.endswith("StateHead"):
         raise InputError(
-            f"states: {path} cannot be read; name a yaml beside {hparams_file}"
-        ) from error
+            f"states: {path}: is no yaml with a StateHead; name one beside "
+            f"{hparams_file}, as ptapt_states.yaml"
+        )
     given = {
         key: settings[key]
         for key in tree

@@ -8,7 +8,8 @@ import stat
 
 import pytest
 
-from ser_peft.io import atomic_path, write_json
+from ser_peft.errors import InputError
+from ser_peft.io import atomic_path, check_writable, write_json
 
 
 def names(folder):
@@ -98,3 +99,20 @@ def test_write_json(tmp_path):
     with pytest.raises(TypeError):
         write_json(tmp_path / "a.json", {"set": {1}})
     assert json.loads((tmp_path / "a.json").read_text()) == content
+
+
+def test_no_device_is_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="pipe: is no file"):
+        write_json(tmp_path / "pipe", {})
+    assert [p.name for p in tmp_path.iterdir()] == ["pipe"]
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_folders_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").touch()
+    for folder in ("file", "file/a/b"):
+        with pytest.raises(InputError, match="out .*file is no folder that"):
+            check_writable(tmp_path / folder, "out")
+    check_writable(tmp_path / "a" / "b", "out")
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]

@@ -242,4 +242,4 @@ def test_unfit_settings(key, value, says, arguments, train, tmp_path):
 def test_no_such_states_yaml(arguments, train, tmp_path):
     end = ptapt(tmp_path / "run", arguments, train, states="nope.yaml")
     assert end.code == 2
-    assert "states: " in end.log and "nope.yaml cannot be read" in end.log
+    assert "states: " in end.log and "nope.yaml: is no yaml with" in end.log
