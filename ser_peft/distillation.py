@@ -129,7 +129,8 @@ class Teacher:
         logits, vectors = said.tensor_split([len(model.classes)], 1)
         if kind == "text":
             return logits, text[0][-1], text[1]
-        return logits, vectors[:, None], torch.ones_like(samples)
+        one = torch.ones(len(logits), dtype=torch.long, device=logits.device)
+        return logits, vectors[:, None], one
 
 
 class TeacherCache:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import speechbrain as sb
 import torch
+from speechbrain.dataio.dataloader import make_dataloader
+from speechbrain.dataio.sampler import DistributedSamplerWrapper
 from speechbrain.utils.checkpoints import (
     mark_as_loader,
     mark_as_saver,
@@ -16,6 +18,7 @@ from speechbrain.utils.checkpoints import (
 )
 from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.seed import seed_everything
+from torch.utils.data import DistributedSampler
 
 from ser_peft.brains.schedules import SCHEDULES
 from ser_peft.brains.settings import check_settings
@@ -44,6 +47,27 @@ class History(list):
     def load(self, path, end_of_epoch=True):
         """Read what `save` wrote."""
         self[:] = json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+class RankSampler(DistributedSamplerWrapper):
+    """This process's batches, also where there is but one.
+
+    Arguments are those of SpeechBrain's `DistributedSamplerWrapper`, which
+    takes the clips of a single batch for batches.
+
+    Example
+    -------
+    >>> sampler = RankSampler(
+    ...     [[4, 5], [6]], num_replicas=2, rank=0, shuffle=False
+    ... )
+    >>> [*sampler]
+    [[4, 5]]
+    """
+
+    def __iter__(self):
+        batches = [*self.sampler]
+        chosen = DistributedSampler.__iter__(self)
+        return iter([batches[i] for i in chosen])
 
 
 class PeftBrain(sb.Brain):
@@ -119,7 +143,7 @@ class PeftBrain(sb.Brain):
     # ---------------------------------------------------------------- data
 
     def train_loader(self):
-        """Length-bucketed batches, dealt to the processes by SpeechBrain."""
+        """Length-bucketed batches, split over the processes."""
         sampler = batch_sampler(
             self.sets["train"],
             self.hparams.batch_seconds,
@@ -127,16 +151,21 @@ class PeftBrain(sb.Brain):
             seed=self.hparams.seed,
             max_seconds=self.hparams.max_seconds,
         )
-        # SpeechBrain tells its own samplers the epoch; this one, without
-        # DDP, only if told so.
-        self.train_sampler = sampler
-        loader = self.make_dataloader(
+        if self.distributed_launch:
+            sampler = RankSampler(
+                sampler,
+                rank=self.rank,
+                shuffle=getattr(self.hparams, "sorting", "random") == "random",
+            )
+        self.train_sampler = sampler  # SpeechBrain tells it the epoch
+        # Not by `make_dataloader`, which would deal out the batches itself.
+        loader = make_dataloader(
             self.sets["train"],
-            sb.Stage.TRAIN,
             batch_sampler=sampler,
             num_workers=self.hparams.num_workers,
             pin_memory=self.device_type == "cuda",
         )
+        self.checkpointer.add_recoverable("dataloader-TRAIN", loader)
         # Of the optimisers, in an epoch; what is left over makes none.
         self.steps = len(self.train_sampler) // self.grad_accumulation_factor
         if not self.steps:
