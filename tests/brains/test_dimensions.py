@@ -349,8 +349,8 @@ def test_dimensions_alone(alone, tree):
     epochs = history(alone)
     assert len(epochs) == 3
     assert all("valid_ua" not in epoch for epoch in epochs)
-    assert epochs[-1]["train_loss"] < epochs[0]["train_loss"]
     best = max(epochs, key=lambda epoch: epoch["valid_ccc"])
+    assert best["valid_ccc"] > 0.8  # the numbers follow the pitch
     assert results["best_epoch"] == best["epoch"]
     assert results["valid_ccc"] == pytest.approx(best["valid_ccc"], abs=1e-4)
     assert results["kept"] == f"best valid CCC: epoch {best['epoch']}"

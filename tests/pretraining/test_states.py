@@ -83,6 +83,7 @@ def test_mixed_precision(head, states):
 
 def test_checkpoint(head, states, tmp_path):
     Checkpointer(tmp_path, {"head": head}).save_checkpoint()
+    torch.manual_seed(1)
     fresh = StateHead(ENCODER, 4)
     assert not torch.equal(fresh(states, FRAMES), head(states, FRAMES))
     Checkpointer(tmp_path, {"head": fresh}).recover_if_possible()

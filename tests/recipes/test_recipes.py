@@ -458,7 +458,7 @@ def test_what_is_said_to_be_read_is_read(brain):
     code = "".join(
         path.read_text()
         for path in (
-            *package.glob("brains/*.py"), package / "recipe.py",
+            *package.glob("brains/*.py"), package / "training.py",
             Path(sb.core.__file__),
         )
     )  # fmt: skip
