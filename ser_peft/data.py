@@ -388,7 +388,9 @@ def datasets(folder, max_seconds=None, crop=1.0, first_seconds=None, hop=1):
         @takes("wav")
         @provides("sig", "start")
         def audio(wav, train=split == "train"):
-            sig = read_audio(wav.replace("{data_root}", about["data_folder"]))
+            sig = read_audio(
+                wav.replace("{data_root}", about["data_folder"], 1)
+            )
             if first_seconds is not None:
                 sig = sig[: int(first_seconds * SAMPLE_RATE)]
             if not train:
