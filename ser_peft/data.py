@@ -466,7 +466,9 @@ def datasets(folder, max_seconds=None, crop=1.0, first_seconds=None, hop=1):
         def audio(id_, wav, train=split == "train", progress=progress):
             if id_ in progress.kept:
                 return torch.zeros(1), 0
-            sig = read_audio(wav.replace("{data_root}", about["data_folder"]))
+            sig = read_audio(
+                wav.replace("{data_root}", about["data_folder"], 1)
+            )
             if first_seconds is not None:
                 sig = sig[: int(first_seconds * SAMPLE_RATE)]
             if not train:

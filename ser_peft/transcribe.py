@@ -207,7 +207,7 @@ def transcribe(
             batch = chosen[start : start + BATCH]
             wavs = [
                 read_audio(
-                    entry["wav"].replace("{data_root}", about["data_folder"])
+                    entry["wav"].replace("{data_root}", about["data_folder"], 1)
                 )
                 for entry in batch
             ]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from contextlib import redirect_stdout
 from io import StringIO
+from pathlib import Path
 
 import pytest
 import soundfile
@@ -14,6 +15,8 @@ import soundfile
 from ser_peft.cli import main
 from ser_peft.corpora import CORPORA, ravdess
 from ser_peft.data import read_manifests
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def fails(capsys, *argv):
@@ -231,6 +234,32 @@ def test_exit_codes_of_the_program(probe, tmp_path):
     assert done.returncode == 2 and "summarize" in done.stderr
 
 
+# Runs a script, then tells what of the heavy packages it has imported.
+IMPORTED = """
+import runpy, sys
+sys.path.insert(0, sys.argv[1])
+sys.argv[1:2] = []
+sys.argv[0] = sys.argv.pop(1)
+try: runpy.run_path(sys.argv[0], run_name="__main__")
+finally: print(*{"HEAVY"} & {*sys.modules}, file=sys.stderr)
+"""
+
+
+def test_a_wrong_flag_is_told_before_the_heavy_imports():
+    """torch alone takes its second: the manifests' module needs it."""
+    recipe = ROOT / "recipes" / "Custom"
+    heavy = "speechbrain transformers peft sklearn scipy matplotlib"
+    code = IMPORTED.replace("HEAVY", '","'.join(heavy.split()))
+    hparams = recipe / "hparams" / "whisper_lora.yaml"
+    done = subprocess.run(
+        [sys.executable, "-c", code, recipe, recipe / "train.py", hparams,
+         "--bogus=1"], capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2
+    line, imported = done.stderr.splitlines()
+    assert line.startswith("error: --bogus: ") and imported == ""
+
+
 @pytest.mark.parametrize(
     "command",
     [
@@ -258,6 +287,22 @@ def test_help_is_quick(command):
     )
     assert done.returncode == 0 and done.stderr == "False"
     assert done.stdout.startswith("usage: ser-peft")
+
+
+def test_a_wrong_command_is_one_line(capsys):
+    assert "'bogus'" in fails(capsys, "bogus")
+    assert "arguments are required: COMMAND" in fails(capsys)
+    assert "--nope; see ser-peft" in fails(capsys, "summarize", "x", "--nope")
+    assert "invalid int value" in fails(capsys, "compare", "--repeats", "x")
+
+
+def test_home_is_expanded(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    line = fails(capsys, "prepare", "custom", "~/my.csv", "--fold", "1", "out")
+    assert f"data_folder {tmp_path}/my.csv: no such folder" in line
+    assert "no user nobody1" in fails(capsys, "summarize", "~nobody1/x")
+    line = fails(capsys, "summarize", "x", "--out", __file__ + "/a/b")
+    assert "test_cli.py is no folder that can be written to" in line
 
 
 def test_help_names_every_corpus(capsys):

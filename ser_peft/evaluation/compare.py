@@ -285,7 +285,7 @@ def _utterances(runs):
     ids = np.random.default_rng(0).permutation(sorted(test))[:MAPPED]
     chosen = []
     for id_ in tqdm(sorted(ids.tolist()), desc="audio", unit="clip"):
-        path = test[id_]["wav"].replace("{data_root}", about["data_folder"])
+        path = test[id_]["wav"].replace("{data_root}", about["data_folder"], 1)
         chosen.append(
             {
                 "id": id_,
