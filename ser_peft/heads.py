@@ -388,18 +388,20 @@ class MeanHead(Head):
 
 
 class StatisticsHead(Head):
-    """Mean and deviation of the last hidden state, standardised, one layer.
+    """Mean and deviation of the last hidden state, normed, one layer.
 
-    For small encoders trained from scratch: what tells emotions apart in a
-    statistic is small beside its mean over all clips, which a batch norm
-    takes away. Paper: Snyder et al. 2018, "X-vectors", for the pooling.
+    For small encoders trained from scratch. Means, and logarithms of the
+    deviations, are each layer-normed over the channels of a clip: there are
+    no statistics of a batch, so that a step is the same however many
+    processes share it. Paper: Snyder et al. 2018, "X-vectors", for the
+    pooling.
 
     Arguments
     ---------
     encoder, classes, dimensions
         See `Head`.
     dropout : float
-        On the standardised statistics.
+        On the normed statistics.
     """
 
     score_layers = ("linear.",)
@@ -407,7 +409,8 @@ class StatisticsHead(Head):
     def __init__(self, encoder, classes, dimensions=(), dropout=0.0):
         super().__init__(encoder, classes, dimensions, dropout=dropout)
         self.vector_size = 2 * self.width
-        self.norm = nn.BatchNorm1d(self.vector_size)
+        self.mean_norm = nn.LayerNorm(self.width)
+        self.deviation_norm = nn.LayerNorm(self.width)
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(self.vector_size, self.outputs)
 
@@ -419,16 +422,11 @@ class StatisticsHead(Head):
 
     def score(self, vectors):
         """See `Head.score`."""
-        norm = self.norm
-        if self.training and len(vectors) == 1:
-            # One clip has no deviation: that of those before it.
-            vectors = nn.functional.batch_norm(
-                vectors, norm.running_mean, norm.running_var,
-                norm.weight, norm.bias, eps=norm.eps,
-            )  # fmt: skip
-        else:
-            vectors = norm(vectors)
-        return self.linear(self.dropout(vectors))
+        mean, deviation = vectors.chunk(2, dim=1)
+        normed = torch.cat(
+            [self.mean_norm(mean), self.deviation_norm(deviation.log())], 1
+        )
+        return self.linear(self.dropout(normed))
 
 
 class ProbeMixHead(LayerMixHead):

@@ -14,6 +14,10 @@ import torch
 from safetensors.torch import load_file
 
 from ser_peft.data import datasets, eval_batches, prepare
+from ser_peft.lobes.filterbank_cnn import (
+    FilterbankCnnConfig,
+    FilterbankCnnModel,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 HPARAMS = ROOT / "recipes" / "RAVDESS" / "hparams"
@@ -133,6 +137,71 @@ def test_two_processes_train_as_one(
             assert float(ours[name]) == pytest.approx(
                 float(theirs[name]), abs=1e-4
             )
+
+
+@pytest.fixture
+def small_cnn(tmp_path):
+    """Folder of a small `FilterbankCnnModel` without dropout."""
+    torch.manual_seed(0)
+    config = FilterbankCnnConfig(
+        num_mel_bins=16, hidden_size=16, intermediate_size=32,
+        num_hidden_layers=2, hidden_dropout=0.0,
+    )  # fmt: skip
+    FilterbankCnnModel(config).save_pretrained(tmp_path / "cnn")
+    return tmp_path / "cnn"
+
+
+def test_two_processes_train_a_small_cnn_as_one(
+    equal_lengths, recipe, arguments, train, small_cnn, tmp_path
+):
+    """Its head has no statistics of a batch, which a process would halve."""
+    hparams = recipe(
+        "cnn_kd",
+        ("dropout: 0.2", "dropout: 0.0"),
+        ("torch.optim.AdamW", "torch.optim.SGD"),
+        ("num_workers:", "sorting: ascending\nnum_workers:"),
+    )
+    settings = EXACT | equal_lengths | {
+        "backbone": small_cnn, "kd_weight": 0,
+        "adapter_lr": 0.1, "head_lr": 0.1,
+    }  # fmt: skip
+    found = {}
+    for processes, factor in ((1, 2), (2, 1)):
+        argv = arguments(
+            tmp_path / f"{processes}", hparams,
+            grad_accumulation_factor=factor, **settings,
+        )  # fmt: skip
+        end = train(argv, processes=processes, script="train_distill.py")
+        assert end.code == 0, end.log
+        model = tmp_path / f"{processes}" / "model"
+        (saved,) = (tmp_path / f"{processes}").rglob("history.ckpt")
+        found[processes] = (
+            json.loads(saved.read_text()),
+            load_file(model / "adapter" / "adapter_model.safetensors")
+            | load_file(model / "head.safetensors"),
+        )
+    for ours, theirs in zip(found[2][0], found[1][0], strict=True):
+        for key in ("train_loss", "valid_loss", "valid_ua"):
+            assert ours[key] == pytest.approx(theirs[key], abs=1e-4), key
+    for key, tensor in found[2][1].items():
+        assert torch.allclose(tensor, found[1][1][key], atol=1e-5), key
+
+
+def test_one_clip_on_one_process(
+    equal_lengths, arguments, train, small_cnn, tmp_path
+):
+    """And one batch on each: 47 clips here, one there."""
+    settings = equal_lengths | {
+        "backbone": small_cnn, "kd_weight": 0, "num_workers": 1,
+        "batch_seconds": 47.5 * 0.3, "distributed_backend": "gloo",
+    }  # fmt: skip
+    argv = arguments(
+        tmp_path / "run", "RAVDESS/hparams/cnn_kd.yaml", **settings
+    )
+    end = train(argv, processes=2, script="train_distill.py")
+    assert end.code == 0, end.log
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["processes"] == 2 and results["steps"] == 2
 
 
 def test_uneven_split_tests_every_clip_once(
