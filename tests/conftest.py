@@ -8,6 +8,7 @@ import os
 import random
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,27 +28,28 @@ SEED = int(os.environ.get("SER_PEFT_TEST_SEED", 0))
 """No test may need this one: try others."""
 
 
-def _seed():
-    random.seed(SEED)
-    np.random.seed(SEED)
-    torch.manual_seed(SEED)
+def _seed(name):
+    seed = zlib.crc32(f"{name} {SEED}".encode())
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_fixture_setup():
+def pytest_fixture_setup(fixturedef):
     """Whatever a fixture draws is the same, whichever tests ran before."""
-    _seed()
+    _seed(fixturedef.argname)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item):
+    """And whatever a test draws."""
+    _seed(item.name)
 
 
 def pytest_collection_finish():
     """A collection of garbage need not look at all the imported modules."""
     gc.freeze()
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_call():
-    """And whatever a test draws."""
-    _seed()
 
 
 def _wav2vec2_like(kind, stable):
