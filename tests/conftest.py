@@ -15,12 +15,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import soundfile
-import speechbrain.utils.logger
 import tokenizers
 import torch
 import transformers
+from quick import be_quick
 
 from ser_peft.data import prepare
+
+be_quick()
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
@@ -115,18 +117,6 @@ def own_cache(tmp_path_factory):
     """Leave the user's cache alone, in processes that are started too."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def environment_once():
-    """SpeechBrain asks ``pip freeze`` in every training."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            speechbrain.utils.logger,
-            "get_environment_description",
-            lambda: "stubbed by the tests",
-        )
         yield
 
 

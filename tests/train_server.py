@@ -1,7 +1,7 @@
 """Runs recipes in forked processes, so that imports are paid for once.
 
 So is all else that only a process's first training does: it compiles, fills
-caches, asks ``pip freeze``. The first job is therefore done right here.
+caches. The first job is therefore done right here.
 
 One JSON object a line on stdin starts ``python train.py ARGV``, one on
 stdout says how it ended. `processes` (more than one: DDP), `kill_at` (see the
@@ -23,8 +23,8 @@ import sys
 import traceback
 
 import numpy
-import speechbrain.utils.logger
 import torch
+from quick import be_quick
 
 
 def kill_at(path, count):
@@ -69,8 +69,6 @@ def rehearse(job):
         file = getattr(sys.modules[name], "__file__", None)
         if file and os.path.dirname(file) == recipe:
             del sys.modules[name]
-    environment = speechbrain.utils.logger.get_environment_description()
-    speechbrain.utils.logger.get_environment_description = lambda: environment
     # Or a child's first collection copies all that it shares with this.
     gc.freeze()
 
@@ -116,6 +114,7 @@ def run(job, rank):
 
 def serve():
     """The parent: fork, wait, answer."""
+    be_quick()
     rehearse(json.loads(sys.stdin.readline()))
     print(json.dumps({"code": 0}), flush=True)
     for line in sys.stdin:
