@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import scipy.fft
 import soxr
 import torch
 from tqdm import tqdm
@@ -380,11 +379,11 @@ def _products(samples, rate):
     a say.
     """
     size = 1 << 14
-    bins = scipy.fft.rfftfreq(size, 1 / rate)
+    bins = np.fft.rfftfreq(size, 1 / rate)
     bins = slice(*np.searchsorted(bins, SPEECH))
     products = 0.0
     for start in range(0, len(samples), size):
         block = samples[start : start + size]
-        spectrum = scipy.fft.rfft(block, size, axis=0)[bins]
+        spectrum = np.fft.rfft(block, size, axis=0)[bins]
         products = products + (spectrum.T @ spectrum.conj()).real
     return products
