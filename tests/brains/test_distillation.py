@@ -10,6 +10,7 @@ import speechbrain as sb
 import torch
 import trees_a
 from peft import LoraConfig
+from pretend import DEVICE, pretend
 from ruamel.yaml import YAML
 from torch.nn.functional import cross_entropy
 
@@ -326,6 +327,30 @@ def test_stored_outputs_are_as_good_as_a_live_teacher(
     assert path.stat().st_mtime_ns == written
     for name, tensor in tensors(again).items():
         assert torch.equal(tensor, tensors(cached)[name])
+
+
+@pytest.mark.parametrize("cached", ["False", "True"])
+def test_on_a_device_of_its_own(
+    new_student, teachers, manifests, tmp_path, cached
+):
+    """Nothing of the CPU meets anything of a GPU."""
+    losses = []
+    for device in ("cpu", DEVICE):
+        with pretend():
+            brain = new_student(
+                tmp_path, teacher=teachers["reads"], feature_weight=1,
+                features="fused", cache_teacher=cached, device=device,
+                manifests_folder=shutil.copytree(manifests, tmp_path / device),
+            )  # fmt: skip
+            if cached == "True":
+                brain.cache = brain._cache()
+            brain.init_optimizers()
+            loader = brain.train_loader()
+            brain.on_stage_start(sb.Stage.TRAIN, 1)
+            brain.modules.eval()  # nothing random
+            brain.step = 1
+            losses.append(float(brain.fit_batch(next(iter(loader)))))
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
 
 
 def test_cache_is_of_these_texts(new_student, teachers, manifests, tmp_path):
