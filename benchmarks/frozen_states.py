@@ -39,6 +39,7 @@ def main():
     add("--data", required=True, help="RAVDESS: holds Actor_01 ... Actor_24")
     add("--whisper", required=True, help="weights: folder or id")
     add("--models", nargs="+", default=["whisper", "wavlm"])
+    add("--methods", nargs="+", default=["frozen", "lora"])
     add("--clips", type=int, default=4, help="of each actor (%(default)s)")
     add("--epochs", type=int, default=3)
     add("--threads", type=int, default=torch.get_num_threads())
@@ -62,10 +63,10 @@ def main():
             if model == "wavlm":
                 backbone, layers = write_wavlm(Path(temporary)), 12
             top = list(range(layers // 2, layers))
-            for method, more in {
-                "frozen": [],
-                "lora": [f"--encoder={{layers: {top}}}"],
-            }.items():
+            for method in args.methods:
+                more = []
+                if method != "frozen":
+                    more = [f"--encoder={{layers: {top}}}"]
                 ends = [
                     train(
                         data, Path(temporary), backbone, method, more, gb, args
@@ -114,6 +115,7 @@ def write_wavlm(folder):
     """A WavLM of the base shape with random weights."""
     torch.manual_seed(0)
     folder = folder / "wavlm"
+    transformers.utils.logging.disable_progress_bar()
     transformers.WavLMModel(transformers.WavLMConfig()).save_pretrained(folder)
     return folder
 
@@ -141,8 +143,8 @@ def train(data, folder, backbone, method, more, gigabytes, args):
     )
     if end.returncode:
         raise InputError(f"{' '.join(command)}: {end.stderr[-500:]}")
-    (history,) = out.glob("save/CKPT*/history.ckpt")
-    epochs = json.loads(history.read_text())
+    histories = out.glob("save/CKPT*/history.ckpt")
+    epochs = max((json.loads(h.read_text()) for h in histories), key=len)
     with open(out / "predictions.csv", newline="") as file:
         rows = list(csv.reader(file))[1:]
     chances = [float(cell) for row in rows for cell in row[4:]]
