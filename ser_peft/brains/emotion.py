@@ -12,7 +12,7 @@ from speechbrain.utils.distributed import if_main_process, run_on_main
 from torch.nn.functional import cross_entropy
 
 from ser_peft.adapters.folder import find
-from ser_peft.brains.frozen import CachingBrain
+from ser_peft.brains.frozen import CachingBrain, rows_of
 from ser_peft.brains.objectives import clip_weights, concordance_loss
 from ser_peft.checkpoints import load_mean
 from ser_peft.data import datasets, scale_of, values_of
@@ -303,7 +303,7 @@ class EmotionBrain(CachingBrain):
         scores = {}
         for whether in {*kept}:
             rows = [i for i, is_kept in enumerate(kept) if is_kept == whether]
-            texts = [batch.text[i] for i in rows]
+            texts = rows_of(batch.text, rows)
             if whether:
                 keys = [(batch.id[i], None) for i in rows]
                 some = score(
@@ -311,7 +311,7 @@ class EmotionBrain(CachingBrain):
                 )
             else:
                 some = self.model.by_clip(
-                    score, wavs[rows], samples[rows], texts
+                    score, rows_of(wavs, rows), rows_of(samples, rows), texts
                 )
             scores |= zip(rows, some, strict=True)
         return torch.stack([scores[i] for i in range(len(kept))])

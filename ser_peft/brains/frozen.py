@@ -15,7 +15,7 @@ from ser_peft.data import seeded
 from ser_peft.errors import InputError
 from ser_peft.lobes import lengths_in_samples
 
-__all__ = ["CachingBrain", "FrozenStates"]
+__all__ = ["CachingBrain", "FrozenStates", "rows_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -116,13 +116,28 @@ class FrozenStates:
             clips = [next(fresh) if clip is None else clip for clip in clips]
         frames = torch.tensor([clip.shape[1] for clip in clips])
         layers, _, width = clips[0].shape
+        # To a GPU in one piece, as few bytes as can be.
+        away = torch.device(device).type == "cuda"
+        half = away and all(clip.dtype == torch.float16 for clip in clips)
         states = torch.empty(
-            layers, len(clips), int(frames.max()), width, device=device
+            (layers, len(clips), int(frames.max()), width),
+            dtype=torch.float16 if half else torch.float32,
+            pin_memory=away,
         )
         for i, clip in enumerate(clips):
             states[:, i, : clip.shape[1]] = clip
             states[:, i, clip.shape[1] :] = 0
-        return states, frames
+        return states.to(device, non_blocking=True).float(), frames
+
+
+def rows_of(part, rows):
+    """Some rows of a tensor, or items of a list, without a GPU's waiting."""
+    if len(rows) == len(part):
+        return part
+    if not torch.is_tensor(part):
+        return [part[i] for i in rows]
+    index = torch.tensor(rows).to(part.device, non_blocking=True)
+    return part.index_select(0, index)
 
 
 class CachingBrain(PeftBrain):
@@ -247,12 +262,7 @@ class CachingBrain(PeftBrain):
             return None
         fresh = None
         if missing:
-            some = [
-                part[missing]
-                if torch.is_tensor(part)
-                else [part[i] for i in missing]
-                for part in inputs
-            ]
+            some = [rows_of(part, missing) for part in inputs]
             layers = self.frozen_layers(name)
             fresh = self.encoders[name].below(*some, layers=layers)
         return self.kept.batch(name, keys, fresh, self.device)
@@ -378,7 +388,7 @@ class CachingBrain(PeftBrain):
         if not rows:
             return []
         ids = [batch.id[i] for i in rows]
-        wavs, lens = (part[rows] for part in self.audio(batch))
+        wavs, lens = (rows_of(part, rows) for part in self.audio(batch))
         if version is not None:
             wavs, lens = self.this_version(wavs, lens, ids)
             wavs, lens = self.fitting(wavs, lens)
