@@ -126,7 +126,8 @@ def check_samples(wav, rate, name):
             f"{name}: {len(wav) / rate:.3f} s of audio, too short for the "
             f"encoder; give at least {MIN_SECONDS} s or remove it"
         )
-    peak = float(wav.abs().max())
+    # By NumPy: torch's own threads do not like those of a forked process.
+    peak = float(np.abs(wav.detach().cpu().numpy()).max())
     if not math.isfinite(peak):
         raise InputError(
             f"{name}: NaN or infinite samples; repair or remove it"

@@ -69,12 +69,14 @@ def _cpu_multiplies_bf16():
     except AttributeError:  # torch without oneDNN
         return False
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    if threads > 1:  # torch remembers that it was told, in new threads too
+        torch.set_num_threads(1)
     seconds = [
         [_seconds(dtype) for dtype in (torch.bfloat16, torch.float32)]
         for _ in range(5)
     ]
-    torch.set_num_threads(threads)
+    if threads > 1:
+        torch.set_num_threads(threads)
     bf16, fp32 = map(min, zip(*seconds, strict=True))
     return bf16 < FAST * fp32
 
