@@ -197,7 +197,9 @@ def count_recipe(hparams_file, backbone=None, classes=4):
         given = dict.fromkeys(given, ".")
         if backbone is not None:
             given["backbone"] = str(backbone)
-        tree = YAML().load(resolve_references(StringIO(text), given))
+        stream = StringIO(text)
+        stream.name = str(hparams_file)  # includes are relative to it
+        tree = YAML().load(resolve_references(stream, given))
         backbone, bare = tree["backbone"], 0
         parts = [key for key in ("text_encoder", "encoder") if key in tree]
         with ExitStack() as stack:
@@ -215,6 +217,8 @@ def count_recipe(hparams_file, backbone=None, classes=4):
             YAML().dump({key: tree[key] for key in (*parts, "head")}, model)
             with torch.device("meta"):
                 model = load_hyperpyyaml(StringIO(model.getvalue()))
+    except InputError:
+        raise
     except _NO_RECIPE as e:
         raise InputError(
             f"--yaml {hparams_file}: cannot be counted ({e!r}); give one of a "
@@ -234,10 +238,11 @@ def _numel(module):
 
 _NO_RECIPE = (
     AttributeError,
+    ImportError,
     KeyError,
     OSError,
     TypeError,
-    UnicodeDecodeError,
+    ValueError,
     YAMLError,
 )
 

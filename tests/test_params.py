@@ -1,6 +1,7 @@
 """Parameter counts from configurations alone."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -290,6 +291,18 @@ def test_command_counts_a_recipe(capsys):
     assert json.loads(capsys.readouterr().out)["adapter"] == 884_736
 
 
+def test_a_recipe_may_include(tmp_path):
+    path = HPARAMS / "whisper_lora.yaml"
+    whole = count_recipe(path, "openai/whisper-tiny")
+    text = path.read_text()
+    method = re.search(r" *method: (!new:peft.*\n)(( {8}.*\n)+)", text)
+    (tmp_path / "lora.yaml").write_text(method[1] + method[2])
+    included = "    method: !include:lora.yaml\n"
+    (tmp_path / "a.yaml").write_text(text.replace(method[0], included))
+    found = count_recipe(tmp_path / "a.yaml", "openai/whisper-tiny")
+    assert found == {**whole, "settings": "a.yaml"}
+
+
 def test_refusals(tmp_path, capsys):
     def line(*argv):
         return refused(capsys, *argv)
@@ -311,6 +324,8 @@ def test_refusals(tmp_path, capsys):
         "seed: 8",
         "- 1",
         "x",
+        "a: !ref <nope>",
+        "a: !include:none.yaml {}",
     ):
         (tmp_path / "a.yaml").write_text(text)
         with pytest.raises(InputError, match="a.yaml: cannot be counted"):
