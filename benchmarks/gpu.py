@@ -39,6 +39,8 @@ from ser_peft.pretraining.kmeans import assign, kmeans
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = ROOT / "recipes" / "RAVDESS"
+# This package first, then what the caller had.
+PYTHONPATH = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
 RATE = 16000
 SHAPES = {"base": "microsoft/wavlm-base-plus", "large": "microsoft/wavlm-large"}
 TINY = {
@@ -275,7 +277,7 @@ class Bench:
             [*launcher, "--standalone", "--nproc_per_node=1",
              RECIPE / script, *argv,
              f"--distributed_backend={backend}"],
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            env=os.environ | {"PYTHONPATH": PYTHONPATH},
             start_new_session=True,
         )  # fmt: skip
         try:
@@ -320,7 +322,7 @@ class Bench:
         subprocess.run(
             [sys.executable, ROOT / "benchmarks" / "train_step.py",
              *flags.split(), "--device", self.device, "--out", out],
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            env=os.environ | {"PYTHONPATH": PYTHONPATH},
             check=True,
             timeout=max(self.left(), 1),
         )  # fmt: skip
