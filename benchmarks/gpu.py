@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import peft
+import psutil
 import soundfile
 import torch
 import transformers
@@ -278,7 +278,6 @@ class Bench:
              RECIPE / script, *argv,
              f"--distributed_backend={backend}"],
             env=os.environ | {"PYTHONPATH": PYTHONPATH},
-            start_new_session=True,
         )  # fmt: skip
         try:
             while process.poll() is None:
@@ -289,7 +288,10 @@ class Bench:
                 time.sleep(0.05)
         finally:
             if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
+                # Torchrun's workers lead sessions of their own.
+                launcher = psutil.Process(process.pid)
+                for one in [launcher, *launcher.children(recursive=True)]:
+                    one.kill()
                 process.wait()
         assert not until, f"{script}: ended before it was killed"
         assert process.returncode == 0, f"{script}: {process.returncode}"
@@ -318,7 +320,7 @@ class Bench:
         out = self.work / "train_step.json"
         flags = "--models whisper --seconds 1 --batch 1 --steps 1"
         if not self.smoke:
-            flags = "--seconds 3 10 --steps 5"
+            flags = "--models wavlm --seconds 3 10 --steps 5"
         subprocess.run(
             [sys.executable, ROOT / "benchmarks" / "train_step.py",
              *flags.split(), "--device", self.device, "--out", out],

@@ -1,11 +1,13 @@
 """Where to compute: found, and checked before anything is written."""
 
+import os
+
 import torch
 from speechbrain.utils.distributed import infer_device
 
 from ser_peft.errors import InputError
 
-__all__ = ["check_precision", "find_device"]
+__all__ = ["check_precision", "find_device", "loader_workers"]
 
 
 def find_device(name=None):
@@ -65,3 +67,32 @@ def check_precision(key, precision, device):
             f"{key}: fp16 needs a GPU, and this is to run on {device}; give "
             f"--{key}=fp32 or bf16"
         )
+
+
+def loader_workers(asked, device):
+    """Number of processes that load audio beside the training.
+
+    Arguments
+    ---------
+    asked : int or str
+        ``auto``: one beside a CPU, which has the model to compute; beside
+        a GPU as many as this process has cores to itself, at most 8.
+    device : str
+        From `find_device`.
+
+    Returns
+    -------
+    int
+        At least 0.
+
+    Example
+    -------
+    >>> loader_workers(3, "cuda"), loader_workers("auto", "cpu")
+    (3, 1)
+    """
+    if asked != "auto":
+        return asked
+    if torch.device(device).type == "cpu":
+        return 1
+    beside = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return max(1, min(8, (os.cpu_count() or 1) // beside - 1))

@@ -29,6 +29,7 @@ from ser_peft.checkpoints import (
     save_scaler,
 )
 from ser_peft.data import batch_sampler, eval_batches
+from ser_peft.device import loader_workers
 from ser_peft.errors import InputError
 
 __all__ = ["PeftBrain"]
@@ -127,6 +128,7 @@ class PeftBrain(sb.Brain):
         }
         self.head = self.modules[self.head_name]
         self.sets = sets
+        self.workers = loader_workers(hparams["num_workers"], self.device)
         self.epoch, self.steps = 1, 0
         self.history = History()
         self.checkpointer.add_recoverable("history", self.history)
@@ -162,7 +164,7 @@ class PeftBrain(sb.Brain):
         loader = make_dataloader(
             self.sets["train"],
             batch_sampler=sampler,
-            num_workers=self.hparams.num_workers,
+            num_workers=self.workers,
             pin_memory=self.device_type == "cuda",
         )
         self.checkpointer.add_recoverable("dataloader-TRAIN", loader)
@@ -190,7 +192,7 @@ class PeftBrain(sb.Brain):
             batch_sampler=eval_batches(dataset, self.hparams.batch_seconds)[
                 rank :: self.world
             ],
-            num_workers=self.hparams.num_workers,
+            num_workers=self.workers,
             pin_memory=self.device_type == "cuda",
         )
 

@@ -54,6 +54,9 @@ REAL = {
     "cache_gb": (0, math.inf),
 }
 
+# What a number's key may be instead.
+INSTEAD = {"max_seconds": None, "num_workers": "auto"}
+
 
 def check_settings(settings):
     """Refuse values that no training could use.
@@ -108,8 +111,8 @@ def check_settings(settings):
     for kind, limits in ((int, WHOLE), ((int, float), REAL)):
         for key, (least, most) in limits.items():
             value = settings.get(key)
-            if key not in settings or value is None and key == "max_seconds":
-                continue  # no limit
+            if key not in settings or value == INSTEAD.get(key, math.nan):
+                continue
             if (
                 not isinstance(value, kind)
                 or not least <= value <= most
