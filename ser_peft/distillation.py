@@ -14,7 +14,6 @@ from ser_peft.heads import masked_mean
 from ser_peft.inference import by_window, load_model, read_model
 from ser_peft.io import atomic_path
 from ser_peft.lobes import lengths_in_samples
-from ser_peft.provenance import check_unheard
 from ser_peft.released import hashes
 
 __all__ = ["Projector", "Teacher", "TeacherCache", "features_of"]
@@ -60,19 +59,16 @@ class Teacher:
         A finished run, its ``model/`` folder, or a released name.
     about : dict
         ``protocol.json`` of the student's manifests.
-    test_speakers : set of str
-        Of the student.
     device : str
         Where it runs.
 
     Raises
     ------
     InputError
-        If there is no such model, its classes are others, or it may have
-        heard the student's test speakers.
+        If there is no such model or its classes are others.
     """
 
-    def __init__(self, run, about, test_speakers, device):
+    def __init__(self, run, about, device):
         if not run:
             raise InputError(
                 "--teacher=... is needed: a finished run or its model/ "
@@ -85,9 +81,6 @@ class Teacher:
                 f"apart, the student {', '.join(about['classes'])}; they must "
                 "be the same, in the same order"
             )
-        self.protocol_sha = check_unheard(
-            self.folder, about, test_speakers, "teacher"
-        )
         self.model = load_model(self.folder, device=device)
         self.model.merge()
 

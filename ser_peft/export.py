@@ -9,6 +9,7 @@ from ser_peft.adapters import PeftLobe
 from ser_peft.errors import InputError
 from ser_peft.inference import load_model, read_model
 from ser_peft.io import atomic_path, write_json
+from ser_peft.provenance import RECORD
 from ser_peft.released import hashes
 
 __all__ = ["export"]
@@ -83,6 +84,10 @@ def _merge(folder, backbone, text_backbone, out):
     model.save(out)
     for name, lobe in lobes.items():
         lobe.save_pretrained(out / name)
+    if (folder / RECORD).exists():
+        # Beside each encoder too, which others may train without the rest.
+        for place in (out, *map(out.joinpath, lobes)):
+            shutil.copy(folder / RECORD, place)
 
 
 def _rename(folder, key, place):

@@ -26,6 +26,7 @@ from ser_peft.evaluation.results import corpus_scores, run_results
 from ser_peft.heads import LinearHead, masked_mean
 from ser_peft.inference import EmotionModel, by_window
 from ser_peft.lobes import lengths_in_samples, load_lobe
+from ser_peft.provenance import Heard
 
 __all__ = [
     "Probe",
@@ -346,6 +347,8 @@ def run_probe(
     start = time.time()
     about, sets = datasets(manifests)
     lobe = load_lobe(backbone, Path(output_folder) / "backbone")
+    heard = Heard(about, sets)
+    heard.add("backbone", lobe.source, needed=False)
     encoder = PeftLobe(lobe, "frozen").to(device)
     classes, names = about["classes"], about["dimensions"]
     states, clips = {}, {}
@@ -410,11 +413,13 @@ def run_probe(
         device=str(device),
         processes=1,
         precision="fp32",
+        heard=heard.record,
     )
     results["method"] = "probe"
     if classes:
         model.temperature = results["calibration"]["temperature"]
     model.save(Path(output_folder) / "model")
+    heard.write(Path(output_folder) / "model")
     write_report(
         output_folder,
         results,

@@ -20,6 +20,7 @@ from speechbrain.utils.epoch_loop import EpochCounter
 from speechbrain.utils.train_logger import TrainLogger
 
 from ser_peft.adapters import PeftLobe
+from ser_peft.adapters.folder import find
 from ser_peft.brains import (
     DistillBrain,
     EmotionBrain,
@@ -33,9 +34,10 @@ from ser_peft.device import check_precision, find_device
 from ser_peft.errors import InputError
 from ser_peft.evaluation.results import headline
 from ser_peft.io import atomic_path, check_writable
-from ser_peft.lobes import load_lobe
+from ser_peft.lobes import load_lobe, shapes
 from ser_peft.precision import choose_precision, run_precision
 from ser_peft.pretraining.clusters import cluster_frames, random_labels
+from ser_peft.provenance import Heard
 from ser_peft.yamls import (
     OMITTED,
     OPTIONAL,
@@ -97,11 +99,29 @@ def train_ptapt(prepare, hparams_file, run_opts, given):
             if settings["states"]:
                 states = _states(settings, prepare, hparams_file)
                 _settings(StateBrain, prepare, states[0], run_opts, states[1])
+            _prepare(settings, prepare)
+            _check_start(settings)
             _claim(folder, text)
             if states:
                 _train(StateBrain, prepare, states[0], run_opts, states[1])
             run_on_main(_label, (settings, prepare, run_opts, states))
         _say(_train(PtaptBrain, prepare, hparams_file, run_opts, given))
+
+
+def _check_start(settings):
+    """Refuse at once what only the third phase would trip over."""
+    layers = shapes(settings["backbone"]).num_layers
+    if settings["layer"] > layers:
+        raise InputError(
+            f"layer: {settings['layer']}: {settings['backbone']} has layers 1 "
+            f"to {layers}"
+        )
+    if settings["init_from"]:
+        heard = Heard(
+            *datasets(settings["manifests_folder"]),
+            settings.get("trust_start", False),
+        )
+        heard.add("init_from", find(settings["init_from"]))
 
 
 def _states(settings, prepare, hparams_file):

@@ -50,6 +50,7 @@ OPTIONAL = {
     "dimension_weight",
     "drop_text",
     "head_epochs",
+    "trust_start",
 }
 
 # What else a yaml may leave out.

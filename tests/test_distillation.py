@@ -1,7 +1,6 @@
 """What a teacher says: losses, its cache, and teachers that do not fit."""
 
 import json
-import shutil
 
 import pytest
 import torch
@@ -23,7 +22,6 @@ ABOUT = {
     "fold": 1,
     "protocol_sha": "0123456789ab",
     "classes": ["angry", "happy", "sad"],
-    "test_speakers": ["a"],
 }
 TEXTS = {"a": "I told you so", "b": "", "c": "no means no", "d": "dog"}
 KINDS = ["text", "audio", "fused", None]
@@ -142,7 +140,7 @@ def batches():
 
 def test_a_teacher_says_what_its_model_says(run, batches):
     for given in (run, run / "model", str(run)):
-        teacher = Teacher(given, ABOUT, {"a"}, "cpu")
+        teacher = Teacher(given, ABOUT, "cpu")
     ids, wavs, lens = batches[0]
     texts = [TEXTS[id_] for id_ in ids]
     logits, features, lengths = teacher(wavs, lens, texts, "fused")
@@ -162,7 +160,7 @@ def test_a_teacher_says_what_its_model_says(run, batches):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_cache_holds_what_was_given(run, batches, tmp_path, kind):
-    teacher = Teacher(run, ABOUT, {"a"}, "cpu")
+    teacher = Teacher(run, ABOUT, "cpu")
     said, live = [], {}
     for ids, wavs, lens in batches:
         given = teacher(wavs, lens, [TEXTS[id_] for id_ in ids], kind)
@@ -185,14 +183,14 @@ def test_cache_holds_what_was_given(run, batches, tmp_path, kind):
 
 
 def test_another_teacher_has_another_cache(run, tmp_path):
-    teacher = Teacher(run, ABOUT, {"a"}, "cpu")
+    teacher = Teacher(run, ABOUT, "cpu")
     paths = {
         TeacherCache.path(tmp_path, teacher, *clips)
         for clips in [("deal", None), ("deal", "text"), ("other", None)]
     }
     assert len(paths) == 3
     again = TeacherCache.path(
-        tmp_path, Teacher(run, ABOUT, {"a"}, "cpu"), "deal", None
+        tmp_path, Teacher(run, ABOUT, "cpu"), "deal", None
     )
     assert again in paths
     other = load_model(run)
@@ -207,33 +205,19 @@ def test_another_teacher_has_another_cache(run, tmp_path):
     [
         ({"classes": ["angry", "sad"]}, "tells angry, happy, sad apart, the"),
         ({"classes": ["sad", "happy", "angry"]}, "in the same order"),
-        (
-            {"protocol_sha": "ba9876543210"},
-            "may have heard those whom",
-        ),
     ],
 )
 def test_a_teacher_of_something_else(run, changes, message):
     with pytest.raises(InputError, match=message) as error:
-        Teacher(run, ABOUT | changes, {"b"}, "cpu")
+        Teacher(run, ABOUT | changes, "cpu")
     assert str(run) in str(error.value) and "\n" not in str(error.value)
 
 
 def test_no_teacher(tmp_path):
     with pytest.raises(InputError, match="--teacher=... is needed"):
-        Teacher(None, ABOUT, {"a"}, "cpu")
+        Teacher(None, ABOUT, "cpu")
     with pytest.raises(InputError, match="nothing.* cannot be read"):
-        Teacher(tmp_path / "nothing", ABOUT, {"a"}, "cpu")
-
-
-def test_a_teacher_of_unknown_origin(run, tmp_path, caplog):
-    """Said, not refused: a released model has no results."""
-    Teacher(run, ABOUT, {"a"}, "cpu")
-    assert not caplog.messages
-    shutil.copytree(run / "model", tmp_path / "model")
-    Teacher(tmp_path / "model", ABOUT, {"a"}, "cpu")
-    (message,) = caplog.messages
-    assert "nobody can tell" in message
+        Teacher(tmp_path / "nothing", ABOUT, "cpu")
 
 
 def test_a_text_encoder_starts_from_a_run_that_reads(run, tiny_texts):

@@ -1,6 +1,7 @@
 """Released models by name; what went wrong with the original ones."""
 
 import json
+import shutil
 
 import peft
 import pytest
@@ -16,6 +17,7 @@ from ser_peft.export import export
 from ser_peft.heads import LayerMixHead
 from ser_peft.inference import EmotionModel, load_model
 from ser_peft.lobes import load_lobe
+from ser_peft.provenance import RECORD
 from ser_peft.released import RELEASED, find, hashes
 
 CLASSES = ["neutral", "angry", "sad", "happy"]
@@ -386,11 +388,15 @@ def test_merged_export(shelf, tmp_path, name):
     clip = noise((1, 16000 * 3))
     model = load_model(shelf / name)
     out = tmp_path / "out"
-    entry = export(shelf / name, out, merge=True)
+    run = shutil.copytree(shelf / name, tmp_path / "run")
+    (run / RECORD).write_text("{}")
+    entry = export(run, out, merge=True)
     assert set(entry["out"]["sha256"]) == {
         "encoder/model.safetensors",
         "head.safetensors",
     }
+    records = {path.parent for path in out.rglob(RECORD)}
+    assert records == {out, out / "encoder"}
     out = out.rename(tmp_path / "moved")
     merged = load_model(out)
     torch.testing.assert_close(merged(clip), model(clip), atol=1e-4, rtol=0)

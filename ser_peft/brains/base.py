@@ -20,6 +20,7 @@ from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.seed import seed_everything
 from torch.utils.data import DistributedSampler
 
+from ser_peft.adapters.folder import find
 from ser_peft.brains.schedules import SCHEDULES
 from ser_peft.brains.settings import check_settings
 from ser_peft.checkpoints import (
@@ -31,6 +32,7 @@ from ser_peft.checkpoints import (
 from ser_peft.data import batch_sampler, eval_batches
 from ser_peft.device import loader_workers
 from ser_peft.errors import InputError
+from ser_peft.provenance import Heard
 
 __all__ = ["PeftBrain"]
 
@@ -95,7 +97,7 @@ class PeftBrain(sb.Brain):
         "modules checkpointer epoch_counter train_logger "
         "adapter_opt head_opt schedule warmup_epochs "
         "batch_seconds max_seconds num_workers keep_best sorting "
-        "head_epochs".split()
+        "head_epochs trust_start".split()
     )
     head_name = "head"
     """Of the module that `head_opt` trains."""
@@ -141,6 +143,33 @@ class PeftBrain(sb.Brain):
         self.world = 1
         if self.distributed_launch:
             self.world = torch.distributed.get_world_size()
+
+    def hear(self, about):
+        """Begin the record of speakers with all that the run starts from.
+
+        Arguments
+        ---------
+        about : dict
+            ``protocol.json`` of the manifests.
+
+        Returns
+        -------
+        Heard
+            The run's.
+
+        Raises
+        ------
+        InputError
+            If a start has heard, or may have heard, test speakers.
+        """
+        trust = getattr(self.hparams, "trust_start", False)
+        heard = Heard(about, self.sets, trust)
+        if self.hparams.init_from:
+            heard.add("init_from", find(self.hparams.init_from))
+        for name, encoder in self.encoders.items():
+            key = name.replace("encoder", "backbone")
+            heard.add(key, encoder.lobe.source, needed=False)
+        return heard
 
     # ---------------------------------------------------------------- data
 

@@ -62,9 +62,8 @@ class DistillBrain(EmotionBrain):
                 "classes: 0: distillation wants classes, whose scores are to "
                 "be told"
             )
-        self.teacher = Teacher(
-            hparams["teacher"], about, self.test_speakers, self.device
-        )
+        self.teacher = Teacher(hparams["teacher"], about, self.device)
+        self.heard.add("teacher", self.teacher.folder)
         if hparams["cache_teacher"]:
             self._check_clips()
         if hparams["feature_weight"]:
@@ -202,7 +201,6 @@ class DistillBrain(EmotionBrain):
         if self.teacher:
             results["distillation"] = {
                 "teacher": str(self.teacher.folder.resolve()),
-                "teacher_protocol_sha": self.teacher.protocol_sha,
                 "kd_weight": self.hparams.kd_weight,
                 "temperature": self.hparams.temperature,
                 "feature_weight": self.hparams.feature_weight,

@@ -38,7 +38,6 @@ from ser_peft.probe import (
     pooled_states,
     some_clips,
 )
-from ser_peft.provenance import check_unheard
 from ser_peft.text import text_sources
 
 __all__ = ["EmotionBrain"]
@@ -129,7 +128,6 @@ class EmotionBrain(CachingBrain):
         self.chosen_by = "UA" if about["classes"] else "CCC"
         # What the report could not be made with is known before training.
         test = sets["test"].data
-        self.test_speakers = {entry["speaker"] for entry in test.values()}
         self.groups = group_columns(test, hparams.get("fairness_columns", ()))
         # Of classes only.
         self.robustness = about["classes"] and hparams.get("robustness", False)
@@ -146,13 +144,7 @@ class EmotionBrain(CachingBrain):
                 "augment: True: wav_augment is empty; set augment: False, or "
                 "write a wav_augment as other recipes have"
             )
-        if hparams["init_from"]:
-            check_unheard(
-                find(hparams["init_from"]).parent,
-                about,
-                self.test_speakers,
-                "init_from",
-            )
+        self.heard = self.hear(about)
         self.weight_of = clip_weights(
             {split: dataset.data for split, dataset in sets.items()},
             hparams.get("balance", ["emotion"] if about["classes"] else []),
@@ -490,6 +482,7 @@ class EmotionBrain(CachingBrain):
         if if_main_process():
             folder = Path(self.hparams.output_folder)
             self.model.save(folder / "model")
+            self.heard.write(folder / "model")
             gender_of = self.groups.get("gender", {})
             write_report(
                 folder,
@@ -543,6 +536,7 @@ class EmotionBrain(CachingBrain):
             best_epoch=best["epoch"],
             kept=how[self.hparams.keep],
             device=self.device,
+            heard=self.heard.record,
             **more,
             **self.costs(),
         )

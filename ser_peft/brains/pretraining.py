@@ -61,7 +61,7 @@ class PretrainBrain(PeftBrain):
 
     def __init__(self, hparams, run_opts, about, sets):
         super().__init__(hparams, run_opts, sets)
-        self.about = about
+        self.about, self.heard = about, self.hear(about)
         if hparams["keep"] == "average":
             raise InputError(
                 "keep: average is for trainings that are tested; pretraining "
@@ -199,6 +199,7 @@ class PretrainBrain(PeftBrain):
             "kept_epoch": epoch,
             "kept": self.history[epoch - 1],
             **self.costs(),
+            "heard": self.heard.record,
             "versions": versions(),
             "command": shlex.join(["python", *sys.argv]),
             **more,
@@ -209,6 +210,7 @@ class PretrainBrain(PeftBrain):
                 tmp.mkdir()
                 self.encoder.export(tmp / "adapter")
                 self.head.save(tmp / "objective.safetensors")
+                self.heard.write(tmp)
             write_pretraining_report(
                 folder, results, list(self.history), self.example(), self.counts
             )

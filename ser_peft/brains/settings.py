@@ -20,6 +20,7 @@ CHOICES = {
     "cache_teacher": (False, True),
     "precision": ("auto", "fp32", "bf16", "fp16"),
     "eval_precision": ("fp32", "bf16", "fp16"),
+    "trust_start": (False, True),
 }
 WHOLE = {
     "seed": (0, 2**32 - 1),

@@ -20,12 +20,18 @@ from ser_peft.corpora.protocols import SPLITS, Folds, class_sets
 from ser_peft.errors import InputError
 from ser_peft.io import find_file, refuse_pointer
 
-__all__ = ["EmoBox"]
+__all__ = ["EmoBox", "own_name"]
 
 logger = logging.getLogger(__name__)
 
 SPEAKER = re.compile(r"<id=(.*?),lang=.*?,spk=(.*?),emotion=")
 SOUND = {f".{kind.lower()}" for kind in soundfile.available_formats()}
+# Corpora that have a recipe of another name.
+OWN_NAMES = {
+    "cremad": "crema-d", "emovdb": "emov-db", "msppodcast": "msp-podcast",
+}  # fmt: skip
+# IEMOCAP's are not who speaks, but whose dialogue it is: both actors speak.
+TURN = re.compile(r"(Ses\d\d)[FM]_.*_([FM])\d+$")
 FOLDS = 5  # where EmoBox has no valid set, one of so many parts of train is
 
 
@@ -81,7 +87,10 @@ class EmoBox:
         }
         # Only here it says who speaks.
         stm = root / "data.seg.wrd.stm"
-        speakers = dict(SPEAKER.findall(_text(stm)))
+        speakers = {
+            key: _own_speaker(self.name, key, speaker)
+            for key, speaker in SPEAKER.findall(_text(stm))
+        }
         entries, folds = {}, []
         for number in range(1, len([*root.glob("fold_*")]) + 1):
             folds.append(_fold(root, number, entries))
@@ -156,6 +165,37 @@ class EmoBox:
                 "emobox", **sets, by="group", shares_speakers=shares
             )
         }
+
+
+def own_name(corpus):
+    """Name of a corpus itself, whoever describes it.
+
+    Arguments
+    ---------
+    corpus : str
+        As for `ser_peft.corpora.load_corpus`.
+
+    Returns
+    -------
+    str
+        That of the corpus's own recipe, where it has one.
+
+    Example
+    -------
+    >>> own_name("emobox:cremad"), own_name("emobox:savee"), own_name("meld")
+    ('crema-d', 'savee', 'meld')
+    """
+    if not corpus.startswith("emobox:"):
+        return corpus
+    name = corpus.removeprefix("emobox:")
+    return OWN_NAMES.get(name, name)
+
+
+def _own_speaker(corpus, key, speaker):
+    """Who speaks, named as by the corpus's own recipe."""
+    if corpus == "iemocap" and (turn := TURN.search(key)):
+        return "".join(turn.groups())
+    return speaker.rpartition("_")[2] if corpus == "emodb" else speaker
 
 
 def _text(path):

@@ -199,6 +199,10 @@ The test set shares with train
 {% endfor %}
 {% endif %}</p>
 {% endif %}
+{% for start in r.get("heard", {}).get("trust_start", []) %}
+<p><b>{{ start }}</b> has no record of whom it has heard. It was trusted:
+it may have heard test speakers.</p>
+{% endfor %}
 </section>
 
 <div class="grid">

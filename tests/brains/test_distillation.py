@@ -25,6 +25,7 @@ from ser_peft.heads import LinearHead
 from ser_peft.inference import EmotionModel, load_model
 from ser_peft.io import write_json
 from ser_peft.lobes import load_lobe, load_text
+from ser_peft.provenance import Heard
 from ser_peft.yamls import build, read_command_line, read_settings
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
@@ -78,9 +79,8 @@ def write_yaml(path, *changes, source=STUDENT):
 
 def as_run(model, folder, manifests):
     """Save a model as a finished training on these manifests leaves it."""
-    about, _ = read_manifests(manifests)
     model.save(folder / "model")
-    write_json(folder / "results.json", about)
+    Heard(*read_manifests(manifests)).write(folder / "model")
     return folder
 
 
@@ -500,7 +500,6 @@ def test_two_processes_train_one_student(
     assert results["processes"] == 2
     assert results["distillation"] == {
         "teacher": str(teachers["reads"] / "model"),
-        "teacher_protocol_sha": results["protocol_sha"],
         "kd_weight": 0.9,
         "temperature": 2.0,
         "feature_weight": 1,

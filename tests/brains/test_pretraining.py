@@ -228,7 +228,7 @@ def test_frozen_encoder_cannot_be_pretrained(arguments, train, tmp_path):
         ("clusters", "64", "clusters: 64 is no list"),
         ("clusters", "[1]", "is no list of numbers from 2 to 65536"),
         ("layer", 0, "layer: 0 is no whole number from 1"),
-        ("layer", 7, "depth: 7: .* has 1 to 2 layers"),
+        ("layer", 7, "layer: 7: .* has layers 1 to 2"),
         ("labels", "gold", "labels: gold is not one of clusters, random"),
         ("keep", "average", "keep: average is for trainings"),
     ],
@@ -237,6 +237,7 @@ def test_unfit_settings(key, value, says, arguments, train, tmp_path):
     end = ptapt(tmp_path / "run", arguments, train, **{key: value})
     assert end.code == 2
     assert re.search(says, end.log), end.log
+    assert not (tmp_path / "run" / "hyperparams.yaml").exists()
 
 
 def test_no_such_states_yaml(arguments, train, tmp_path):

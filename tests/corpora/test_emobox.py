@@ -53,6 +53,34 @@ def test_one_utterance(small):
     ] * 2
 
 
+@pytest.mark.parametrize(
+    ("corpus", "key", "theirs", "speaker"),
+    [
+        ("emodb", "emodb-03a01Wa", "male_03", "03"),
+        # Theirs is whose dialogue it is.
+        ("iemocap", "iemocap-Ses01F_impro04_M020", "Ses01F", "Ses01M"),
+        ("iemocap", "iemocap-Ses01M_script02_2_M016", "Ses01M", "Ses01M"),
+        ("ravdess", "ravdess-03-01-05-01-02-01-18", "18", "18"),
+        ("toy", "toy-a_1", "male_a", "male_a"),
+    ],
+)
+def test_speakers_are_those_of_the_corpus(small, corpus, key, theirs, speaker):
+    root = small.parent / "again" / "data"
+    folder = root / corpus
+    (folder / "fold_1").mkdir(parents=True, exist_ok=True)
+    (folder / "label_map.json").write_text('{"x": "sad"}')
+    (folder / "data.seg.wrd.stm").write_text(
+        f"{key} 1 {theirs} 0 0.5 <id={key},lang=en,spk={theirs},emotion=x> x"
+    )
+    entry = {"key": key, "wav": "a.wav", "emo": "x"}
+    for split in ("train", "valid", "test"):
+        path = folder / "fold_1" / f"{corpus}_{split}_fold_1.jsonl"
+        path.write_text(json.dumps(entry) if split == "train" else "")
+    (root.parent / "a.wav").write_bytes(b"")
+    (found,) = load_corpus(f"emobox:{corpus}").read(root)
+    assert found.speaker == speaker
+
+
 def test_their_folds(small):
     """Test as theirs; valid is a speaker of train, not always the same."""
     protocol, folds = deals(small, "toy")

@@ -15,6 +15,7 @@ from ser_peft.corpora.protocols import FOUR, classes_of
 from ser_peft.data import read_manifests
 from ser_peft.errors import InputError
 from ser_peft.pool import prepare_pool
+from ser_peft.provenance import Heard
 
 POOL = ["crema-d", "iemocap", "msp-improv", "msp-podcast"]
 HPARAMS = "MultiCorpus/hparams/whisper_lora.yaml"
@@ -277,3 +278,34 @@ def test_across_corpora(places, arguments, train, tmp_path):
     other = settings | {"train_corpora": "[crema-d]"}
     end = train(arguments(tmp_path / "run", HPARAMS, **other))
     assert end.code == 2 and "another 'train_corpora'" in end.log
+
+
+def test_heard_in_a_pool(places, arguments, train, tmp_path):
+    """Also where a pool heard them, another corpus's run tests the unheard."""
+    settings = {
+        "data_folder": "nowhere",
+        "corpora": json.dumps({k: str(v) for k, v in places.items()}),
+        "manifests_folder": None,
+        "number_of_epochs": 1,
+        "train_corpora": "[ravdess]",
+        "test_corpora": "[emodb]",
+    }
+    end = train(arguments(tmp_path / "pool", HPARAMS, **settings))
+    assert end.code == 0, end.log
+    again = {"init_from": tmp_path / "pool", "manifests_folder": None}
+    end = train(arguments(tmp_path / "run", **again, fold=2))
+    assert end.code == 2
+    assert "pool/model/adapter: has heard 5 of the 5 speakers" in end.log
+
+
+def test_a_corpus_twice_in_a_pool():
+    about = {"corpus": "pooled", "protocol": "p", "protocol_sha": "a"}
+    sets = {
+        split: {"1": {"corpus": name, "speaker": f"{name}/07"}}
+        for split, name in [
+            ("train", "crema-d"), ("valid", "ravdess"),
+            ("test", "emobox:ravdess"),
+        ]
+    }  # fmt: skip
+    with pytest.raises(InputError, match="whom it tests .07 of ravdess"):
+        Heard(about, sets)
