@@ -236,6 +236,13 @@ def _settings(brain_class, prepare, hparams_file, run_opts, given):
     for key in sorted(needed - {"save_folder"}):
         _need(hparams_file, key, key in settings)
     check_settings(settings)
+    if settings["keep"] == "average" and issubclass(
+        brain_class, (PtaptBrain, TaptBrain)
+    ):
+        raise InputError(
+            "keep: average is for trainings that are tested; pretraining keeps "
+            "last or best"
+        )
     for key in ("output_folder", "save_folder", "manifests_folder"):
         check_writable(settings[key], key)
     device = _device(settings, run_opts)

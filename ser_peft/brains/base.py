@@ -34,7 +34,7 @@ from ser_peft.device import loader_workers
 from ser_peft.errors import InputError
 from ser_peft.provenance import Heard
 
-__all__ = ["PeftBrain"]
+__all__ = ["PeftBrain", "rank"]
 
 
 @register_checkpoint_hooks
@@ -476,13 +476,15 @@ class PeftBrain(sb.Brain):
             score if score > counter.best_score else -math.inf
         )
         self.checkpointer.save_and_keep_only(
-            # Among equal scores the lower loss is better.
-            meta={
-                "epoch": epoch,
-                **valid,
-                "rank": score - 1e-6 * min(loss, 1e3),
-            },
+            meta={"epoch": epoch, **valid, "rank": rank(score, loss)},
             max_keys=["rank"],
             num_to_keep=self.hparams.keep_best,
+            # The start stays, to be tested beside what came of it.
+            ckpt_predicate=lambda checkpoint: checkpoint.meta["epoch"] > 0,
             verbosity=logging.DEBUG,  # it would name the provisional folder
         )
+
+
+def rank(score, loss):
+    """Order of checkpoints: among equal scores the lower loss is better."""
+    return score - 1e-6 * min(loss, 1e3)

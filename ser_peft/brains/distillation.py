@@ -195,9 +195,9 @@ class DistillBrain(EmotionBrain):
 
     # ---------------------------------------------------------- evaluation
 
-    def results(self, valid, measured):
+    def results(self, *outcomes):
         """See `EmotionBrain.results`; with what was distilled."""
-        results = super().results(valid, measured)
+        results = super().results(*outcomes)
         if self.teacher:
             results["distillation"] = {
                 "teacher": str(self.teacher.folder.resolve()),

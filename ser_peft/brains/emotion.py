@@ -12,6 +12,7 @@ from speechbrain.utils.distributed import if_main_process, run_on_main
 from torch.nn.functional import cross_entropy
 
 from ser_peft.adapters.folder import find
+from ser_peft.brains.base import rank
 from ser_peft.brains.frozen import CachingBrain, rows_of
 from ser_peft.brains.objectives import clip_weights, concordance_loss
 from ser_peft.checkpoints import load_mean
@@ -20,6 +21,7 @@ from ser_peft.errors import InputError
 from ser_peft.evaluation.fairness import group_columns
 from ser_peft.evaluation.report import write_report
 from ser_peft.evaluation.results import (
+    below_start,
     corpus_scores,
     judge,
     run_results,
@@ -154,12 +156,39 @@ class EmotionBrain(CachingBrain):
 
     def on_fit_start(self):
         """Start from another model and the probe, if a checkpoint is not."""
+        start = None
         if self.checkpointer.find_checkpoint() is None:
             if self.hparams.init_from:
-                self.start_from_head(self.hparams.init_from)
+                start = self.start_from_head(self.hparams.init_from)
             if self.hparams.start_from_probe:
-                self.start_from_probe()
+                start = self.start_from_probe()
         super().on_fit_start()
+        if start:
+            self.save_start(start)
+
+    def save_start(self, name):
+        """Measure what training starts from, and save it as epoch 0.
+
+        Arguments
+        ---------
+        name : str
+            What it is.
+        """
+        self.keep_states(sb.Stage.VALID)
+        self.evaluate(self.eval_loader("valid"))
+        valid = {"loss": self.measured["loss"], **self.measures()}
+        self.hparams.train_logger.log_stats(
+            {"start": name, "epoch": 0}, valid_stats=valid
+        )
+        self.checkpointer.save_checkpoint(
+            meta={
+                "epoch": 0,
+                "start": name,
+                **valid,
+                "rank": rank(valid[self.chosen_by], valid["loss"]),
+            },
+            verbosity=logging.DEBUG,
+        )
 
     def start_from_head(self, run):
         """Go on from a trained head, of these classes and dimensions or not.
@@ -171,21 +200,32 @@ class EmotionBrain(CachingBrain):
             head: with other classes or dimensions the layers that give the
             scores start anew. A pretrained encoder has none, and a fusion
             takes none but a fusion's.
+
+        Returns
+        -------
+        str or None
+            What the model starts as, where its scores mean something yet.
         """
         if not (find(run).parent / "head.safetensors").exists():
-            return
+            return None
         folder, about = read_model(run)
         kinds = {about["head"], type(self.head)}
         if len(kinds) > 1 and kinds & {*FUSIONS.values()}:
-            return
-        self.head.start_from_head(
-            folder / "head.safetensors",
-            same_scores=about["classes"] == self.model.classes
-            and [*about["dimensions"]] == self.about["dimensions"],
+            return None
+        same_scores = (
+            about["classes"] == self.model.classes
+            and [*about["dimensions"]] == self.about["dimensions"]
         )
+        self.head.start_from_head(folder / "head.safetensors", same_scores)
+        return "init_from run" if same_scores else None
 
     def start_from_probe(self):
         """Fit the linear probe on the encoder as it is now.
+
+        Returns
+        -------
+        str
+            What the model starts as.
 
         Raises
         ------
@@ -220,6 +260,7 @@ class EmotionBrain(CachingBrain):
             {"linear probe": probe.choice},
             valid_stats={k: v for k, v in scores.items() if v is not None},
         )
+        return "linear probe"
 
     def lend_states(self, split, whole):
         """Spare the probe clips whose states training will need as well."""
@@ -415,9 +456,7 @@ class EmotionBrain(CachingBrain):
         self.measured = self.outcome()
         if stage == sb.Stage.TEST:
             return
-        judged = self.measured["scores"]
-        measures = {"UA": judged["ua"], "CCC": judged.get("ccc_mean")}
-        measures = {k: v for k, v in measures.items() if v is not None}
+        measures = self.measures()
         self.finish_epoch(
             epoch,
             measures[self.chosen_by],
@@ -425,7 +464,16 @@ class EmotionBrain(CachingBrain):
             {"loss": self.measured["loss"], **measures},
         )
 
+    def measures(self):
+        """Name -> score of what was measured last, where it has any."""
+        judged = self.measured["scores"]
+        measures = {"UA": judged["ua"], "CCC": judged.get("ccc_mean")}
+        return {k: v for k, v in measures.items() if v is not None}
+
     def on_evaluate_start(self, max_key=None, min_key=None):
+        """Nothing: what is evaluated is there."""
+
+    def load_kept(self):
         """Load what is kept: best, last, or the mean of the best."""
         keep = self.hparams.keep
         chosen = self.checkpointer.find_checkpoints(
@@ -440,13 +488,43 @@ class EmotionBrain(CachingBrain):
                 "train first"
             )
         chosen.sort(key=lambda checkpoint: checkpoint.meta["epoch"])
-        # Nothing else is loaded: the history stays that of all epochs.
+        self.load(chosen)
+        self.kept_epochs = [c.meta["epoch"] for c in chosen]
+
+    def load(self, checkpoints):
+        """Load the mean of checkpoints, and nothing but the model.
+
+        The history stays that of all epochs.
+        """
         for name in (*self.encoders, "head"):
             load_mean(
                 getattr(self.model, name),
-                [checkpoint.paramfiles[name] for checkpoint in chosen],
+                [checkpoint.paramfiles[name] for checkpoint in checkpoints],
             )
-        self.kept_epochs = [c.meta["epoch"] for c in chosen]
+
+    def test_start(self):
+        """Test what training started from, if that was saved.
+
+        Returns
+        -------
+        dict or None
+            ``from`` (what it was), ``valid_loss``, ``valid_ua`` and ``ua``,
+            ``valid_ccc`` and ``ccc_mean``.
+        """
+        saved = self.checkpointer.find_checkpoints(
+            ckpt_predicate=lambda checkpoint: checkpoint.meta["epoch"] == 0
+        )
+        if not saved:
+            return None
+        self.load(saved)
+        self.evaluate(self.eval_loader("test"))
+        meta, scores = saved[0].meta, self.measured["scores"]
+        found = {"from": meta["start"], "valid_loss": meta["loss"]}
+        for name, key in (("UA", "ua"), ("CCC", "ccc_mean")):
+            if name in meta:
+                found |= {f"valid_{name.lower()}": meta[name]}
+                found |= {key: scores[key]}
+        return found
 
     def report(self, command=None):
         """Test what was kept, once, and write everything the run leaves.
@@ -463,11 +541,15 @@ class EmotionBrain(CachingBrain):
         """
         # The history of the last epoch, also after --test_only.
         self.checkpointer.recover_if_possible()
+        start = self.test_start()
+        self.load_kept()
         self.evaluate(self.eval_loader("valid"))
         valid = self.measured
         self.evaluate(self.eval_loader("test"))
         measured = self.measured
-        results = self.results(valid, measured)
+        results = self.results(start, valid, measured)
+        if below := below_start(results):
+            logger.warning("keep: %s: %s", self.hparams.keep, below)
         if self.robustness:
             whole = self.whole_clips()
             results["robustness"] = {}
@@ -488,7 +570,7 @@ class EmotionBrain(CachingBrain):
                 folder,
                 results,
                 {**measured, "gender": [*map(gender_of.get, measured["id"])]},
-                list(self.history),
+                self.epochs(start),
                 layer_weights=self.model.head.layer_weights.tolist(),
                 command=shlex.join(command or ["python", *sys.argv]),
             )
@@ -503,11 +585,16 @@ class EmotionBrain(CachingBrain):
         )
         return results
 
-    def results(self, valid, measured):
+    def epochs(self, start):
+        """What the start, as epoch 0, and every epoch measured."""
+        return [*([{"epoch": 0, **start}] if start else []), *self.history]
+
+    def results(self, start, valid, measured):
         """The content of ``results.json``."""
         epochs = self.kept_epochs
+        first = f"epoch {epochs[0]}" if epochs[0] else f"the {start['from']}"
         how = {
-            "best": f"best valid {self.chosen_by}: epoch {epochs[0]}",
+            "best": f"best valid {self.chosen_by}: {first}",
             "last": f"last epoch: {epochs[0]}",
             "average": f"mean of the {len(epochs)} best by valid "
             f"{self.chosen_by}: epochs {', '.join(map(str, epochs))}",
@@ -521,7 +608,8 @@ class EmotionBrain(CachingBrain):
             }
         key = f"valid_{self.chosen_by.lower()}"
         best = max(
-            self.history, key=lambda past: (past[key], -past["valid_loss"])
+            self.epochs(start),
+            key=lambda past: rank(past[key], past["valid_loss"]),
         )
         return run_results(
             self.about,
@@ -535,6 +623,7 @@ class EmotionBrain(CachingBrain):
             seed=self.hparams.seed,
             best_epoch=best["epoch"],
             kept=how[self.hparams.keep],
+            start=start,
             device=self.device,
             heard=self.heard.record,
             **more,

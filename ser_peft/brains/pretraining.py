@@ -62,11 +62,6 @@ class PretrainBrain(PeftBrain):
     def __init__(self, hparams, run_opts, about, sets):
         super().__init__(hparams, run_opts, sets)
         self.about, self.heard = about, self.hear(about)
-        if hparams["keep"] == "average":
-            raise InputError(
-                "keep: average is for trainings that are tested; pretraining "
-                "keeps last or best"
-            )
         if not self.encoder.trainable:
             raise InputError(
                 "method: frozen: pretraining trains an encoder; choose "
@@ -351,7 +346,7 @@ class StateBrain(EmotionBrain):
             ``pretraining.json``.
         """
         self.checkpointer.recover_if_possible()
-        self.on_evaluate_start()
+        self.load_kept()
         self.modules.eval()
         epoch = self.kept_epochs[-1]
         results = {

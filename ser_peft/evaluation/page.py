@@ -149,14 +149,18 @@ _BODY = """
 <i class="band" style="left: {{ 100 * low }}%;
  width: {{ 100 * (high - low) }}%"></i>
 {{ mark(chance, "chance", "--muted") }}
-{% if probe is not none %}
-{{ mark(probe, "linear probe", "--orange") }}
+{% if start %}
+{{ mark(start.ua, start.from, "--orange") }}
 {% endif %}
 {{ mark(r.ua, "", "--blue") }}
 </div>
 <p>{{ beside(chance, "chance") }}
-{% if probe is not none %}{{ beside(probe, "the linear probe") }}
+{% if start and r.classes %}{{ beside(start.ua, "its start, the " ~
+start.from) }}
 {% endif %}</p>
+{% endif %}
+{% if below %}
+<p><b>Below its start:</b> {{ below }}.</p>
 {% endif %}
 {% if dimensions %}
 <div class="head">
@@ -333,7 +337,7 @@ Listen to these first: the label may be the doubtful one.</p>
 """
 
 _SETTINGS = """{% set low, high = r.ua_ci95 or (0, 0) %}
-{% set probe = r.get("probe_ua") %}"""
+{% set start = r.get("start") %}"""
 
 
 def template(title, body, css=""):

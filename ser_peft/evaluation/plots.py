@@ -152,8 +152,8 @@ def learning_figure(history, best_epoch=None):
     Arguments
     ---------
     history : list of dict
-        One an epoch: `epoch` and any of `train_loss`, `valid_loss`,
-        `valid_ua` (fraction) or, without it, `valid_ccc`.
+        One an epoch (0: the start): `epoch` and any of `train_loss`,
+        `valid_loss`, `valid_ua` (fraction) or, without it, `valid_ccc`.
     best_epoch : int, optional
         The epoch of best valid UA, or CCC.
 
@@ -171,7 +171,7 @@ def learning_figure(history, best_epoch=None):
     _curve(score, history, key, "o--", color=ORANGE)
     for ax in (loss, score):
         ax.grid(axis="y")
-        if best_epoch:
+        if best_epoch is not None:
             ax.axvline(best_epoch, color=GREEN, ls=":", label="best epoch")
     handles = loss.get_lines()
     figure.legend(handles=handles, loc="outside upper center", ncols=3)

@@ -10,6 +10,7 @@ from ser_peft.evaluation import plots
 from ser_peft.evaluation.calibration import reliability, scale
 from ser_peft.evaluation.metrics import from_confusion, speaker_confusions
 from ser_peft.evaluation.page import PAGE
+from ser_peft.evaluation.results import below_start
 from ser_peft.io import atomic_path, write_json
 
 __all__ = ["ENVIRONMENT", "epoch_table", "render", "write_page", "write_report"]
@@ -36,10 +37,11 @@ def write_report(
         ua_ci95, wa, macro_f1, weighted_f1, per_class_recall, confusion,
         test_utterances, test_speakers, trainable_parameters (adapter, head),
         total_parameters, valid_ua, best_epoch, epochs, train_seconds,
-        peak_memory_mb, kept, versions, and optionally probe_ua,
-        worst_speaker, fairness, calibration, robustness, by_corpus. Rates are
-        fractions. Where there are dimensions also ccc (name -> CCC),
-        ccc_mean, ccc_ci95 and valid_ccc; without classes `classes` is empty.
+        peak_memory_mb, kept, versions, and optionally start (see
+        `EmotionBrain.test_start`), worst_speaker, fairness, calibration,
+        robustness, by_corpus. Rates are fractions. Where there are
+        dimensions also ccc (name -> CCC), ccc_mean, ccc_ci95 and valid_ccc;
+        without classes `classes` is empty.
     predictions : dict
         `id`, `speaker` (str) and optionally `gender` (str), each a list of
         N; where there are classes `label`, `predicted` (class indices, lists
@@ -47,9 +49,9 @@ def write_report(
         temperature; where there are dimensions `values` and
         `predicted_values` [N, D].
     history : list of dict
-        One an epoch: `epoch` and any of `train_loss`, `valid_loss`,
-        `valid_ua`, `valid_ccc`, `lr_adapter`, `lr_head`, `seconds`. Empty for
-        a probe.
+        One an epoch (0: the start): `epoch` and any of `train_loss`,
+        `valid_loss`, `valid_ua`, `valid_ccc`, `lr_adapter`, `lr_head`,
+        `seconds`. Empty for a probe.
     layer_weights : list of float, optional
         Softmaxed weight of each hidden state, index 0 the encoder's input.
     command : str
@@ -142,6 +144,7 @@ def render(results, predictions, history, layer_weights=None, command=""):
         epoch_head=epoch_head,
         epoch_rows=epoch_rows,
         valid=_valid(results),
+        below=below_start(results),
         trainable=sum(results["trainable_parameters"].values()),
         command=command,
         **shown,

@@ -12,7 +12,14 @@ from ser_peft.evaluation.metrics import (
     speaker_bootstrap,
 )
 
-__all__ = ["corpus_scores", "headline", "judge", "run_results", "versions"]
+__all__ = [
+    "below_start",
+    "corpus_scores",
+    "headline",
+    "judge",
+    "run_results",
+    "versions",
+]
 
 PACKAGES = (
     "ser_peft",
@@ -156,6 +163,31 @@ def corpus_scores(entries, measured, classes):
     return {"by_corpus": found}
 
 
+def below_start(results):
+    """Warning where valid says that a kept model is worse than its start.
+
+    Arguments
+    ---------
+    results : dict
+        ``results.json``.
+
+    Returns
+    -------
+    str or None
+        Nothing where it is not worse, or started from nothing that scores.
+    """
+    start = results.get("start")
+    name = "ua" if results["classes"] else "ccc"
+    if not start or results[f"valid_{name}"] >= start[f"valid_{name}"]:
+        return None
+    return (
+        f"on valid the kept model has {name.upper()} "
+        f"{results[f'valid_{name}']:.3f}, what it started from "
+        f"({start['from']}) had {start[f'valid_{name}']:.3f}; keep: best can "
+        "keep the start"
+    )
+
+
 def headline(results):
     """The scores of a test set in one line."""
     parts = []
@@ -172,6 +204,10 @@ def headline(results):
             f"{high:.3f}): "
             + ", ".join(f"{k} {v:.3f}" for k, v in results["ccc"].items())
         )
+    if start := results.get("start"):
+        name = "UA" if results["classes"] else "mean CCC"
+        score = start["ua" if results["classes"] else "ccc_mean"]
+        parts.append(f"its start ({start['from']}) {name} {score:.3f}")
     return "; ".join(parts)
 
 

@@ -349,11 +349,13 @@ def test_dimensions_alone(alone, tree):
     epochs = history(alone)
     assert len(epochs) == 3
     assert all("valid_ua" not in epoch for epoch in epochs)
-    best = max(epochs, key=lambda epoch: epoch["valid_ccc"])
+    start = results["start"] | {"epoch": 0}
+    best = max(start, *epochs, key=lambda epoch: epoch["valid_ccc"])
     assert best["valid_ccc"] > 0.8  # the numbers follow the pitch
     assert results["best_epoch"] == best["epoch"]
     assert results["valid_ccc"] == pytest.approx(best["valid_ccc"], abs=1e-4)
-    assert results["kept"] == f"best valid CCC: epoch {best['epoch']}"
+    name = f"epoch {best['epoch']}" if best["epoch"] else "the linear probe"
+    assert results["kept"] == f"best valid CCC: {name}"
     # The loss of valid is that of the whole set.
     assert best["valid_loss"] == pytest.approx(1 - best["valid_ccc"])
     assert "linear probe: alpha=" in (alone / "train_log.txt").read_text()

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from safetensors.torch import load_file
 import ser_peft.data
 from ser_peft.data import datasets, eval_batches, prepare
 from ser_peft.errors import InputError
+from ser_peft.evaluation.results import headline
 from ser_peft.inference import load_model
 from ser_peft.probe import fit_probe, pool_with, pooled_states
 from ser_peft.recipe import train_emotion
@@ -493,7 +495,7 @@ def test_keeps_best_last_or_average(new_brain, fit, tmp_path):
     expected = {"best": best[:1], "last": [4], "average": best}
     for keep, epochs in expected.items():
         brain.hparams.keep = keep
-        brain.on_evaluate_start()
+        brain.load_kept()
         assert brain.kept_epochs == sorted(epochs)
         brain.model.encoder.save(tmp_path / "encoder")
         brain.model.head.save(tmp_path / "head")
@@ -536,7 +538,6 @@ def test_starts_from_the_probe(new_brain, manifests, tmp_path, head):
     probe = fit_probe(pooled["train"][:2], pooled["valid"][:2], 4)
     brain.start_from_probe()
     brain.hparams.keep = "best"
-    brain.on_evaluate_start = lambda **keys: None  # as it is
     brain.evaluate(brain.eval_loader("valid"), progressbar=False)
     assert brain.measured["scores"]["ua"] == pytest.approx(probe.valid_ua)
     states, _, clips = pooled["valid"]
@@ -559,7 +560,6 @@ def test_probe_needs_a_head_that_has_one(new_brain, tmp_path):
 def test_scores_do_not_depend_on_the_batches(new_brain, tmp_path):
     brain = new_brain(tmp_path)
     brain.start_from_probe()
-    brain.on_evaluate_start = lambda **keys: None
     found, sizes = [], []
     for seconds in (0.1, 1.5, 1000):
         brain.hparams.batch_seconds = seconds
@@ -711,7 +711,7 @@ def test_a_step_that_the_scaler_skips(new_brain, fit, tmp_path, monkeypatch):
     assert brain.scaler.get_scale() == 2**15
     for name, tensor in brain.encoder._tensors().items():
         assert tensor.isfinite().all(), name
-    (saved,) = (tmp_path / "run").rglob("scaler.ckpt")
+    saved = checkpoints(tmp_path / "run")[1] / "scaler.ckpt"
     assert json.loads(saved.read_text())["scale"] == 2**15
     again = make()
     again.init_optimizers()
@@ -751,3 +751,64 @@ def test_only_tests_a_trained_run(arguments, tmp_path, monkeypatch, capsys):
     train([*argv, "--test_only"])
     results = json.loads((folder / "results.json").read_text())
     assert results["epochs"] == 2
+
+
+# ---------------------------------------------------------------- the start
+
+
+def started(new_brain, folder, **settings):
+    """A Brain whose last epoch is worse than the probe it starts from."""
+    return new_brain(
+        folder,
+        **PLAIN
+        | {
+            "start_from_probe": "True",
+            "number_of_epochs": 2,
+            "adapter_lr": 3,  # wrecks it
+            "head_lr": 3,
+        }
+        | settings,
+    )
+
+
+def test_the_start_is_a_candidate(new_brain, fit, tmp_path):
+    brain = fit(started(new_brain, tmp_path / "best", keep="best"))
+    results = brain.report()
+    start = results["start"]
+    assert start["from"] == "linear probe"
+    assert max(past["valid_ua"] for past in brain.history) < start["valid_ua"]
+    assert results["kept"] == "best valid UA: the linear probe"
+    assert (results["best_epoch"], results["epochs"]) == (0, 2)
+    assert results["valid_ua"] == start["valid_ua"]
+    assert results["ua"] == start["ua"]
+    assert f"its start (linear probe) UA {start['ua']:.3f}" in headline(results)
+    page = (tmp_path / "best" / "report.html").read_text()
+    assert "Below its start" not in page
+    assert re.search(r"<t[dh][^>]*>0</t[dh]>", page)  # a row of the epochs
+
+
+def test_ending_below_the_start_is_said(
+    new_brain, fit, tmp_path, caplog, monkeypatch
+):
+    """Also where a kill came between, before the first epoch's end."""
+    whole = fit(started(new_brain, tmp_path / "a", keep="last"))
+    brain = started(new_brain, tmp_path / "b", keep="last")
+    monkeypatch.setattr(brain, "fit_batch", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        fit(brain)
+    assert [*checkpoints(tmp_path / "b")] == [0]
+    again = fit(started(new_brain, tmp_path / "b", keep="last"))
+    results = [brain.report() for brain in (whole, again)]
+    assert results[0]["start"] == results[1]["start"]
+    assert results[0]["ua"] == results[1]["ua"]
+    assert results[0]["valid_ua"] < results[0]["start"]["valid_ua"]
+    (message, _) = [m for m in caplog.messages if m.startswith("keep: last:")]
+    assert "on valid the kept model has UA" in message
+    assert "Below its start" in (tmp_path / "a" / "report.html").read_text()
+
+
+def test_without_a_start(new_brain, fit, tmp_path):
+    """A head that begins at random is not worth a test."""
+    brain = fit(new_brain(tmp_path, **PLAIN, number_of_epochs=1))
+    assert [*checkpoints(tmp_path)] == [1]
+    assert brain.report()["start"] is None

@@ -36,7 +36,7 @@ def run():
         "classes": CLASSES,
         **scores(labels, predicted, CLASSES),
         "ua_ci95": list(speaker_bootstrap(labels, predicted, speakers, 3)),
-        "probe_ua": 0.7,
+        "start": {"from": "linear probe", "valid_ua": 0.8, "ua": 0.7},
         "test_speakers": sorted(set(speakers)),
         "trainable_parameters": {"adapter": 1_234_567, "head": 4_321},
         "total_parameters": 95_000_000,
@@ -175,12 +175,15 @@ def test_headline(run):
     assert "WA, accuracy 60.0% macro F1 50.0% weighted F1 55.0%" in text
     assert "41.7 points above chance (33.3%)." in text
     assert (
-        "5.0 points above the linear probe (70.0%), which lies inside the "
-        "interval." in text
+        "5.0 points above its start, the linear probe (70.0%), which lies "
+        "inside the interval." in text
     )
     assert "with only 4 it is coarse" in text
-    results["probe_ua"] = 0.85
-    assert "10.0 points below the linear probe (85.0%)." in shown(run)
+    assert "Below its start" not in text
+    results["start"] = {"from": "init_from run", "valid_ua": 0.9, "ua": 0.85}
+    text = shown(run)
+    assert "10.0 points below its start, the init_from run (85.0%)." in text
+    assert "Below its start: on valid the kept model has UA 0.810, " in text
 
 
 def test_cost_and_honesty(run):
@@ -238,7 +241,7 @@ def test_a_probe_has_no_epochs_and_no_layers(run):
         "best_epoch": None,
         "epochs": 0,
         "valid_ua": None,
-        "probe_ua": None,
+        "start": None,
         "peak_memory_mb": None,
         "kept": "no choice was made",
     }
