@@ -55,6 +55,11 @@ def test_class_sets(ravdess_tree, tmp_path, classes):
     assert {e["emotion"] for e in entries} == set(CLASSES[classes])
 
 
+def test_nothing_to_warn_of(ravdess_tree, tmp_path, caplog):
+    prepare("ravdess", ravdess_tree, tmp_path)
+    assert not caplog.messages
+
+
 def test_classes_can_be_a_mapping(ravdess_tree, tmp_path):
     aroused = {"angry": "high", "sad": "low", "happy": "high", "calm": "low"}
     prepare("ravdess", ravdess_tree, tmp_path, aroused)
