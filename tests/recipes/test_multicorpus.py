@@ -298,6 +298,7 @@ def test_across_corpora(places, arguments, train, tmp_path):
         "number_of_epochs": 1,
         "train_corpora": "[crema-d, emodb]",
         "test_corpora": "[ravdess]",
+        "whole_targets": "True",
     }
     end = train(arguments(tmp_path / "run", HPARAMS, **settings))
     assert end.code == 0, end.log
@@ -305,7 +306,8 @@ def test_across_corpora(places, arguments, train, tmp_path):
     assert [*tested] == [*results["by_corpus"]] == ["ravdess"]
     only = results["by_corpus"]["ravdess"]
     assert (only["ua"], only["wa"]) == (results["ua"], results["wa"])
-    used = "released+five-fold+peft-ser"
+    assert len(results["test_speakers"]) == 24
+    used = "released+five-fold+whole"
     assert results["protocol"] == f"{used}: crema-d+emodb to ravdess"
     moved = settings | {"corpora": "{ravdess: /elsewhere}"}
     end = train(arguments(tmp_path / "run", HPARAMS, **moved))
