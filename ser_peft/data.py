@@ -16,7 +16,7 @@ import torch
 
 from ser_peft.audio import SAMPLE_RATE, check_samples, durations, read_audio
 from ser_peft.corpora import load_corpus
-from ser_peft.corpora.balance import CONFOUNDED, confounding
+from ser_peft.corpora.balance import confounding
 from ser_peft.corpora.protocols import (
     SPLITS,
     Whole,
@@ -155,8 +155,8 @@ def _warn(about):
             ", ".join(f"'{name}'" for name in names), split,
             len(about["classes"]) - len(names), len(about["classes"]),
         )  # fmt: skip
-    found = about.get("confounding")
-    if found and found["beyond_chance"] > CONFOUNDED:
+    found = about.get("confounding", {})
+    if found.get("confounded"):
         meaning = (
             "scores may be those of knowing the voices, some of which are "
             "tested and trained on here"
@@ -165,11 +165,12 @@ def _warn(about):
             f"('{found['rarest']}': {found['rarest_speakers']})"
         )
         logger.warning(
-            "%s: who speaks tells the class: %d of %d speakers have one class "
-            "only, and two clips of a speaker are of one class in %.0f %% of "
-            "all cases (%.0f %% by chance): a model may learn voices, not "
-            "emotions; %s", corpus, found["one_class"], found["speakers"],
-            100 * found["same_class"], 100 * found["expected"], meaning,
+            "%s: who speaks tells the class: %d of %d speakers with several "
+            "clips have one class only, and two clips of a speaker are of one "
+            "class in %.0f %% of all cases (%.0f %% by chance): a model may "
+            "learn voices, not emotions; %s", corpus, found["one_class"],
+            found["speakers"], 100 * found["same_class"],
+            100 * found["expected"], meaning,
         )  # fmt: skip
 
 

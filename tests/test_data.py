@@ -206,7 +206,7 @@ def test_voices_that_are_trained_on_and_tested(ravdess_tree, tmp_path, caplog):
     about = {"data_folder": str(ravdess_tree), "classes": ["low", "high"]}
     about |= {"corpus": "x", "shares_speakers": True}
     write_manifests(splits, labels, tmp_path, about)
-    assert "4 of 4 speakers have one class only" in caplog.messages[-1]
+    assert "4 of 4 speakers with several clips have one" in caplog.messages[-1]
     assert caplog.messages[-1].endswith(
         "scores may be those of knowing the voices, some of which are tested "
         "and trained on here"

@@ -4,14 +4,14 @@ Without torch, and in integers where something is chosen: the same on every
 machine.
 """
 
+import math
 from collections import Counter, defaultdict
 
 import numpy as np
 
-__all__ = ["CONFOUNDED", "confounding", "deal_speakers"]
+__all__ = ["confounding", "deal_speakers"]
 
-CONFOUNDED = 0.4
-"""From so much agreement beyond chance on, speakers tell the class."""
+CONFOUNDED = 0.4  # so far from chance (0) to one class a speaker (1)
 
 SHARE = 2**16  # a whole, in integers
 STARTS = 400  # speakers times starts of the search: few speakers are hardest
@@ -134,16 +134,18 @@ def confounding(entries):
         ``one_class`` only, and for two clips of such a speaker the chance
         that they are of the ``same_class`` (mean over speakers); ``expected``
         is what it would be if labels were shuffled over clips, and
-        ``beyond_chance`` where it lies between that (0) and always (1).
-        ``rarest`` is the class of fewest speakers, ``rarest_speakers`` how
-        many these are. Empty where there is nothing to measure.
+        ``beyond_chance`` where it lies between that (0) and always (1). They
+        are ``confounded`` from 0.4 on, if that is more than three standard
+        deviations of what shuffled labels give. ``rarest`` is the class of
+        fewest speakers, ``rarest_speakers`` how many these are. Empty where
+        there is nothing to measure.
 
     Example
     -------
-    >>> clips = [("a", "sad"), ("a", "sad"), ("b", "glad"), ("b", "glad")]
+    >>> clips = [("a", "sad")] * 3 + [("b", "glad")] * 3
     >>> found = confounding({"speaker": s, "emotion": e} for s, e in clips)
     >>> found["one_class"], round(found["expected"], 2), found["beyond_chance"]
-    (2, 0.33, 1.0)
+    (2, 0.4, 1.0)
     """
     of_speaker, speakers = defaultdict(Counter), defaultdict(set)
     for entry in entries:
@@ -155,13 +157,19 @@ def confounding(entries):
         return {}
     same = sum(map(_same, several)) / len(several)
     expected = _same(everything)
+    pairs = [counts.total() * (counts.total() - 1) / 2 for counts in several]
+    # Pairs of shuffled labels are independent, but for a class's share.
+    chance = expected * (1 - expected) * sum(1 / n for n in pairs)
+    beyond = (same - expected) / (1 - expected)
     rarest = min(speakers, key=lambda name: (len(speakers[name]), name))
     return {
+        "confounded": beyond > CONFOUNDED
+        and same - expected > 3 * math.sqrt(chance) / len(several),
         "speakers": len(several),
         "one_class": sum(len(counts) == 1 for counts in several),
         "same_class": same,
         "expected": expected,
-        "beyond_chance": (same - expected) / (1 - expected),
+        "beyond_chance": beyond,
         "rarest": rarest,
         "rarest_speakers": len(speakers[rarest]),
     }
