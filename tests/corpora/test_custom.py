@@ -263,8 +263,8 @@ def test_speakers_of_one_class_are_warned_of(copy, caplog):
             "custom: who speaks tells the class: 9 of 10 speakers with "
             "several clips have one class only, and two clips of a speaker "
             "are of one class in 90 % of all cases (30 % by chance): a model "
-            "may learn voices, not emotions; scores on other speakers hold, but rest on few a class "
-            "('calm': 3)"
+            "may learn voices, not emotions; scores on other speakers hold, "
+            "but rest on few a class ('calm': 3)"
         )
     about, _ = read_manifests(copy / "out")
     assert about["confounding"]["one_class"] == 9
