@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 
 import numpy as np
 
-__all__ = ["confounding", "deal_speakers"]
+__all__ = ["confounding", "split_speakers"]
 
 CONFOUNDED = 0.4  # so far from chance (0) to one class a speaker (1)
 
@@ -17,13 +17,13 @@ SHARE = 2**16  # a whole, in integers
 STARTS = 400  # speakers times starts of the search: few speakers are hardest
 
 
-def deal_speakers(clips, parts):
-    """Deal speakers into parts that are as alike in their classes as can be.
+def split_speakers(clips, parts):
+    """Split speakers into parts with classes as alike as can be.
 
     Each part should have every class, and the same share of each class's
-    clips, of each class's speakers and of all clips. From greedy deals, the
+    clips, of each class's speakers and of all clips. From greedy splits, the
     largest speaker first and in drawn orders, speakers move and change places
-    while that makes the parts more alike; the best deal counts.
+    while that makes the parts more alike; the best split counts.
 
     scikit-learn's StratifiedGroupKFold is greedy: of 20 drawn corpora of 29
     speakers, of whom 4 are angry, it leaves a part without them in 4, this in
@@ -44,7 +44,7 @@ def deal_speakers(clips, parts):
     Example
     -------
     >>> clips = [("ann", "sad"), ("ben", "sad"), ("cy", "sad"), ("cy", "glad")]
-    >>> deal_speakers([*clips, ("dan", "glad")], 2)
+    >>> split_speakers([*clips, ("dan", "glad")], 2)
     [['ben', 'cy'], ['ann', 'dan']]
     """
     counts = Counter((speaker, str(name)) for speaker, name in clips)

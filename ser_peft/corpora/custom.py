@@ -16,7 +16,7 @@ from ser_peft.corpora import (
     corpus_folder,
     read_table,
 )
-from ser_peft.corpora.balance import deal_speakers
+from ser_peft.corpora.balance import split_speakers
 from ser_peft.corpora.protocols import (
     Folds,
     class_sets,
@@ -51,7 +51,7 @@ def protocols(utterances, class_set=None):
     utterances : list of Utterance
         From `read`.
     class_set : dict, optional
-        Label -> class of those that are dealt; each label where absent, all
+        Label -> class of those that take part; each label where absent, all
         as one class where empty.
 
     Returns
@@ -77,12 +77,12 @@ def protocols(utterances, class_set=None):
         chosen = relabel(utterances, class_set)
     else:
         chosen = [(u, None) for u in utterances]
-    test = _deal([(u.speaker, label) for u, label in chosen])
+    test = _parts([(u.speaker, label) for u, label in chosen])
     name = "speaker-folds"
     return {name: Folds(name, test, test[1:] + test[:1])}
 
 
-def _deal(clips):
+def _parts(clips):
     """Speakers of clips (speaker, class) in parts, each tested in one fold."""
     speakers = defaultdict(set)
     for speaker, label in clips:
@@ -106,11 +106,11 @@ def _deal(clips):
         )
     most = min(FOLDS, few)
     for number in range(most, 2, -1):
-        parts = deal_speakers(clips, number)
+        parts = split_speakers(clips, number)
         if all(s & {*part} for s in speakers.values() for part in parts):
             break
     else:
-        number, parts = most, deal_speakers(clips, most)
+        number, parts = most, split_speakers(clips, most)
     if number < FOLDS:
         if number < few:
             who = "in more, a class would be missing from some"

@@ -1,4 +1,4 @@
-"""How classes lie over speakers: deals of speakers, confounding."""
+"""How classes lie over speakers: equal parts, confounding."""
 
 from collections import Counter
 from itertools import product
@@ -6,7 +6,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from ser_peft.corpora.balance import confounding, deal_speakers
+from ser_peft.corpora.balance import confounding, split_speakers
 
 FOUR = ("neutral", "angry", "sad", "happy")
 
@@ -46,22 +46,22 @@ def table(clips, parts):
     return np.array([[counts[k, n] for n in names] for k in range(len(parts))])
 
 
-# --------------------------------------------------------------------- deals
+# --------------------------------------------------------------------- parts
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_every_part_has_the_rare_class(seed):
     clips = few_angry(np.random.default_rng(seed))
-    counts = table(clips, deal_speakers(clips, 4))
+    counts = table(clips, split_speakers(clips, 4))
     assert counts.min() > 0
     # But for the angry, of whom each part has one.
     shares = (counts / counts.sum(0))[:, 1:]
     assert abs(shares - 0.25).max() < 0.1
 
 
-def test_equal_speakers_are_dealt_equally():
+def test_equal_speakers_are_split_equally():
     clips = [*product("abcdefghij", FOUR)] * 2
-    assert [len(part) for part in deal_speakers(clips, 5)] == [2] * 5
+    assert [len(part) for part in split_speakers(clips, 5)] == [2] * 5
 
 
 def test_the_order_of_clips_is_of_no_matter():
@@ -70,8 +70,8 @@ def test_the_order_of_clips_is_of_no_matter():
         for speaker in range(30)
         for clip in range(4 + speaker % 11)
     ]
-    parts = deal_speakers(clips, 5)
-    assert deal_speakers(clips[::-1], 5) == parts
+    parts = split_speakers(clips, 5)
+    assert split_speakers(clips[::-1], 5) == parts
     # On every machine, by every version: who is tested may not change.
     assert [" ".join(part) for part in parts] == [
         "s06 s10 s12 s13 s14 s16",
@@ -83,24 +83,24 @@ def test_the_order_of_clips_is_of_no_matter():
 
 
 def complete(clips, parts):
-    """Whether any deal gives each part every class, tried one by one."""
+    """Whether any split gives each part every class, tried one by one."""
     speakers = sorted({speaker for speaker, _ in clips})
     names = sorted({name for _, name in clips})
     has = np.array([[(s, n) in clips for n in names] for s in speakers])
-    deals = np.array([*product(range(parts), repeat=len(speakers))])
-    found = np.stack([(deals == k) @ has for k in range(parts)], axis=1)
+    splits = np.array([*product(range(parts), repeat=len(speakers))])
+    found = np.stack([(splits == k) @ has for k in range(parts)], axis=1)
     return (found > 0).all((1, 2)).any()
 
 
 def test_every_class_is_everywhere_where_that_can_be():
     rng, possible = np.random.default_rng(0), 0
-    for _ in range(40):
-        speakers = int(rng.integers(4, 8))
+    for _ in range(25):
+        speakers = int(rng.integers(4, 7))
         clips = drawn(rng, speakers, int(rng.integers(2, 5)), 0.4, clips=4)
-        counts = table(clips, deal_speakers(clips, 3))
+        counts = table(clips, split_speakers(clips, 3))
         assert (counts.min() > 0) == complete(set(clips), 3)
         possible += counts.min() > 0
-    assert 5 < possible < 35  # both were tried
+    assert 5 < possible < 20  # both were tried
 
 
 # --------------------------------------------------------------- confounding
