@@ -95,7 +95,7 @@ def complete(clips, parts):
 def test_every_class_is_everywhere_where_that_can_be():
     rng, possible = np.random.default_rng(0), 0
     for _ in range(25):
-        speakers = int(rng.integers(4, 7))
+        speakers = int(rng.integers(5, 8))
         clips = drawn(rng, speakers, int(rng.integers(2, 5)), 0.4, clips=4)
         counts = table(clips, split_speakers(clips, 3))
         assert (counts.min() > 0) == complete(set(clips), 3)
@@ -143,12 +143,12 @@ ALIKE = {
 
 
 @pytest.mark.parametrize("name", ALIKE)
-@pytest.mark.parametrize("seed", range(10))
-def test_no_false_alarm(name, seed):
+def test_no_false_alarm(name):
     speakers, classes, clips, alpha = ALIKE[name]
-    rng = np.random.default_rng(seed)
-    found = measured(drawn(rng, speakers, classes, alpha, clips))
-    assert not found["confounded"]
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        found = measured(drawn(rng, speakers, classes, alpha, clips))
+        assert not found["confounded"]
 
 
 def test_expected_is_that_of_shuffled_labels():
