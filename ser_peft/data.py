@@ -16,13 +16,16 @@ import torch
 
 from ser_peft.audio import SAMPLE_RATE, check_samples, durations, read_audio
 from ser_peft.corpora import load_corpus
+from ser_peft.corpora.balance import confounding
 from ser_peft.corpora.protocols import (
     SPLITS,
+    Whole,
     check_splits,
     classes_of,
     fingerprint,
     has_all,
     leaks,
+    missing_classes,
     relabel,
 )
 from ser_peft.errors import InputError
@@ -120,8 +123,7 @@ def prepare(
         "classes": classes_of(class_set),
         "dimensions": list(dimensions),
     }
-    if about := held(save_folder, request):
-        _warn_of_leaks(about)
+    if held(save_folder, request):
         return
     utterances = utterances or load_corpus(corpus).read(data_folder)
     if class_set:
@@ -134,7 +136,9 @@ def prepare(
     write_manifests(splits, labels, save_folder, request)
 
 
-def _warn_of_leaks(about):
+def _warn(about):
+    """Say what scores on manifests do not show, by their `protocol.json`."""
+    corpus, protocol = about.get("corpus"), about.get("protocol")
     if about.get("leaks"):
         shared = [
             f"{share:.0%} of its {kind.replace('_', ' ')}"
@@ -142,8 +146,31 @@ def _warn_of_leaks(about):
         ]
         logger.warning(
             "%s, %s: the test set shares with train %s: the scores are not "
-            "those of unheard speakers", about["corpus"], about["protocol"],
-            ", ".join(shared),
+            "those of unheard speakers", corpus, protocol, ", ".join(shared),
+        )  # fmt: skip
+    for split, names in about.get("missing_classes", {}).items():
+        logger.warning(
+            "%s, %s, fold %s: no clip of %s in %s: its scores are over %d of "
+            "%d classes", corpus, protocol, about.get("fold"),
+            ", ".join(f"'{name}'" for name in names), split,
+            len(about["classes"]) - len(names), len(about["classes"]),
+        )  # fmt: skip
+    found = about.get("confounding", {})
+    if found.get("confounded"):
+        meaning = (
+            "scores may be those of knowing the voices, some of which are "
+            "tested and trained on here"
+            if about.get("shares_speakers")
+            else "scores on other speakers hold, but rest on few a class "
+            f"('{found['rarest']}': {found['rarest_speakers']})"
+        )
+        logger.warning(
+            "%s: who speaks tells the class: %d of %d speakers with several "
+            "clips have one class only, and two clips of a speaker are of one "
+            "class in %.0f %% of all cases (%.0f %% by chance): a model may "
+            "learn voices, not emotions; %s", corpus, found["one_class"],
+            found["speakers"], 100 * found["same_class"],
+            100 * found["expected"], meaning,
         )  # fmt: skip
 
 
@@ -163,20 +190,22 @@ def _rated(chosen, dimensions, corpus):
     return rated
 
 
-def choose(corpus, data_folder, classes):
+def choose(corpus, data_folder, classes, whole=False):
     """Find a class set of a corpus, and its protocols.
 
     Arguments
     ---------
     corpus, data_folder, classes
         As for `prepare`.
+    whole : bool
+        All of it is tested: its speakers need not be enough for folds.
 
     Returns
     -------
     class_set : dict
         The corpus's label -> class, none for 0.
     protocols : dict
-        Name -> `Folds` or `RandomSplit`.
+        Name -> `Folds`, `RandomSplit` or `Whole`.
     utterances : list of Utterance or None
         The corpus, if it had to be read for these.
     content : str or None
@@ -193,18 +222,25 @@ def choose(corpus, data_folder, classes):
     if reads:
         utterances = module.read(data_folder)
         content = hashlib.sha256(repr(utterances).encode()).hexdigest()
-    protocols = module.protocols(utterances) if reads else module.PROTOCOLS
     if classes == 0 or isinstance(classes, dict):
-        return classes or {}, protocols, utterances, content
-    sets = module.class_sets(utterances) if reads else module.CLASS_SETS
-    if classes is None:
-        classes = next(iter(sets))
-    if classes not in [*sets]:
-        raise InputError(
-            f"classes {classes}: {corpus} has sets of "
-            f"{', '.join(map(str, sets))}; or give a mapping"
-        )
-    return sets[classes], protocols, utterances, content
+        class_set = classes or {}
+    else:
+        sets = module.class_sets(utterances) if reads else module.CLASS_SETS
+        if classes is None:
+            classes = next(iter(sets))
+        if classes not in [*sets]:
+            raise InputError(
+                f"classes {classes}: {corpus} has sets of "
+                f"{', '.join(map(str, sets))}; or give a mapping"
+            )
+        class_set = sets[classes]
+    if not reads:
+        protocols = module.PROTOCOLS
+    elif whole:
+        protocols = {"whole": Whole()}
+    else:
+        protocols = module.protocols(utterances, class_set)
+    return class_set, protocols, utterances, content
 
 
 def root_of(data_folder):
@@ -214,13 +250,15 @@ def root_of(data_folder):
 
 
 def held(folder, request):
-    """``protocol.json`` of whole manifests of this request, None without."""
+    """Whether whole manifests of this request are there; warns as if made."""
     try:
         about, _ = read_manifests(folder)
     except InputError:
-        return None
+        return False
     same = all(about.get(key) == value for key, value in request.items())
-    return about if same else None
+    if same:
+        _warn(about)
+    return same
 
 
 def write_manifests(splits, labels, save_folder, about, roots=None):
@@ -237,9 +275,10 @@ def write_manifests(splits, labels, save_folder, about, roots=None):
         wrong with recordings is listed beside it, in a file of its name and
         ``.audio.txt``.
     about : dict
-        What `protocol.json` says besides the hash and, where speakers are
-        shared, the `leaks`; ``data_folder`` and ``classes`` are needed here,
-        see `read_manifests` for the rest.
+        What `protocol.json` says besides the hash and what is measured here:
+        `missing_classes`, `confounding` and, where speakers are shared, the
+        `leaks`; ``data_folder`` and ``classes`` are needed here, see
+        `read_manifests` for the rest.
     roots : dict, optional
         Corpus -> its folder, where utterances have a label ``corpus``: what
         is known of its audio is shared with the corpus's own manifests.
@@ -275,10 +314,15 @@ def write_manifests(splits, labels, save_folder, about, roots=None):
             }
     shares = about.get("shares_speakers", False)
     dimensions = about.get("dimensions", ())
-    check_splits(manifests, about["classes"], shares, dimensions)
+    classes = about["classes"]
+    check_splits(manifests, classes, shares, dimensions)
+    about = {**about, "missing_classes": missing_classes(manifests, classes)}
     if shares:
-        about = {**about, "leaks": leaks(manifests)}
-        _warn_of_leaks(about)
+        about["leaks"] = leaks(manifests)
+    if classes:
+        entries = [e for part in manifests.values() for e in part.values()]
+        about["confounding"] = confounding(entries)
+    _warn(about)
     everything = {u.id: str(u.wav) for us in splits.values() for u in us}
     by_root = defaultdict(list)
     for u in itertools.chain.from_iterable(splits.values()):

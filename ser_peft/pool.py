@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ser_peft.corpora import DIMENSIONS, load_corpus
-from ser_peft.corpora.protocols import SPLITS, classes_of, relabel
+from ser_peft.corpora.protocols import SPLITS, Whole, classes_of, relabel
 from ser_peft.data import choose, held, root_of, write_manifests
 from ser_peft.errors import InputError
 
@@ -20,6 +20,7 @@ def prepare_pool(
     classes=4,
     fold=1,
     protocol="released",
+    whole_targets=False,
 ):
     """Write the manifests of a training on several corpora.
 
@@ -46,12 +47,15 @@ def prepare_pool(
         From 1; of corpora with more than one.
     protocol : str, optional
         Of the corpora that have it; the others' first one.
+    whole_targets : bool
+        Corpora that are not trained on are tested whole: all of their
+        utterances of these classes, not their test splits alone.
 
     Raises
     ------
     InputError
         If a list, a corpus, the classes, the fold, the protocol or a
-        recording is unfit.
+        recording is unfit, or no corpus would be tested whole.
 
     Example
     -------
@@ -78,12 +82,22 @@ def prepare_pool(
                     f"--corpora='{{{name}: FOLDER}}'"
                 )
     names = sorted({*train_corpora, *test_corpora})
+    targets = {*test_corpora} - {*train_corpora} if whole_targets else set()
+    if whole_targets and not targets:
+        raise InputError(
+            "whole_targets: all of test_corpora are trained on; name one there "
+            "that is not in train_corpora"
+        )
     roots = {name: root_of(corpora[name]) for name in names}
     chosen, deals = {}, {}
     for name in names:
-        chosen[name] = _named(name, choose, name, corpora[name], classes)
+        chosen[name] = _named(
+            name, choose, name, corpora[name], classes, name in targets
+        )
         protocols = chosen[name][1]
         deals[name] = protocols.get(protocol) or next(iter(protocols.values()))
+        if name in targets:
+            deals[name] = Whole(deals[name].label)
     known = {"released"}.union(*(part[1] for part in chosen.values()))
     if protocol and protocol not in known:
         raise InputError(

@@ -55,6 +55,11 @@ def test_class_sets(ravdess_tree, tmp_path, classes):
     assert {e["emotion"] for e in entries} == set(CLASSES[classes])
 
 
+def test_nothing_to_warn_of(ravdess_tree, tmp_path, caplog):
+    prepare("ravdess", ravdess_tree, tmp_path)
+    assert not caplog.messages
+
+
 def test_classes_can_be_a_mapping(ravdess_tree, tmp_path):
     aroused = {"angry": "high", "sad": "low", "happy": "high", "calm": "low"}
     prepare("ravdess", ravdess_tree, tmp_path, aroused)
@@ -180,6 +185,32 @@ def test_a_speaker_in_two_splits_writes_nothing(ravdess_tree, tmp_path):
     with pytest.raises(InputError, match="speaker 02 is in train and in valid"):
         write_manifests(splits, labels, tmp_path, about)
     assert not list(tmp_path.iterdir())
+
+
+def test_voices_that_are_trained_on_and_tested(ravdess_tree, tmp_path, caplog):
+    """Each has one class only, and some in train and test."""
+    splits = {"train": [], "valid": [], "test": []}
+    for path in sorted(ravdess_tree.rglob("*.wav"))[:48]:
+        for split, part in zip(splits, ("01", "02", "03"), strict=True):
+            if path.stem[-2:] == part or path.stem[-2:] == "04":
+                splits[split].append(path)
+    splits = {
+        split: [Utterance(f"{split}{p.stem}", p, p.stem[-2:]) for p in paths]
+        for split, paths in splits.items()
+    }
+    labels = {
+        u.id: "low" if int(u.speaker) < 4 else "high"
+        for utterances in splits.values()
+        for u in utterances
+    }
+    about = {"data_folder": str(ravdess_tree), "classes": ["low", "high"]}
+    about |= {"corpus": "x", "shares_speakers": True}
+    write_manifests(splits, labels, tmp_path, about)
+    assert "4 of 4 speakers with several clips have one" in caplog.messages[-1]
+    assert caplog.messages[-1].endswith(
+        "scores may be those of knowing the voices, some of which are tested "
+        "and trained on here"
+    )
 
 
 def test_other_labels_are_columns(ravdess_tree, tmp_path):

@@ -23,8 +23,8 @@ def prepare_custom(
         Gets ``train.json``, ``valid.json``, ``test.json`` and
         ``protocol.json``.
     fold : int
-        1 to 5, or to the number of speakers if they are fewer; 1 with a
-        column ``split``; EmoBox's.
+        1 to 5, or to the number of speakers of the rarest class if they are
+        fewer; 1 with a column ``split``; EmoBox's.
     classes : str, int or dict
         ``all`` labels, 4 (neutral, angry, sad, happy) where these occur, or
         a map from the labels.

@@ -11,6 +11,7 @@ def prepare_multicorpus(
     fold=1,
     classes=4,
     protocol="released",
+    whole_targets=False,
 ):
     """Write the manifests of a training on several corpora.
 
@@ -31,6 +32,9 @@ def prepare_multicorpus(
         A class set that all of them have, as 4.
     protocol : str, optional
         Of the corpora that have it; the others' first one.
+    whole_targets : bool
+        Corpora that are not trained on are tested whole, not their test
+        splits alone.
 
     Raises
     ------
@@ -54,4 +58,5 @@ def prepare_multicorpus(
         classes,
         fold,
         protocol,
+        whole_targets,
     )

@@ -16,6 +16,7 @@ CHOICES = {
     "init_merged": (False, True),
     "labels": ("clusters", "random"),
     "robustness": (False, True),
+    "whole_targets": (False, True),
     "features": ("text", "audio", "fused"),
     "cache_teacher": (False, True),
     "precision": ("auto", "fp32", "bf16", "fp16"),

@@ -6,12 +6,9 @@ Columns ``path``, ``label``, ``speaker`` and, where known, ``gender``,
 
 import logging
 import os
-from collections import Counter
+from collections import defaultdict
 from pathlib import Path
 from unicodedata import normalize
-
-import numpy as np
-from sklearn.model_selection import StratifiedGroupKFold
 
 from ser_peft.corpora import (
     DIMENSIONS,
@@ -19,7 +16,13 @@ from ser_peft.corpora import (
     corpus_folder,
     read_table,
 )
-from ser_peft.corpora.protocols import Folds, class_sets, spelt_alike
+from ser_peft.corpora.balance import split_speakers
+from ser_peft.corpora.protocols import (
+    Folds,
+    class_sets,
+    relabel,
+    spelt_alike,
+)
 from ser_peft.errors import InputError
 from ser_peft.io import find_file
 
@@ -40,43 +43,81 @@ SPLITS = {
 FOLDS = 5
 
 
-def protocols(utterances):
+def protocols(utterances, class_set=None):
     """The csv's split where it has one, else folds of speakers.
 
     Arguments
     ---------
     utterances : list of Utterance
         From `read`.
+    class_set : dict, optional
+        Label -> class of those that take part; each label where absent, all
+        as one class where empty.
 
     Returns
     -------
     dict
-        ``split``, or ``speaker-folds``: 5 folds, or as many as there are
-        speakers, that are as alike in their classes as can be. Each is
-        tested once, while the next one is valid.
+        ``split``, or ``speaker-folds``: 5 folds that are as alike in their
+        classes as can be, each with every class. They are fewer, with a
+        warning, if a class has fewer speakers. Each is tested once, while
+        the next one is valid.
 
     Raises
     ------
     InputError
-        If there are fewer than 3 speakers to deal.
+        If there are fewer than 3 speakers, in all or of a class.
     """
     if utterances[0].group:
         name = "split"
         return {name: Folds(name, [["test"]], [["valid"]], by="group")}
-    labels = [u.labels["emotion"] for u in utterances]
-    speakers = np.array([u.speaker for u in utterances])
-    # No more than the largest class has clips: more could not be alike.
-    folds = min(FOLDS, len(set(speakers)), max(Counter(labels).values()))
-    if folds < 3:
+    if class_set is None:
+        names = {u.labels["emotion"] for u in utterances}
+        class_set = dict(zip(names, names, strict=True))
+    if class_set:
+        chosen = relabel(utterances, class_set)
+    else:
+        chosen = [(u, None) for u in utterances]
+    test = _parts([(u.speaker, label) for u, label in chosen])
+    name = "speaker-folds"
+    return {name: Folds(name, test, test[1:] + test[:1])}
+
+
+def _parts(clips):
+    """Speakers of clips (speaker, class) in parts, each tested in one fold."""
+    speakers = defaultdict(set)
+    for speaker, label in clips:
+        speakers[label].add(speaker)
+    everybody = set().union(*speakers.values())
+    if len(everybody) < 3:
         raise InputError(
-            f"speaker: {len(set(speakers))} of them, {len(labels)} clips: too "
+            f"speaker: {len(everybody)} of them, {len(clips)} clips: too "
             "few to train, validate and test on different ones; give at least "
             "3 speakers, or a column split"
         )
-    deal = StratifiedGroupKFold(folds).split(labels, labels, speakers)
-    test = [sorted(set(speakers[index])) for _, index in deal]
-    name = "speaker-folds"
-    return {name: Folds(name, test, test[1:] + test[:1])}
+    rarest = min(speakers, key=lambda label: (len(speakers[label]), str(label)))
+    few = len(speakers[rarest])
+    who = f"class '{rarest}' has {few} speaker{'s' * (few > 1)} only "
+    who += f"({', '.join(sorted(speakers[rarest]))})"
+    if few < 3:
+        raise InputError(
+            f"label: {who}: too few to train, validate and test on different "
+            "ones; add speakers, leave its rows out, merge it with another "
+            "class (classes in the yaml: a map), or give a column split"
+        )
+    most = min(FOLDS, few)
+    for number in range(most, 2, -1):
+        parts = split_speakers(clips, number)
+        if all(s & {*part} for s in speakers.values() for part in parts):
+            break
+    else:
+        number, parts = most, split_speakers(clips, most)
+    if number < FOLDS:
+        if number < few:
+            who = "in more, a class would be missing from some"
+        elif few == len(everybody):
+            who = f"there are {few} speakers only"
+        logger.warning("custom: %d folds, not %d: %s", number, FOLDS, who)
+    return parts
 
 
 def read(folder):

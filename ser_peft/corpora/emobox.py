@@ -130,13 +130,15 @@ class EmoBox:
         ]
 
     @staticmethod
-    def protocols(utterances):
+    def protocols(utterances, class_set=None):
         """EmoBox's folds.
 
         Arguments
         ---------
         utterances : list of Utterance
             From `read`.
+        class_set : dict, optional
+            Of no matter here.
 
         Returns
         -------

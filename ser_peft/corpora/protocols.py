@@ -10,12 +10,14 @@ from ser_peft.text import clean_text
 __all__ = [
     "Folds",
     "RandomSplit",
+    "Whole",
     "check_splits",
     "class_sets",
     "classes_of",
     "fingerprint",
     "has_all",
     "leaks",
+    "missing_classes",
     "relabel",
     "spelt_alike",
 ]
@@ -190,6 +192,35 @@ class RandomSplit:
         return {"train": rest, "valid": splits["valid"], "test": splits["test"]}
 
 
+@dataclass(frozen=True)
+class Whole:
+    """All utterances are tested, by a model of other corpora.
+
+    Arguments
+    ---------
+    label : str
+        Which of the corpus's labels is the emotion, where it has several.
+
+    Example
+    -------
+    >>> from ser_peft.corpora import Utterance
+    >>> splits = Whole().deal([Utterance("1", "1.wav", "a")], 1)
+    >>> {split: len(dealt) for split, dealt in splits.items()}
+    {'train': 0, 'valid': 0, 'test': 1}
+    """
+
+    label: str = "emotion"
+
+    name = "whole"
+    folds = 1
+    shares_speakers = False
+
+    def deal(self, utterances, fold, labels=None):
+        """Split utterances; see `Folds.deal`."""
+        _check_fold(self, fold)
+        return {"train": [], "valid": [], "test": utterances}
+
+
 def _check_fold(protocol, fold):
     if fold not in range(1, protocol.folds + 1):
         raise InputError(
@@ -362,9 +393,7 @@ def check_splits(manifests, classes, shares_speakers=False, dimensions=()):
                     f"{split}; every speaker may be in one split only"
                 )
     train = manifests["train"].values()
-    present = {entry.get("emotion") for entry in train}
-    missing = [name for name in classes if name not in present]
-    if missing:
+    if missing := missing_classes(manifests, classes).get("train"):
         raise InputError(
             f"train: no utterance of class '{missing[0]}'; add some, or "
             "leave the class out (classes in the yaml)"
@@ -375,6 +404,36 @@ def check_splits(manifests, classes, shares_speakers=False, dimensions=()):
                 f"train: {name} is the same for every utterance; leave it out "
                 "(dimensions in the yaml)"
             )
+
+
+def missing_classes(manifests, classes):
+    """Classes that valid or test has no utterance of.
+
+    Arguments
+    ---------
+    manifests : dict
+        Split -> {id: entry}; entries have ``emotion``.
+    classes : list of str
+        Class names.
+
+    Returns
+    -------
+    dict
+        Split -> list of str, of splits that lack some. `check_splits` refuses
+        a train that does.
+
+    Example
+    -------
+    >>> test = {"1": {"emotion": "sad"}}
+    >>> missing_classes({"test": test}, ["happy", "sad"])
+    {'test': ['happy']}
+    """
+    missing = {}
+    for split, entries in manifests.items():
+        present = {entry.get("emotion") for entry in entries.values()}
+        if absent := [name for name in classes if name not in present]:
+            missing[split] = absent
+    return missing
 
 
 def has_all(labels, dimensions):

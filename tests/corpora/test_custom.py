@@ -3,6 +3,7 @@
 import shutil
 import unicodedata
 
+import numpy as np
 import pytest
 import torch
 from trees_a import folds
@@ -77,7 +78,7 @@ def test_speakers_are_dealt(small):
     }
     for one, next_one in zip(found, found[1:] + found[:1], strict=True):
         assert one["valid"] == next_one["test"]
-    assert protocols == custom.protocols(utterances[::1])
+    assert protocols == custom.protocols(utterances[::-1])
 
 
 def test_classes_are_spread(tmp_path):
@@ -95,6 +96,89 @@ def test_classes_are_spread(tmp_path):
     protocol = custom.protocols(utterances)["speaker-folds"]
     for fold in folds(protocol, utterances, {"calm": "calm", "angry": "angry"}):
         assert len(fold["test"]) == 4
+
+
+def clips(**speakers):
+    """Utterances of speakers: name -> labels of their clips."""
+    return [
+        Utterance(f"{s}{i}", f"{s}{i}.wav", s, labels={"emotion": label})
+        for s, labels in speakers.items()
+        for i, label in enumerate(labels.split())
+    ]
+
+
+def few_angry():
+    """29 speakers, 27 of one class only, 4 of them angry."""
+    labels = ["calm " * 9] * 9 + ["sad " * 6] * 8 + ["happy " * 7] * 8
+    labels += ["angry " * 20, "angry " * 5, "angry sad ", "angry happy " * 3]
+    return clips(**{f"s{i:02d}": label for i, label in enumerate(labels)})
+
+
+def test_four_are_angry(caplog):
+    """As many folds, with everybody tested once, and all classes in all."""
+    utterances = few_angry()
+    protocol = custom.protocols(utterances)["speaker-folds"]
+    classes = custom.class_sets(utterances)["all"]
+    found = folds(protocol, utterances, classes)
+    tested = [speaker for fold in found for speaker in fold["test"]]
+    assert len(found) == 4 and len(tested) == len({*tested}) == 29
+    assert caplog.messages == [
+        "custom: 4 folds, not 5: class 'angry' has 4 speakers only (s25, s26, "
+        "s27, s28)"
+    ]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_drawn_corpora(seed):
+    """No class is missing where each has five speakers or more."""
+    rng = np.random.default_rng(seed)
+    labels = [
+        " ".join(rng.choice([*FOUR, "bored"], size, p=rng.dirichlet([0.4] * 5)))
+        for size in rng.integers(1, 30, 40)
+    ]
+    utterances = clips(**{f"s{i}": label for i, label in enumerate(labels)})
+    protocol = custom.protocols(utterances)["speaker-folds"]
+    classes = custom.class_sets(utterances)["all"]
+    found = folds(protocol, utterances, classes)
+    tested = [speaker for fold in found for speaker in fold["test"]]
+    assert len(found) == 5 and len(tested) == len({*tested}) == 40
+
+
+def test_only_the_classes_count(caplog):
+    """One label that is left out has but one speaker, one that is merged."""
+    utterances = few_angry() + clips(x="bored sad sad", y="glum sad")
+    with pytest.raises(InputError) as raised:
+        custom.protocols(utterances)
+    assert str(raised.value) == (
+        "label: class 'bored' has 1 speaker only (x): too few to train, "
+        "validate and test on different ones; add speakers, leave its rows "
+        "out, merge it with another class (classes in the yaml: a map), or "
+        "give a column split"
+    )
+    classes = {"sad": "sad", "glum": "sad", "happy": "happy", "calm": "calm"}
+    protocol = custom.protocols(utterances, classes)["speaker-folds"]
+    assert len(folds(protocol, utterances, classes)) == 5
+    assert not caplog.messages
+    # Without classes all are alike: of dimensions alone.
+    assert custom.protocols(utterances, {})["speaker-folds"].folds == 5
+
+
+@pytest.mark.parametrize(
+    ("speakers", "why"),
+    [
+        ("abcdef", "in more, a class would be missing from some"),
+        ("abcd", "class 'a' has 3 speakers only (b, c, d)"),
+    ],
+)
+def test_nobody_has_all_classes(speakers, why, caplog):
+    """A part of one speaker lacks one: three of two, or no way out."""
+    utterances = clips(**{s: " ".join({*speakers} - {s}) for s in speakers})
+    protocol = custom.protocols(utterances)["speaker-folds"]
+    assert caplog.messages == [f"custom: 3 folds, not 5: {why}"]
+    assert (
+        sorted(map(len, protocol.test))
+        == {6: [2, 2, 2], 4: [1, 1, 2]}[len(speakers)]
+    )
 
 
 def test_a_stretch_of_a_recording(small, copy):
@@ -138,7 +222,7 @@ def test_names_in_another_form_of_unicode(copy):
     assert len(read_audio(second.wav)) == 3200
 
 
-def test_given_split(copy):
+def test_given_split(copy, caplog):
     for name in ("c", "d"):
         shutil.copy(copy / "clips" / "s1_sad.wav", copy / f"{name}.wav")
     clips = sorted(path.name for path in (copy / "clips").glob("s[12]_*"))
@@ -152,9 +236,39 @@ def test_given_split(copy):
     assert {k: len(v) for k, v in manifests.items()} == {
         "train": 8, "valid": 1, "test": 1,
     }  # fmt: skip
+    warned = [
+        f"custom, split, fold 1: no clip of 'neutral', 'angry', 'happy' in "
+        f"{split}: its scores are over 1 of 4 classes"
+        for split in ("valid", "test")
+    ]
+    assert caplog.messages == warned
+    prepare("custom", table, copy / "out")  # kept
+    assert caplog.messages == 2 * warned
     write(copy, [row.replace(",d,", ",c,") for row in rows])
     with pytest.raises(InputError, match="speaker c is in valid and in test"):
         prepare("custom", table, copy / "out")
+
+
+def test_speakers_of_one_class_are_warned_of(copy, caplog):
+    """Ten of two clips each: but for the last, of one class only."""
+    paths = sorted(path.name for path in (copy / "clips").iterdir())
+    labels = ["sad"] * 6 + ["calm"] * 6 + ["happy"] * 7 + ["sad"]
+    rows = [f"clips/{path},{label},s{i // 2}" for i, (path, label) in
+            enumerate(zip(paths, labels, strict=True))]  # fmt: skip
+    table = write(copy, rows, "path,label,speaker")
+    for _ in range(2):  # written, kept
+        caplog.clear()
+        prepare("custom", table, copy / "out", fold=2)
+        assert caplog.messages[-1] == (
+            "custom: who speaks tells the class: 9 of 10 speakers with "
+            "several clips have one class only, and two clips of a speaker "
+            "are of one class in 90 % of all cases (30 % by chance): a model "
+            "may learn voices, not emotions; scores on other speakers hold, "
+            "but rest on few a class ('calm': 3)"
+        )
+    about, _ = read_manifests(copy / "out")
+    assert about["confounding"]["one_class"] == 9
+    assert about["missing_classes"] == {}
 
 
 def test_an_edited_csv_is_read_again(copy):

@@ -139,6 +139,41 @@ def test_train_on_these_test_on_that(places, tmp_path):
     assert test.keys() == alone["test"].keys()
 
 
+def test_whole_targets(places, tmp_path):
+    """All of EmoDB, whose speakers nobody has heard; IEMOCAP's test split."""
+    request = (places, tmp_path, ["iemocap"], ["emodb", "iemocap"])
+    prepare_pool(*request)
+    _, split = read_manifests(tmp_path)
+    prepare_pool(*request, whole_targets=True)
+    about, manifests = read_manifests(tmp_path)
+    assert about["protocol"] == "whole+released: iemocap to emodb+iemocap"
+    clips = {
+        f"emodb/{u.id}"
+        for u in load_corpus("emodb").read(places["emodb"])
+        if u.labels["emotion"] in load_corpus("emodb").CLASS_SETS[4]
+    }
+    tested = {id_ for id_ in manifests["test"] if id_.startswith("emodb")}
+    assert tested == clips and len(clips) == 40
+    dealt = speakers(manifests, "emodb")
+    assert len(dealt["test"]) == 10 and not dealt["train"] | dealt["valid"]
+    assert speakers(manifests, "iemocap") == speakers(split, "iemocap")
+
+
+def test_a_whole_target_may_have_few_speakers(places, tmp_path):
+    """Two, and a class of one of them; not enough for folds."""
+    lines = (places["custom"] / "data.csv").read_text("utf-8-sig").splitlines()
+    table = places["custom"] / "two.csv"
+    kept = [line for line in lines[1:] if ",01," in line or ",02," in line]
+    table.write_text("\n".join([lines[0], *kept[1:]]))
+    corpora = places | {"custom": table}
+    with pytest.raises(InputError, match="corpora: custom: speaker: 2 of them"):
+        prepare_pool(corpora, tmp_path, ["iemocap"], ["custom"])
+    prepare_pool(corpora, tmp_path, ["iemocap"], ["custom"], whole_targets=True)
+    table.unlink()
+    _, manifests = read_manifests(tmp_path)
+    assert len(manifests["test"]) == 7
+
+
 @pytest.mark.parametrize("columns", [["corpus", "emotion"], ["corpus"], []])
 def test_balance(places, tmp_path, columns):
     """Each kind of clip counts alike; RAVDESS is only tested."""
@@ -197,6 +232,7 @@ def test_same_request_is_kept(places, tmp_path):
          "corpora: crema-d: classes 5: crema-d has sets of 4, 6"),
         ({"classes": 6, "test_corpora": ["crema-d"]},
          "classes 6: neutral, .*, frustrated in iemocap, .*, disgust in crema"),
+        ({"whole_targets": True}, "whole_targets: all of test_corpora are tr"),
         ({"protocol": "relased"}, "protocol relased: none of iemocap"),
         ({"fold": 2}, "--fold=2: there are folds 1 to 1"),
         ({"fold": 6, "test_corpora": ["msp-improv"], "protocol": "peft-ser"},
@@ -263,6 +299,7 @@ def test_across_corpora(places, arguments, train, tmp_path):
         "number_of_epochs": 1,
         "train_corpora": "[crema-d, emodb]",
         "test_corpora": "[ravdess]",
+        "whole_targets": "True",
     }
     end = train(arguments(tmp_path / "run", HPARAMS, **settings))
     assert end.code == 0, end.log
@@ -270,7 +307,8 @@ def test_across_corpora(places, arguments, train, tmp_path):
     assert [*tested] == [*results["by_corpus"]] == ["ravdess"]
     only = results["by_corpus"]["ravdess"]
     assert (only["ua"], only["wa"]) == (results["ua"], results["wa"])
-    used = "released+five-fold+peft-ser"
+    assert len(results["test_speakers"]) == 24
+    used = "released+five-fold+whole"
     assert results["protocol"] == f"{used}: crema-d+emodb to ravdess"
     moved = settings | {"corpora": "{ravdess: /elsewhere}"}
     end = train(arguments(tmp_path / "run", HPARAMS, **moved))
