@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -48,8 +49,13 @@ class SafeCheckpointer(Checkpointer):
     Arguments are those of `speechbrain.utils.checkpoints.Checkpointer`.
     """
 
-    def __init__(self, checkpoints_dir, *args, **kwargs):
-        super().__init__(checkpoints_dir, *args, **kwargs)
+    def __init__(self, checkpoints_dir, recoverables=None, **kwargs):
+        if not isinstance(recoverables, Mapping | None):
+            raise InputError(
+                f"checkpointer: recoverables: {recoverables}: is no mapping of "
+                "names to objects; copy it from one of the recipe's yamls"
+            )
+        super().__init__(checkpoints_dir, recoverables, **kwargs)
         if if_main_process():
             for leftover in self.checkpoints_dir.glob("*CKPT+*"):
                 if not self._is_checkpoint_dir(leftover):

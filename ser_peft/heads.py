@@ -108,6 +108,11 @@ class Head(SafeModule):
             kind if isinstance(kind, int) else len(kind)
             for kind in (classes, dimensions)
         )
+        if self.outputs < 1:
+            raise InputError(
+                f"head: classes {classes}, dimensions {dimensions}: leaves it "
+                "nothing to score; give it classes: !ref <classes>"
+            )
         self.states = encoder.num_layers + 1
         self.width = encoder.hidden_size
 

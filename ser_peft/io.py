@@ -89,11 +89,15 @@ def check_writable(folder, key):
     there = Path(folder).absolute()
     while not os.path.lexists(there):
         there = there.parent
-    if not (there.is_dir() and os.access(there, os.W_OK)):
+    try:
+        # Not by its permissions: /proc has some, and takes nothing.
+        with tempfile.TemporaryDirectory(dir=there):
+            pass
+    except OSError as error:
         raise InputError(
             f"{key} {folder}: {there} is no folder that can be written to; "
             "choose another one"
-        )
+        ) from error
 
 
 def write_json(path, content):

@@ -307,6 +307,12 @@ def _check_built(hparams_file, hparams, head):
     modules = hparams["modules"]
     good = all(isinstance(m, torch.nn.Module) for m in modules.values())
     _need(hparams_file, "modules", good and {"encoder", head} <= {*modules})
+    saved = [*map(id, hparams["checkpointer"].recoverables.values())]
+    good = all(id(module) in saved for module in modules.values())
+    _need(hparams_file, "checkpointer", good)
+    log = getattr(hparams["train_logger"], "save_file", "train_log.txt")
+    _need(hparams_file, "train_logger", isinstance(log, str | Path))
+    check_writable(Path(log).parent, "train_logger")
 
 
 def _need(hparams_file, key, good):

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -114,5 +115,8 @@ def test_folders_that_cannot_be_made(tmp_path):
     for folder in ("file", "file/a/b"):
         with pytest.raises(InputError, match="out .*file is no folder that"):
             check_writable(tmp_path / folder, "out")
+    if Path("/proc/self").exists():
+        with pytest.raises(InputError, match="out /proc/x: /proc is no folder"):
+            check_writable("/proc/x", "out")
     check_writable(tmp_path / "a" / "b", "out")
     assert [p.name for p in tmp_path.iterdir()] == ["file"]

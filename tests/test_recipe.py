@@ -233,6 +233,10 @@ def nothing_written(tmp_path):
         ({"backbone": HPARAMS}, "hparams: cannot be read"),
         ({"encoder": "{targets: nowhere}"}, "'nowhere' matches no module"),
         ({"encoder": "{layers: [7]}"}, "layers: [7]"),
+        ({"head": "{classes: -1}"}, "head: classes -1"),
+        ({"checkpointer": "{recoverables: 3}"}, "recoverables: 3: is no"),
+        ({"checkpointer": "{recoverables: {head: 3}}"}, "'checkpointer' is"),
+        ({"train_logger": "{save_file: 3}"}, "'train_logger' is missing or"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
