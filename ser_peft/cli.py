@@ -23,7 +23,7 @@ __all__ = ["main"]
 PLACES = (
     "audio backbone checkpoint data_folder hparams html manifests model others "
     "out output_folder pca pretrain reference results script source "
-    "text_backbone yaml"
+    "test text_backbone yaml"
 ).split()
 # What crossval hands on to the trainings. argparse would take one with a
 # blank in it for another yaml.
@@ -93,6 +93,30 @@ def _probe(args):
     print(
         f"linear probe: test {headline(results)}; report in {out}/report.html"
     )
+
+
+def _evaluate(args):
+    from ser_peft.device import find_device
+    from ser_peft.evaluation.elsewhere import evaluate
+    from ser_peft.evaluation.results import headline
+
+    named = args.data_folder is not None
+    name = args.test if named else "_".join(Path(args.test).parts[-2:])
+    name = re.sub(r"[^\w.-]", "_", name.removesuffix(".json"))
+    out = args.out or Path("results") / Path(args.model).name / f"on_{name}"
+    check_writable(out, "out")
+    results = evaluate(
+        args.model,
+        args.test,
+        out,
+        data_folder=args.data_folder,
+        trust_start=args.trust_start == "True",
+        device=find_device(args.device),
+        backbone=args.backbone,
+        text_backbone=args.text_backbone,
+        command=shlex.join(["ser-peft", *args.argv]),
+    )
+    print(f"test {headline(results)}; report in {out}/report.html")
 
 
 def _transcribe(args):
@@ -429,6 +453,28 @@ def _parser():
     sub.add_argument("--device", help="default: a GPU if there is one")
     sub.add_argument("--json", action="store_true", help="one object a line")
     sub.set_defaults(run=_predict)
+
+    sub = commands.add_parser(
+        "evaluate", help="test a trained model on speakers of another set"
+    )
+    sub.add_argument("model", help="as for predict")
+    sub.add_argument(
+        "test",
+        help="a folder of manifests, one split in it (test.json), or the name "
+        "of a corpus, all of which is tested",
+    )
+    sub.add_argument(
+        "data_folder", nargs="?", help="of a corpus that is named"
+    )
+    sub.add_argument("--out", help="default: results/MODEL/on_TEST")
+    sub.add_argument(
+        "--trust_start", nargs="?", const="True", choices=["True", "False"],
+        help="test a model that has no record of whom it has heard",
+    )  # fmt: skip
+    sub.add_argument("--backbone", help="where the encoder is, if it moved")
+    sub.add_argument("--text_backbone", help="likewise of a text encoder")
+    sub.add_argument("--device", help="default: a GPU if there is one")
+    sub.set_defaults(run=_evaluate)
 
     sub = commands.add_parser(
         "export", help="a finished run -> a folder to ship, and its hashes"

@@ -37,7 +37,9 @@ __all__ = [
     "batch_sampler",
     "check_samples",
     "choose",
+    "dataset_of",
     "datasets",
+    "entries_of",
     "eval_batches",
     "held",
     "prepare",
@@ -289,29 +291,10 @@ def write_manifests(splits, labels, save_folder, about, roots=None):
         If recordings cannot be used or the splits are not honest.
     """
     root = about["data_folder"]
-    manifests = {}
-    for split, utterances in splits.items():
-        manifests[split] = {}
-        for u in utterances:
-            text = (u.text or "").strip()
-            entry = {
-                "wav": "{data_root}/" + os.path.relpath(u.wav, root),
-                "speaker": u.speaker,
-                "emotion": labels[u.id],
-                "gender": u.gender,
-                "text": text or None,
-                "text_source": GOLD if text else None,
-            }
-            # Age, intensity, arousal: whatever else the corpus says.
-            entry |= {
-                name: value
-                for name, value in u.labels.items()
-                if name not in (*entry, *RESERVED)
-                and isinstance(value, (str, int, float))
-            }
-            manifests[split][u.id] = {
-                k: v for k, v in entry.items() if v is not None
-            }
+    manifests = {
+        split: entries_of(utterances, labels, root)
+        for split, utterances in splits.items()
+    }
     shares = about.get("shares_speakers", False)
     dimensions = about.get("dimensions", ())
     classes = about["classes"]
@@ -337,6 +320,45 @@ def write_manifests(splits, labels, save_folder, about, roots=None):
             entry["duration"] = round(seconds[everything[key]], 4)
         write_json(Path(save_folder) / f"{split}.json", entries)
     write_json(done, {**about, "protocol_sha": fingerprint(manifests)})
+
+
+def entries_of(utterances, labels, root):
+    """Manifest entries of utterances, without durations.
+
+    Arguments
+    ---------
+    utterances : list of Utterance
+        Of a corpus.
+    labels : dict
+        Utterance id -> class; None where there are none.
+    root : str
+        Folder that their paths are given from.
+
+    Returns
+    -------
+    dict
+        Id -> entry.
+    """
+    entries = {}
+    for u in utterances:
+        text = (u.text or "").strip()
+        entry = {
+            "wav": "{data_root}/" + os.path.relpath(u.wav, root),
+            "speaker": u.speaker,
+            "emotion": labels[u.id],
+            "gender": u.gender,
+            "text": text or None,
+            "text_source": GOLD if text else None,
+        }
+        # Age, intensity, arousal: whatever else the corpus says.
+        entry |= {
+            name: value
+            for name, value in u.labels.items()
+            if name not in (*entry, *RESERVED)
+            and isinstance(value, (str, int, float))
+        }
+        entries[u.id] = {k: v for k, v in entry.items() if v is not None}
+    return entries
 
 
 def read_manifests(folder):
@@ -481,14 +503,7 @@ def datasets(folder, max_seconds=None, crop=1.0, first_seconds=None, hop=1):
         ``speaker`` and ``duration``. Its attribute ``progress`` is a
         `Progress`.
     """
-    # Here, as below: who only writes manifests, or is told of a wrong flag,
-    # does not wait for SpeechBrain.
-    from speechbrain.dataio.dataset import DynamicItemDataset
-    from speechbrain.utils.data_pipeline import provides, takes
-
     about, manifests = read_manifests(folder)
-    index = {name: i for i, name in enumerate(about["classes"])}
-    sets = {}
 
     def cut(sig):
         # Nothing is drawn for a clip that stays whole.
@@ -502,50 +517,80 @@ def datasets(folder, max_seconds=None, crop=1.0, first_seconds=None, hop=1):
         start -= start % hop
         return sig[start : start + length], start
 
-    for split, entries in manifests.items():
-        progress = Progress()
-
-        @takes("id", "wav")
-        @provides("sig", "start")
-        def audio(id_, wav, train=split == "train", progress=progress):
-            if id_ in progress.kept:
-                return torch.zeros(1), 0
-            sig = read_audio(
-                wav.replace("{data_root}", about["data_folder"], 1)
-            )
-            if first_seconds is not None:
-                sig = sig[: int(first_seconds * SAMPLE_RATE)]
-            if not train:
-                return sig, 0
-            if progress.version is None:
-                return cut(sig)
-            with seeded(progress.version, id_):
-                return cut(sig)
-
-        @takes("id")
-        @provides("label")
-        def label(id_, entries=entries):
-            return index[entries[id_]["emotion"]] if index else -1
-
-        @takes("id")
-        @provides("values")
-        def values(id_, entries=entries):
-            return [float(entries[id_][name]) for name in about["dimensions"]]
-
-        # A key of some entries only would be one of all or none.
-        said = {
-            key: {**entry, "text": clean_text(entry.get("text", ""))}
-            for key, entry in entries.items()
-        }
-        sets[split] = DynamicItemDataset(
-            said,
-            dynamic_items=[audio, label, values],
-            output_keys=[
-                *("id", "sig", "start", "label", "values", "text", "speaker")
-            ],
+    return about, {
+        split: dataset_of(
+            entries, about, first_seconds, cut if split == "train" else None
         )
-        sets[split].progress = progress
-    return about, sets
+        for split, entries in manifests.items()
+    }
+
+
+def dataset_of(entries, about, first_seconds=None, cut=None):
+    """SpeechBrain dataset of a manifest.
+
+    Arguments
+    ---------
+    entries : dict
+        Id -> entry.
+    about : dict
+        ``protocol.json``.
+    first_seconds : float, optional
+        See `datasets`.
+    cut : callable, optional
+        Whole clip, [T] -> its stretch and that one's first sample.
+
+    Returns
+    -------
+    DynamicItemDataset
+        See `datasets`.
+    """
+    # Here, as below: who only writes manifests, or is told of a wrong flag,
+    # does not wait for SpeechBrain.
+    from speechbrain.dataio.dataset import DynamicItemDataset
+    from speechbrain.utils.data_pipeline import provides, takes
+
+    index = {name: i for i, name in enumerate(about["classes"])}
+    progress = Progress()
+
+    @takes("id", "wav")
+    @provides("sig", "start")
+    def audio(id_, wav):
+        if id_ in progress.kept:
+            return torch.zeros(1), 0
+        sig = read_audio(wav.replace("{data_root}", about["data_folder"], 1))
+        if first_seconds is not None:
+            sig = sig[: int(first_seconds * SAMPLE_RATE)]
+        if not cut:
+            return sig, 0
+        if progress.version is None:
+            return cut(sig)
+        with seeded(progress.version, id_):
+            return cut(sig)
+
+    @takes("id")
+    @provides("label")
+    def label(id_):
+        return index[entries[id_]["emotion"]] if index else -1
+
+    @takes("id")
+    @provides("values")
+    def values(id_):
+        return [float(entries[id_][name]) for name in about["dimensions"]]
+
+    # A key of some entries only would be one of all or none.
+    said = {
+        key: {**entry, "text": clean_text(entry.get("text", ""))}
+        for key, entry in entries.items()
+    }
+    dataset = DynamicItemDataset(
+        said,
+        dynamic_items=[audio, label, values],
+        output_keys=[
+            *("id", "sig", "start", "label", "values", "text", "speaker")
+        ],
+    )
+    dataset.progress = progress
+    return dataset
 
 
 def values_of(entries, dimensions):

@@ -89,15 +89,18 @@ def check_writable(folder, key):
     there = Path(folder).absolute()
     while not os.path.lexists(there):
         there = there.parent
-    try:
-        # Not by its permissions: /proc has some, and takes nothing.
-        with tempfile.TemporaryDirectory(dir=there):
-            pass
-    except OSError as error:
+    good = there.is_dir() and os.access(there, os.W_OK)
+    if good and there != Path(folder).absolute():
+        try:  # /proc has the permissions, and takes nothing
+            with tempfile.TemporaryDirectory(dir=there):
+                pass
+        except OSError:
+            good = False
+    if not good:
         raise InputError(
             f"{key} {folder}: {there} is no folder that can be written to; "
             "choose another one"
-        ) from error
+        )
 
 
 def write_json(path, content):

@@ -144,9 +144,8 @@ class Heard:
             raise InputError(
                 f"{key} {folder}: has heard {len(both)} of the "
                 f"{len(self.tested)} speakers whom this run tests "
-                f"({_names(both)}); give one trained on "
-                f"{self.about['protocol']}, fold {self.about['fold']}, or on "
-                "other corpora"
+                f"({_names(both)}); give one trained on the same fold of the "
+                "same protocol, or on other corpora"
             )
         now = {
             (corpus, speaker)

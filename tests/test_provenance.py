@@ -67,8 +67,8 @@ def test_refused_by_name_and_number(model):
         run.add("init_from", folder / "adapter")
     assert str(error.value) == (
         f"init_from {folder}/adapter: has heard 2 of the 4 speakers whom this "
-        "run tests (a of ravdess, b of ravdess); give one trained on peft-ser, "
-        "fold 2, or on other corpora"
+        "run tests (a of ravdess, b of ravdess); give one trained on the same "
+        "fold of the same protocol, or on other corpora"
     )
     with pytest.raises(InputError, match=r"8 of .*e of ravdess, \.\.\.\)"):
         heard(RAVDESS, "z", "abcdefgh").add("teacher", folder)
