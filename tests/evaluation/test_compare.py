@@ -20,7 +20,7 @@ from ser_peft.evaluation.compare_page import (
     format_comparison,
     render_comparison,
 )
-from ser_peft.evaluation.metrics import scores, speaker_bootstrap
+from ser_peft.evaluation.metrics import scores, speaker_interval
 from ser_peft.fusion import FusionHead
 from ser_peft.heads import LayerMixHead
 from ser_peft.inference import EmotionModel
@@ -127,7 +127,7 @@ def judged(file, labels, said, speakers="aabb", sha="sha1"):
     """A run of `read_runs`."""
     rows = zip(speakers, labels, said, strict=False)
     return {
-        "file": file, "protocol_sha": sha, "n_classes": 3,
+        "file": file, "protocol_sha": sha, "classes": ["x", "y", "z"],
         "predictions": dict(enumerate(rows)),
     }  # fmt: skip
 
@@ -208,8 +208,10 @@ def test_interval_of_one_run_is_that_of_its_predictions(found, runs):
     )
     speakers = [row["speaker"] for row in rows]
     for metric in METRICS:
-        interval = speaker_bootstrap(labels, said, speakers, 4, metric)
-        assert found["models"][2][metric]["ci95"] == [*interval]
+        interval, _ = speaker_interval(
+            labels, said, speakers, found["classes"], metric
+        )
+        assert found["models"][2][metric]["ci95"] == interval
 
 
 def test_sizes(found, runs):

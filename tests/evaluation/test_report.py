@@ -9,7 +9,7 @@ from matplotlib.image import imread
 from pages import HOSTILE, Page
 
 from ser_peft.evaluation import plots
-from ser_peft.evaluation.metrics import scores, speaker_bootstrap
+from ser_peft.evaluation.metrics import scores, speaker_interval
 from ser_peft.evaluation.report import render, write_report
 
 CLASSES = ["angry", "happy", "sad"]
@@ -35,7 +35,8 @@ def run():
         "method": "LoRA",
         "classes": CLASSES,
         **scores(labels, predicted, CLASSES),
-        "ua_ci95": list(speaker_bootstrap(labels, predicted, speakers, 3)),
+        "ua_ci95": speaker_interval(labels, predicted, speakers, CLASSES)[0],
+        "ua_ci95_reason": None,
         "probe_ua": 0.7,
         "test_speakers": sorted(set(speakers)),
         "trainable_parameters": {"adapter": 1_234_567, "head": 4_321},
