@@ -169,7 +169,7 @@ def trusted_temperature(labels, probabilities, speakers):
     >>> chances = [[0.7, 0.3], [0.6, 0.4], [0.3, 0.7], [0.6, 0.4]] * 9
     >>> labels = [0, 0, 1, 1] * 9
     >>> round(fit_temperature(labels, chances), 2)
-    0.71
+    0.41
     >>> trusted_temperature(labels, chances, ["a", "a", "b", "b"] * 9)
     1.0
     """

@@ -51,17 +51,19 @@ def paired_difference(labels, first, second, speakers, classes):
     names, counts = speaker_confusions(labels, first, speakers, len(classes))
     _, others = speaker_confusions(labels, second, speakers, len(classes))
     units = np.stack([counts, others], 1)
-    difference, error = jackknife(
-        units, lambda pair: -np.diff(from_confusion(pair))[..., 0]
-    )
+
+    def measure(pair):
+        return -np.diff(from_confusion(pair))[..., 0]
+
     ends, p = None, None
     reason = no_interval(speakers, labels, classes)
     if not reason:
+        difference, error = jackknife(units, measure)
         ends, reason = interval(difference, error, len(names), low=-1.0)
     if ends:
         p = float(2 * student.sf(abs(difference) / error, len(names) - 1))
     return {
-        "difference": difference,
+        "difference": float(measure(units.sum(0))),
         "ci95": ends,
         "p": p,
         "reason": reason,

@@ -111,7 +111,7 @@ def interval(value, error, n_speakers, low=0.0, high=1.0):
     -------
     >>> ends, _ = interval(0.9, 0.02, 24)
     >>> [round(end, 3) for end in ends]
-    [0.849, 0.935]
+    [0.85, 0.934]
     >>> interval(1.0, 0.0, 24)
     (None, 'all speakers score alike')
     """

@@ -12,6 +12,7 @@ emotion since the Audio/Visual Emotion Challenge 2015 (Ringeval et al., 2015).
 from functools import partial
 
 import numpy as np
+from scipy.stats import binomtest
 from sklearn.metrics import (
     accuracy_score,
     confusion_matrix,
@@ -109,9 +110,8 @@ def missing_classes(confusion, classes):
     ['sad']
     """
     found = np.sum(confusion, axis=1) > 0
-    return [
-        name for name, here in zip(classes, found, strict=True) if not here
-    ]
+    pairs = zip(classes, found, strict=False)
+    return [name for name, here in pairs if not here]
 
 
 def over_classes(missing, n_classes):
@@ -202,7 +202,9 @@ def from_confusion(confusion, metric="ua"):
 def speaker_interval(labels, predictions, speakers, classes, metric="ua"):
     """95 % interval of a metric over speakers.
 
-    See `ser_peft.evaluation.intervals`.
+    See `ser_peft.evaluation.intervals`. Speakers who score alike, as where all
+    is right, do not tell how others would: utterances are counted then as if
+    each were of another speaker (Clopper & Pearson, 1934).
 
     Arguments
     ---------
@@ -226,14 +228,20 @@ def speaker_interval(labels, predictions, speakers, classes, metric="ua"):
     ...     [0, 1] * 4, [0, 1, 0, 0, 0, 1, 1, 1], list("aabbccdd"), ["x", "y"]
     ... )
     >>> [round(end, 2) for end in ends]
-    [0.25, 0.96]
+    [0.21, 0.97]
     >>> speaker_interval([0, 1], [0, 1], ["a", "b"], ["x", "y"])
     (None, '2 speakers, 4 are needed')
     """
     _, counts = speaker_confusions(labels, predictions, speakers, len(classes))
-    measure = partial(from_confusion, metric=metric)
-    reason = no_interval(speakers, labels, classes)
-    return _interval(counts, measure, reason)
+    if reason := no_interval(speakers, labels, classes):
+        return None, reason
+    value, error = jackknife(counts, partial(from_confusion, metric=metric))
+    ends, _ = interval(value, error, len(counts))
+    if ends is None:
+        total = len(labels)
+        alone = binomtest(round(value * total), total).proportion_ci()
+        ends = [float(alone.low), float(alone.high)]
+    return ends, None
 
 
 def concordance(truth, predicted):
@@ -279,19 +287,10 @@ def concordance_interval(truth, predicted, speakers):
     names, index = np.unique(np.asarray(speakers, str), return_inverse=True)
     units = np.zeros((len(names), *moments.shape[1:]))
     np.add.at(units, index, moments)
-    return _interval(
-        units,
-        lambda sums: _from_moments(sums).mean(-1),
-        no_interval(speakers),
-        low=-1.0,
-    )
-
-
-def _interval(units, measure, reason, **bounds):
-    """An interval, or why there is none."""
-    if reason:
+    if reason := no_interval(speakers):
         return None, reason
-    return interval(*jackknife(units, measure), len(units), **bounds)
+    value, error = jackknife(units, lambda sums: _from_moments(sums).mean(-1))
+    return interval(value, error, len(units), low=-1.0)
 
 
 def _moments(truth, predicted):

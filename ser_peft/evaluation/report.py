@@ -148,9 +148,9 @@ def render(results, predictions, history, layer_weights=None, command=""):
         epoch_rows=epoch_rows,
         over=_over(results),
         intervals={
-            key: f"95% CI {_interval(results, key, form)}"
+            key: _interval(results, key, form, "95% CI ", "no 95% CI: ")
             for key, form in (("ua", _percent), ("ccc", "{:.3f}".format))
-            if f"{key}_ci95" in results
+            if results.get(key) is not None
         },
         valid=_valid(results),
         trainable=sum(results["trainable_parameters"].values()),
@@ -342,11 +342,11 @@ def _over(results, key="missing_classes"):
     return over_classes(results.get(key), len(results["classes"]))
 
 
-def _interval(results, key, form):
+def _interval(results, key, form, found="", lacking="none: "):
     """Ends of an interval, or why there is none, as text."""
-    if ends := results.get(f"{key}_ci95"):
-        return " to ".join(map(form, ends))
-    return f"none: {results[f'{key}_ci95_reason']}"
+    if ends := results[f"{key}_ci95"]:
+        return found + " to ".join(map(form, ends))
+    return lacking + results[f"{key}_ci95_reason"]
 
 
 def _mistakes(predictions, truth, guess, classes):

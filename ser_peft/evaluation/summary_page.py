@@ -47,9 +47,7 @@ call a difference found. The best method was found on these very test sets.
 </section>
 {% endif %}
 <div class="grid">
-{{ card(s.score + " of every run", s.figure, "Pooled: over the utterances of
-all test sets together; the interval is over speakers%s." | format(s.without) if s.n_classes else
-"And their mean.") }}
+{{ card(s.score + " of every run", s.figure, s.caption) }}
 {% for name, figure, count in s.confusions %}
 {{ card("Confusion: " + name, figure, "%s test utterances, each counted once
 a seed. Colour and %% by row, counts below." | format(count | number)) }}
@@ -100,11 +98,19 @@ def _section(number, groups, comparisons):
         head, *rows = (row[:1] + row[2:] for row in (head, *rows))
     n_classes = groups[0]["n_classes"]
     score = "UA" if n_classes else "CCC"
-    without = [
-        f"{group['name']} ({group['pooled']['ua_ci95_reason']})"
-        for group in groups
-        if group["pooled"] and group["pooled"]["ua_ci95"] is None
-    ]
+    caption = "And their mean."
+    if n_classes:
+        caption = (
+            "Pooled: over the utterances of all test sets together; the "
+            "interval is over speakers."
+        )
+        without = [
+            f"{group['name']} ({group['pooled']['ua_ci95_reason']})"
+            for group in groups
+            if group["pooled"]["ua_ci95"] is None
+        ]
+        if without:
+            caption += f" There is none of {', '.join(without)}."
     return {
         "corpus": groups[0]["corpus"],
         "protocol": groups[0]["protocol"],
@@ -115,7 +121,7 @@ def _section(number, groups, comparisons):
         "rows": rows,
         "spread_of_folds": any(len(group["seeds"]) > 1 for group in groups),
         "score": score,
-        "without": f"; there is none of {', '.join(without)}" if without else "",
+        "caption": caption,
         "figure": plots.inline_svg(
             plots.runs_figure(groups),
             f"runs{number}",

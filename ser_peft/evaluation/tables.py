@@ -73,7 +73,7 @@ def format_table(summary):
         )
     if any(group["missing"] for group in summary["groups"]):
         lines.append(
-            "Common: the mean UA % (CCC) on the folds and seeds that all rows "
+            "Common: the mean score on the folds and seeds that all rows "
             "have; by it they are ranked."
         )
     if summary["comparisons"]:

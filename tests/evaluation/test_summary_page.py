@@ -67,7 +67,7 @@ def test_says_what_the_summary_says(summary):
     assert text.count("Paired comparison") == 1
     assert "Confusion: lora" in text and "1,240 test utterances" in text
     assert "probe &amp; &lt;lora&gt;: not compared" in text
-    assert "there is none of probe (2 speakers, 4 are needed)." in text
+    assert "There is none of probe (2 speakers, 4 are needed)." in text
     # Every run is a dot: two of each of three groups.
     assert page.count("<svg") == 5
 
