@@ -26,6 +26,7 @@ from ser_peft.evaluation.intervals import interval, jackknife, no_interval
 __all__ = [
     "concordance",
     "concordance_interval",
+    "confusion_interval",
     "from_confusion",
     "missing_classes",
     "over_classes",
@@ -235,13 +236,31 @@ def speaker_interval(labels, predictions, speakers, classes, metric="ua"):
     _, counts = speaker_confusions(labels, predictions, speakers, len(classes))
     if reason := no_interval(speakers, labels, classes):
         return None, reason
+    return confusion_interval(counts, metric), None
+
+
+def confusion_interval(counts, metric="ua"):
+    """95 % interval of a metric, of any number of speakers.
+
+    Arguments
+    ---------
+    counts : np.ndarray
+        Confusion matrix of each speaker, [S, C, C].
+    metric : str
+        As for `speaker_interval`, which refuses few speakers.
+
+    Returns
+    -------
+    list of float
+        Lower and upper bound, fractions.
+    """
     value, error = jackknife(counts, partial(from_confusion, metric=metric))
     ends, _ = interval(value, error, len(counts))
     if ends is None:
-        total = len(labels)
+        total = int(counts.sum())
         alone = binomtest(round(value * total), total).proportion_ci()
         ends = [float(alone.low), float(alone.high)]
-    return ends, None
+    return ends
 
 
 def concordance(truth, predicted):

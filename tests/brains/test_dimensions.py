@@ -283,7 +283,8 @@ def check(folder, tree, classes):
     with open(folder / "predictions.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == results["test_utterances"]
-    of_classes = ["label", "predicted", *classes] if classes else []
+    calibrated = [f"{name}_calibrated" for name in classes]
+    of_classes = ["label", "predicted", *classes, *calibrated] * bool(classes)
     of_values = [n for name in NAMES for n in (name, f"predicted {name}")]
     assert list(rows[0]) == ["id", "speaker", *of_classes, *of_values]
     table = np.array([[float(row[n]) for n in of_values] for row in rows])
