@@ -23,6 +23,7 @@ CLASSES = 4
 SHARES = 0.3, 0.3, 0.2, 0.2
 SPREADS = 0.0, 0.5, 1.0
 RESAMPLES = 1000
+NUMBERS = 2, 3, 4, 5, 6, 8, 12, 16, 24
 WAYS = {
     "jackknife, Student's t": lambda counts, rng: confusion_interval(counts),
     "bootstrap of speakers": lambda counts, rng: percentiles(
@@ -121,12 +122,7 @@ def main():
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--draws", type=int, default=1000)
-    parser.add_argument(
-        "--speakers",
-        type=int,
-        nargs="+",
-        default=[2, 3, 4, 5, 6, 8, 12, 16, 24],
-    )
+    parser.add_argument("--speakers", type=int, nargs="+", default=NUMBERS)
     parser.add_argument("--levels", type=float, nargs="+", default=[0.9, 2.6])
     args = parser.parse_args()
     print("| UA | speakers |", " | ".join(WAYS), "|")

@@ -8,8 +8,9 @@ there are speakers (MacKinnon, Nielsen & Webb, "Fast and reliable jackknife and
 bootstrap methods for cluster-robust inference", Journal of Applied
 Econometrics, 2023), on the logit scale, where it stays within what a score can
 be. The percentiles of a bootstrap are too narrow with few speakers, and too
-wide with many where clips are drawn within speakers: ``benchmarks/coverage_of_intervals.py``
-measures them all, ``docs/scores.md`` has its table.
+wide where utterances are drawn within speakers, whose noise is in the spread
+between speakers already: ``benchmarks/coverage_of_intervals.py`` measures all
+three, ``docs/scores.md`` has its table.
 """
 
 import numpy as np

@@ -36,7 +36,9 @@ def test_speakers_drawn_again_are_too_sure(module):
 
 
 def test_table(module, monkeypatch, capsys):
-    argv = "intervals.py --draws 5 --speakers 2 3 --levels 0".split()
+    argv = (
+        "coverage_of_intervals.py --draws 5 --speakers 2 3 --levels 0".split()
+    )
     monkeypatch.setattr(sys, "argv", argv)
     module.main()
     *_, first, second = capsys.readouterr().out.splitlines()
