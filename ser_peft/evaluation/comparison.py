@@ -61,7 +61,9 @@ def paired_difference(labels, first, second, speakers, classes):
         difference, error = jackknife(units, measure)
         ends, reason = interval(difference, error, len(names), low=-1.0)
     if ends:
-        p = float(2 * student.sf(abs(difference) / error, len(names) - 1))
+        # On the scale of the interval, so that the two never disagree.
+        statistic = np.arctanh(abs(difference)) * (1 - difference**2) / error
+        p = float(2 * student.sf(statistic, len(names) - 1))
     return {
         "difference": float(measure(units.sum(0))),
         "ci95": ends,

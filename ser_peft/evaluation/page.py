@@ -313,7 +313,12 @@ Listen to these first: the label may be the doubtful one.</p>
 <dt>kept</dt><dd>{{ r.kept }}
 {% if valid[1] != "–" %}({{ valid[1] }}){% endif %}</dd>
 <dt>test set</dt><dd>run once, after every choice had been made</dd>
-<dt>interval</dt><dd>95%, Student's t of the jackknife over speakers</dd>
+<dt>interval</dt><dd>
+{% if r.ua_ci95 or r.get("ccc_ci95") %}
+95%, Student's t of the jackknife over speakers
+{% else %}
+none: {{ r.ua_ci95_reason or r.get("ccc_ci95_reason") }}
+{% endif %}</dd>
 <dt>protocol</dt><dd>{{ r.protocol }}, fold {{ r.fold }} of
 {{ r.folds_total }}</dd>
 <dt>protocol hash</dt><dd><code>{{ r.protocol_sha }}</code></dd>

@@ -289,6 +289,24 @@ def test_page_says_what_was_found(found):
     assert table.count("\n| student ") == 4
 
 
+def test_what_a_table_cannot_say_is_said(found):
+    """Few speakers, and a fold without a class."""
+    reason = "2 speakers, 4 are needed"
+    changed = json.loads(json.dumps(found))
+    for model in changed["models"]:
+        model["ua"] |= {"ci95": None, "reason": reason}
+        if model["agreement"]:
+            model["agreement"] |= {"ci95": None, "p": None, "reason": reason}
+    lacking = {"fold": 1, "classes": ["sad"]}
+    changed["models"][1]["missing_classes"] = [lacking]
+    table = format_comparison(changed)
+    page = " ".join(Page(render_comparison(changed)).shown.split())
+    for text in (table, page):
+        assert text.count(f"none: {reason}") == 4 + 3
+        assert "UA over" in text and "3 of 4 in fold 1" in text
+    assert "UA over" not in format_comparison(found)
+
+
 def test_models_that_read_say_what(found):
     shown = " ".join(Page(render_comparison(found)).shown.split())
     assert "runs text teacher" in shown and " 1 gold, none " in shown

@@ -75,6 +75,24 @@ def test_pairing_is_what_makes_it_sharp(judged):
     assert outcome["p"] < 0.001
 
 
+def test_p_and_interval_agree(judged):
+    """Zero is outside the interval where p is below 0.05, and only there."""
+    labels, _, _, speakers = judged
+    rng = np.random.default_rng(2)
+    decided = []
+    for worse in np.linspace(0, 0.2, 40):
+        quality = rng.uniform(0.5, 0.9, (12, 1))
+        pair = [
+            judge(rng, labels.reshape(12, 40), quality - own)
+            for own in (0, worse * rng.uniform(0, 2, (12, 1)))
+        ]
+        outcome = paired_difference(labels, *pair, speakers, CLASSES)
+        low, high = outcome["ci95"]
+        decided.append(not low <= 0 <= high)
+        assert decided[-1] == (outcome["p"] < 0.05)
+    assert 5 < sum(decided) < 35
+
+
 def test_no_difference_is_no_finding(judged):
     labels, first, _, speakers = judged
     outcome = paired_difference(labels, first, first, speakers, CLASSES)

@@ -207,7 +207,7 @@ def test_no_interval_is_said_with_its_reason(run):
     run["results"] = part | {"by_corpus": {"a": part, "b": part}}
     text = shown(run)
     assert f"no 95% CI: {reason}" in text and "inside the" not in text
-    assert text.count(f"none: {reason}") == 2
+    assert text.count(f"none: {reason}") == 2 + 1
     assert "The interval is over speakers" not in text
 
 
