@@ -20,7 +20,7 @@ from ser_peft.evaluation.latency import latency
 from ser_peft.evaluation.metrics import speaker_interval
 from ser_peft.evaluation.results import versions
 from ser_peft.evaluation.runs import read_runs
-from ser_peft.evaluation.summary import summarize
+from ser_peft.evaluation.summary import lacks, level, summarize
 from ser_peft.inference import load_model
 from ser_peft.text import clean_text
 
@@ -214,6 +214,12 @@ def _read(paths):
                     "compare needs predictions.csv of a model with classes"
                 )
         groups[name] = summary["groups"][0], runs
+    level([group for group, _ in groups.values()])
+    warnings += [
+        f"{name}: incomplete, its means lack {lacks(group)}"
+        for name, (group, _) in groups.items()
+        if group["missing"]
+    ]
     first, *others = groups
     for name in others:
         if _tested_on(groups[name]) != _tested_on(groups[first]):

@@ -17,7 +17,7 @@ from ser_peft.evaluation.metrics import (
 )
 from ser_peft.evaluation.runs import read_runs
 
-__all__ = ["lacks", "short_name", "summarize", "title_of"]
+__all__ = ["lacks", "level", "short_name", "summarize", "title_of"]
 
 _METRICS = ("ua", "wa", "macro_f1", "weighted_f1", "ccc_mean")
 _TITLE = ("corpus", "protocol", "n_classes")
@@ -97,7 +97,7 @@ def summarize(paths, compare=None):
         by_title[title_of(group)].append((group, runs))
     sections = []
     for _, same in sorted(by_title.items()):
-        _level([group for group, _ in same])
+        level([group for group, _ in same])
         same.sort(key=lambda m: (not _is_probe(m[0]["method"]), *_rank(m[0])))
         sections.append(same)
     members = [member for same in sections for member in same]
@@ -176,10 +176,14 @@ def _group(runs):
     }
 
 
-def _level(groups):
-    """Add to groups of one title what each lacks, and its score without.
+def level(groups):
+    """Add to groups what each lacks, and its score on what all have.
 
-    What to rank them by is the mean on the folds and seeds that all have.
+    Arguments
+    ---------
+    groups : list of dict
+        Of `summarize`, to be compared with each other; get ``missing`` and
+        ``common``.
     """
     points = [point for group in groups for point in group["points"]]
     seeds = defaultdict(set)

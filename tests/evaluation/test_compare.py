@@ -215,6 +215,16 @@ def test_interval_of_one_run_is_that_of_its_predictions(found, runs):
         assert found["models"][2][metric]["ci95"] == interval
 
 
+def test_other_seeds_are_said(found):
+    """The student has one more than the others."""
+    lacking = [line.split(":")[0] for line in found["warnings"]]
+    assert lacking == ["teacher", "prompted", "reader"]
+    assert all(
+        line.endswith(": incomplete, its means lack fold 1 seed 1")
+        for line in found["warnings"]
+    )
+
+
 def test_sizes(found, runs):
     teacher, student, prompted, reader = found["models"]
     for model, path in (
