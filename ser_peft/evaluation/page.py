@@ -225,8 +225,8 @@ true on the corpus's own scale; on the diagonal they agree. CCC %.3f."
 <details><summary>Definitions</summary>
 <p class="note">Statistical parity: how often a class is predicted. Equal
 opportunity: its recall. Between the two groups, and for the class, where they
-differ most. Groups and speakers without an utterance of some class have no UA
-and are not compared.</p>
+differ most. Groups of one speaker are not compared, nor groups and speakers
+without an utterance of some class, which have no UA.</p>
 </details>
 {% endif %}
 </section>
