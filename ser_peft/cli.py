@@ -436,7 +436,9 @@ def _parser():
     sub.add_argument("--json", action="store_true", help="one object a line")
     sub.set_defaults(run=_params)
 
-    sub = commands.add_parser("predict", help="the emotion of recordings")
+    sub = commands.add_parser(
+        "predict", help="the emotion of recordings, calibrated probabilities"
+    )
     sub.add_argument(
         "model", help="a finished run, its model/ folder, or a released name"
     )
@@ -451,7 +453,11 @@ def _parser():
         help="what is said, one a file, for a model that reads it",
     )  # fmt: skip
     sub.add_argument("--device", help="default: a GPU if there is one")
-    sub.add_argument("--json", action="store_true", help="one object a line")
+    sub.add_argument(
+        "--json", action="store_true",
+        help="one object a line, with calibrated probabilities (scores) and "
+        "uncalibrated ones",
+    )  # fmt: skip
     sub.set_defaults(run=_predict)
 
     sub = commands.add_parser(

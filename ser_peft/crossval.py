@@ -21,6 +21,7 @@ from submitit.helpers import Checkpointable
 from tqdm import tqdm
 
 from ser_peft.errors import InputError
+from ser_peft.evaluation.metrics import over_classes
 from ser_peft.flags import is_place, place, split
 from ser_peft.yamls import DONE
 
@@ -164,10 +165,12 @@ class Training(Checkpointable):
     def scores(self):
         """What it reached, for people."""
         results = json.loads(self.results.read_text(encoding="utf-8"))
-        ua = results["ua"]
-        score = (
-            f"CCC {results['ccc_mean']:.3f}" if ua is None else f"UA {ua:.1%}"
-        )
+        if results["classes"]:
+            missing = results.get("missing_classes")
+            over = over_classes(missing, len(results["classes"]))
+            score = f"UA {results['ua']:.1%}{over}"
+        else:
+            score = f"CCC {results['ccc_mean']:.3f}"
         return f"{score}, {results['train_seconds']:,.0f} s"
 
 

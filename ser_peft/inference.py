@@ -228,8 +228,11 @@ class EmotionModel(nn.Module):
         Returns
         -------
         list of dict
-            Of a model with classes ``label`` and ``scores``, the probability
-            of every class, of the logits over the temperature; of one with
+            Of a model with classes ``label``; ``scores``, the calibrated
+            probability of every class, softmax of the logits over the
+            temperature (``<class>_calibrated`` in ``predictions.csv``); and
+            ``uncalibrated``, as trained, without temperature (``<class>``
+            there). Of one with
             dimensions ``dimensions``, as ``{"arousal": 3.2}`` on the scale
             of the corpus.
 
@@ -274,9 +277,13 @@ class EmotionModel(nn.Module):
         logits, values = scores.tensor_split([len(self.classes)])
         answer = {}
         if self.classes:
-            chances = (logits / self.temperature).softmax(-1).tolist()
-            answer["label"] = self.classes[int(np.argmax(chances))]
-            answer["scores"] = dict(zip(self.classes, chances, strict=True))
+            answer["label"] = self.classes[int(logits.argmax())]
+            for key, temperature in (
+                ("scores", self.temperature),
+                ("uncalibrated", 1.0),
+            ):
+                chances = (logits / temperature).softmax(-1).tolist()
+                answer[key] = dict(zip(self.classes, chances, strict=True))
         if self.dimensions:
             named = zip(self.dimensions, values.tolist(), strict=True)
             answer["dimensions"] = dict(named)

@@ -160,6 +160,19 @@ def test_failures_are_reported_and_the_others_done(recipe, capsys):
     ]
 
 
+def test_classes_without_test_clips_are_said(recipe, capsys):
+    stand_in = recipe / "train.py"
+    code = stand_in.read_text().replace(
+        '"confusion": [[1, 0], [0, 1]]',
+        '"confusion": [[1, 0], [0, 0]], "missing_classes": ["b"]',
+    )
+    stand_in.write_text(code)
+    main(command(recipe, "--folds", "1"))
+    said = capsys.readouterr().out
+    assert "lora/fold1/8: UA 51.0% over 1 of 2 classes (no b), 1 s" in said
+    assert "| 1 of 2 in fold 1 |" in said
+
+
 def test_nothing_finished_is_no_summary(recipe, capsys):
     with pytest.raises(SystemExit) as stop:
         main(command(recipe, "--folds", "1-2", "--all=bad"))

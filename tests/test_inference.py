@@ -344,6 +344,9 @@ def test_probabilities_are_of_the_scaled_logits(models, copy):
         assert list(answer["scores"].values()) == pytest.approx(
             (logits / divisor).softmax(-1).tolist(), abs=1e-6
         )
+        assert list(answer["uncalibrated"].values()) == pytest.approx(
+            logits.softmax(-1).tolist(), abs=1e-6
+        )
         with torch.no_grad():
             assert torch.allclose(model(clip[None])[0], logits)
 

@@ -3,6 +3,10 @@
 import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
+from scipy.stats import sem
+from scipy.stats import t as student
+
+from ser_peft.evaluation.intervals import FEWEST_SPEAKERS
 
 __all__ = [
     "BINS",
@@ -11,6 +15,7 @@ __all__ = [
     "fit_temperature",
     "reliability",
     "scale",
+    "trusted_temperature",
 ]
 
 BINS = 15
@@ -138,25 +143,76 @@ def fit_temperature(labels, probabilities):
     return float(np.exp(found.x))
 
 
+def trusted_temperature(labels, probabilities, speakers):
+    """Find a temperature, and believe it as far as the speakers go.
+
+    Speakers differ in how sure a model should be of them, and a valid set has
+    few. One more is counted, for whom 1 is right: with n speakers log T is
+    n / (n + 1) of its fit. To sharpen (T < 1) claims more than was learnt, so
+    it needs clear evidence: at least `FEWEST_SPEAKERS`, and a score test of
+    T = 1 whose variance is that between speakers, as of Liang & Zeger (1986),
+    beyond the 97.5th percentile of Student's t.
+
+    Arguments
+    ---------
+    labels, probabilities
+        As for `fit_temperature`.
+    speakers : list of str
+        Speaker of each utterance.
+
+    Returns
+    -------
+    float
+
+    Example
+    -------
+    >>> chances = [[0.7, 0.3], [0.6, 0.4], [0.3, 0.7], [0.6, 0.4]] * 9
+    >>> labels = [0, 0, 1, 1] * 9
+    >>> round(fit_temperature(labels, chances), 2)
+    0.41
+    >>> trusted_temperature(labels, chances, ["a", "a", "b", "b"] * 9)
+    1.0
+    """
+    fitted = fit_temperature(labels, probabilities)
+    names, index = np.unique(np.asarray(speakers, str), return_inverse=True)
+    count = len(names)
+    if fitted < 1:
+        logits = _logits(probabilities)
+        means = (softmax(logits, axis=1) * logits).sum(1)
+        # What the log-likelihood gains with 1 / T, at T = 1.
+        gains = logits[range(len(logits)), labels] - means
+        gains = np.bincount(index, gains)
+        if count < FEWEST_SPEAKERS or not (
+            gains.mean() > student.ppf(0.975, count - 1) * sem(gains)
+        ):
+            return 1.0
+    return float(fitted ** (count / (count + 1)))
+
+
 def calibration(valid, test):
-    """Fit the temperature on valid, judge it on test.
+    """Find the temperature on valid, judge it on test.
 
     Arguments
     ---------
     valid, test : dict
-        ``label`` [N] and ``probabilities`` [N, C], not scaled.
+        ``label`` [N], ``probabilities`` [N, C], not scaled, and of valid
+        ``speaker`` [N].
 
     Returns
     -------
     dict
-        ``temperature``, and on test ``ece`` without and ``ece_scaled`` with
-        it, fractions.
+        ``temperature`` (see `trusted_temperature`), ``temperature_fitted``
+        (see `fit_temperature`), ``valid_speakers`` (how many), and on test
+        ``ece`` without and ``ece_scaled`` with the temperature, fractions.
     """
     labels, probabilities = test["label"], test["probabilities"]
-    temperature = fit_temperature(valid["label"], valid["probabilities"])
+    fitted_on = valid["label"], valid["probabilities"]
+    temperature = trusted_temperature(*fitted_on, valid["speaker"])
     scaled = scale(probabilities, temperature)
     return {
         "temperature": temperature,
+        "temperature_fitted": fit_temperature(*fitted_on),
+        "valid_speakers": len({*valid["speaker"]}),
         "ece": expected_calibration_error(labels, probabilities),
         "ece_scaled": expected_calibration_error(labels, scaled),
     }

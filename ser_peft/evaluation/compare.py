@@ -15,12 +15,12 @@ from tqdm import tqdm
 from ser_peft.audio import SAMPLE_RATE, read_audio
 from ser_peft.data import read_manifests
 from ser_peft.errors import InputError
-from ser_peft.evaluation.comparison import paired_bootstrap
+from ser_peft.evaluation.comparison import paired_difference
 from ser_peft.evaluation.latency import latency
-from ser_peft.evaluation.metrics import speaker_bootstrap
+from ser_peft.evaluation.metrics import speaker_interval
 from ser_peft.evaluation.results import versions
 from ser_peft.evaluation.runs import read_runs
-from ser_peft.evaluation.summary import summarize
+from ser_peft.evaluation.summary import lacks, level, summarize
 from ser_peft.inference import load_model
 from ser_peft.text import clean_text
 
@@ -53,11 +53,13 @@ def compare(paths, repeats=20):
         ``protocol``, ``folds``, ``classes``, ``warnings``, ``versions``;
         ``models``, one dict each: ``name`` (what its path does not share with
         the others'), ``backbone``, ``method``, ``runs``, ``folds``,
-        ``seeds``, ``text`` (of a model that reads: its backbone, method and
+        ``seeds``, ``n_classes``, ``missing_classes`` (as `summarize` has
+        them), ``text`` (of a model that reads: its backbone, method and
         sources; else None), for each of `METRICS` a dict (``mean``, ``std``
-        and ``std_folds`` as `summarize` has them, ``ci95`` over speakers, of
-        all test sets pooled), ``confusion`` (pooled counts), ``layers`` (of
-        each encoder), ``parameters`` (``total``; ``trained`` and, of that,
+        and ``std_folds`` as `summarize` has them; of all test sets pooled
+        ``ci95`` over speakers, and ``reason``, why there is none),
+        ``confusion`` (pooled counts), ``layers`` (of each encoder),
+        ``parameters`` (``total``; ``trained`` and, of that,
         ``adapter``), ``model_bytes`` (of the folder ``model/``),
         ``inference_bytes`` (of all tensors that inference holds, the
         backbone's too), ``merged`` (whether the adapter was folded in before
@@ -83,7 +85,9 @@ def compare(paths, repeats=20):
     """
     groups, warnings = _read(paths)
     reference, (first, reference_runs) = next(iter(groups.items()))
-    taken = ("backbone", "method", "runs", "folds", "seeds", "model_bytes")
+    taken = (
+        "backbone method runs folds seeds n_classes missing_classes model_bytes"
+    ).split()
     models = [
         {
             "name": name,
@@ -145,10 +149,10 @@ def agreement(reference, runs):
         beyond chance (Cohen, 1960; None where both always say the same one
         class); ``right_where_right`` and ``right_where_wrong``, the share of
         right predictions where the reference is right, and where it is not
-        (None where there is no such); ``difference``, ``ci95`` and ``p`` of
-        the UA minus that of the reference, from
-        `ser_peft.evaluation.comparison.paired_bootstrap` (None with one
-        speaker); ``pairs``, how many.
+        (None where there is no such); ``difference``, ``ci95``, ``p`` and
+        ``reason`` of the UA minus that of the reference, from
+        `ser_peft.evaluation.comparison.paired_difference`; ``pairs``, how
+        many.
 
     Raises
     ------
@@ -171,17 +175,15 @@ def agreement(reference, runs):
     labels, said, also_said = map(np.array, columns)
     right, also_right = labels == said, labels == also_said
     varied = len({*said, *also_said}) > 1
-    compared = dict.fromkeys(("difference", "ci95", "p"))
-    if len({*speakers}) > 1:
-        compared |= paired_bootstrap(
-            labels, also_said, said, speakers, reference[0]["n_classes"]
-        )
+    compared = paired_difference(
+        labels, also_said, said, speakers, reference[0]["classes"]
+    )
     return {
         "equal": _share(said == also_said),
         "kappa": float(cohen_kappa_score(said, also_said)) if varied else None,
         "right_where_right": _share(also_right[right]),
         "right_where_wrong": _share(also_right[~right]),
-        **{key: compared[key] for key in ("difference", "ci95", "p")},
+        **{key: compared[key] for key in ("difference", "ci95", "p", "reason")},
         "pairs": pairs,
     }
 
@@ -212,6 +214,12 @@ def _read(paths):
                     "compare needs predictions.csv of a model with classes"
                 )
         groups[name] = summary["groups"][0], runs
+    level([group for group, _ in groups.values()])
+    warnings += [
+        f"{name}: incomplete, its means lack {lacks(group)}"
+        for name, (group, _) in groups.items()
+        if group["missing"]
+    ]
     first, *others = groups
     for name in others:
         if _tested_on(groups[name]) != _tested_on(groups[first]):
@@ -265,17 +273,13 @@ def _scores(group, runs):
     """Each metric's mean and spread over runs, and its interval."""
     rows = [row for run in runs for row in run["predictions"].values()]
     speakers, labels, said = zip(*rows, strict=True)
-    return {
-        metric: {
-            **group[metric],
-            "ci95": [
-                *speaker_bootstrap(
-                    labels, said, speakers, group["n_classes"], metric
-                )
-            ],
-        }
-        for metric in METRICS
-    }
+    found = {}
+    for metric in METRICS:
+        ends, reason = speaker_interval(
+            labels, said, speakers, group["classes"], metric
+        )
+        found[metric] = {**group[metric], "ci95": ends, "reason": reason}
+    return found
 
 
 def _utterances(runs):

@@ -4,7 +4,7 @@ from ser_peft.evaluation import compare_plots, plots
 from ser_peft.evaluation.page import template
 from ser_peft.evaluation.report import ENVIRONMENT
 from ser_peft.evaluation.summary import short_name
-from ser_peft.evaluation.tables import markdown, points, spread
+from ser_peft.evaluation.tables import ends, markdown, over, points, spread
 
 __all__ = ["format_comparison", "render_comparison"]
 
@@ -25,8 +25,7 @@ _BODY = """
 accuracy. Weighted F1 weighs classes by how often they occur, macro F1 does
 not. Mean ± standard deviation over runs
 {%- if spread_of_folds %}, in brackets over folds, seeds averaged first
-{%- endif %}; the interval is of UA, all test sets pooled, and resamples
-speakers.
+{%- endif %}; the interval is of UA, all test sets pooled, over speakers.
 {% if "text" in tables.scores[0] %}
 Text: where the transcripts are from that a model reads.
 {% endif %}</p>
@@ -36,8 +35,8 @@ Text: where the transcripts are from that a model reads.
 <p class="note">On the same test utterances: how often both predict the same
 class, Cohen's kappa (0 is chance, 1 always), and how often the model is right
 where {{ c.reference }} is right, and where it is wrong. UA points: the model's
-UA minus that of {{ c.reference }}, with a 95% interval and p of a paired
-bootstrap over speakers.</p>
+UA minus that of {{ c.reference }}, with a 95% interval and p, paired over
+speakers.</p>
 </section>
 <section class="card"><h2>Size</h2>
 {{ table(*tables.size, left=4) }}
@@ -191,12 +190,13 @@ def _tables(comparison):
     # Of models that read: where their transcripts are from.
     read = [", ".join((m["text"] or {}).get("sources", "–")) for m in models]
     texts = {*read} != {"–"}
+    classes = any(model["missing_classes"] for model in models)
     return {
         "scores": (
             "model|UA %|95 % interval|WA %|macro F1 %|weighted F1 %"
-            f"|runs{'|text' * texts}".split("|"),
+            f"|runs{'|UA over' * classes}{'|text' * texts}".split("|"),
             [
-                _scores(model) + [told] * texts
+                _scores(model) + [over(model)] * classes + [told] * texts
                 for model, told in zip(models, read, strict=True)
             ],
         ),
@@ -228,12 +228,11 @@ def _tables(comparison):
 
 
 def _scores(model):
-    low, high = model["ua"]["ci95"]
     rest = ("wa", "macro_f1", "weighted_f1")
     return [
         model["name"],
         spread(model["ua"], 100, 1),
-        f"{100 * low:.1f} to {100 * high:.1f}",
+        ends(model["ua"], "{:.1f}"),
         *(spread(model[key], 100, 1) for key in rest),
         str(model["runs"]),
     ]
@@ -247,7 +246,7 @@ def _agreement(name, found):
             for key in ("equal", "right_where_right", "right_where_wrong")
         ),
         "–" if found["kappa"] is None else f"{found['kappa']:.2f}",
-        *(points(found) if found["ci95"] else ["–"] * 3),
+        *points(found),
     ]
 
 

@@ -18,6 +18,9 @@ from ser_peft.evaluation.metrics import from_confusion, speaker_confusions
 
 __all__ = ["fairness", "group_columns", "worst_speaker"]
 
+FEWEST_OF_GROUP = 2
+"""Speakers of a group that is compared: two of two are the four that an
+interval needs."""
 MOST_GROUPS = 12
 """A column of more values is an id or a measurement."""
 
@@ -87,8 +90,9 @@ def group_columns(entries, columns=()):
 def fairness(labels, predictions, speakers, groups, classes):
     """Compare the groups of one column.
 
-    Compared are the groups in which every class of the test set occurs; of
-    the others only the counts are given.
+    Compared are the groups of at least two speakers in which every class of
+    the test set occurs: a group of one shows what that speaker is like, not
+    the group. Of the others only UA and counts are given.
 
     Arguments
     ---------
@@ -106,7 +110,8 @@ def fairness(labels, predictions, speakers, groups, classes):
     dict
         ``groups``: name -> ``ua`` (None where a class does not occur),
         ``utterances``, ``speakers``. ``unknown``: utterances of no known
-        group. The rest is None with fewer than two groups to compare.
+        group. ``reason``: why nothing is compared, None where something is;
+        the rest is None with fewer than two groups to compare.
         ``ua_gap``: the best group's UA less the worst's.
         ``statistical_parity_difference``: by how much P(predicted = c) differs
         between two groups at most (Dwork et al., 2012).
@@ -120,8 +125,8 @@ def fairness(labels, predictions, speakers, groups, classes):
     >>> result = fairness(
     ...     [0, 1, 0, 1], [0, 1, 1, 1], list("abcd"), list("ffmm"), ["x", "y"]
     ... )
-    >>> result["groups"]["m"], result["ua_gap"]
-    ({'ua': 0.5, 'utterances': 2, 'speakers': 2}, 0.5)
+    >>> result["groups"]["m"], result["ua_gap"], result["reason"]
+    ({'ua': 0.5, 'utterances': 2, 'speakers': 2}, 0.5, None)
     >>> result["equal_opportunity_difference"]
     1.0
     """
@@ -133,7 +138,9 @@ def fairness(labels, predictions, speakers, groups, classes):
     for name, row in rows.items():
         row["speakers"] = len(np.unique(spoken[known & (groups == name)]))
     compared = {
-        name: row["ua"] for name, row in rows.items() if row["ua"] is not None
+        name: row["ua"]
+        for name, row in rows.items()
+        if row["ua"] is not None and row["speakers"] >= FEWEST_OF_GROUP
     }
     by_class = {}
     if len(compared) > 1:
@@ -164,6 +171,7 @@ def fairness(labels, predictions, speakers, groups, classes):
     return {
         "groups": rows,
         "unknown": int((~known).sum()),
+        "reason": None if by_class else _reason(rows),
         "ua_gap": max(compared.values()) - min(compared.values())
         if by_class
         else None,
@@ -171,6 +179,19 @@ def fairness(labels, predictions, speakers, groups, classes):
         "equal_opportunity_difference": worst("equal_opportunity"),
         "by_class": by_class,
     }
+
+
+def _reason(rows):
+    """Why groups are not compared."""
+    told = [
+        f"{name} has {row['speakers']} speaker{'s' * (row['speakers'] > 1)}"
+        + (" and lacks a class" if row["ua"] is None else "")
+        for name, row in rows.items()
+    ]
+    return (
+        f"{', '.join(told)}: a comparison needs two groups of at least "
+        f"{FEWEST_OF_GROUP} speakers with every class"
+    )
 
 
 def worst_speaker(labels, predictions, speakers, classes):

@@ -9,7 +9,10 @@ concordance correlation coefficient of Lin (1989), the measure of dimensional
 emotion since the Audio/Visual Emotion Challenge 2015 (Ringeval et al., 2015).
 """
 
+from functools import partial
+
 import numpy as np
+from scipy.stats import binomtest
 from sklearn.metrics import (
     accuracy_score,
     confusion_matrix,
@@ -18,14 +21,18 @@ from sklearn.metrics import (
 )
 
 from ser_peft.errors import InputError
+from ser_peft.evaluation.intervals import interval, jackknife, no_interval
 
 __all__ = [
     "concordance",
-    "concordance_bootstrap",
+    "concordance_interval",
+    "confusion_interval",
     "from_confusion",
+    "missing_classes",
+    "over_classes",
     "scores",
-    "speaker_bootstrap",
     "speaker_confusions",
+    "speaker_interval",
 ]
 
 
@@ -45,8 +52,8 @@ def scores(labels, predictions, classes):
     dict
         `ua`, `wa`, `macro_f1` and `weighted_f1` (fractions),
         `per_class_recall` (name -> fraction, None where the labels have no
-        such class), `confusion` (counts, rows are the truth) and
-        `test_utterances`.
+        such class), `missing_classes` (the names of those), `confusion`
+        (counts, rows are the truth) and `test_utterances`.
 
     Raises
     ------
@@ -78,9 +85,61 @@ def scores(labels, predictions, classes):
         "per_class_recall": {
             name: recall_of.get(i) for i, name in enumerate(classes)
         },
+        "missing_classes": missing_classes(confusion, classes),
         "confusion": confusion.tolist(),
         "test_utterances": len(labels),
     }
+
+
+def missing_classes(confusion, classes):
+    """Names of the classes that no label is of: UA is over the others.
+
+    Arguments
+    ---------
+    confusion : array_like
+        Counts [C, C], rows are the truth.
+    classes : list of str
+        Class names.
+
+    Returns
+    -------
+    list of str
+
+    Example
+    -------
+    >>> missing_classes([[2, 1], [0, 0]], ["angry", "sad"])
+    ['sad']
+    """
+    found = np.sum(confusion, axis=1) > 0
+    pairs = zip(classes, found, strict=False)
+    return [name for name, here in pairs if not here]
+
+
+def over_classes(missing, n_classes):
+    """Say over how many classes a UA is, if not over all.
+
+    Arguments
+    ---------
+    missing : list of str
+        What `missing_classes` returned.
+    n_classes : int
+        Number of all classes.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> f"UA 0.662{over_classes(['angry'], 4)}"
+    'UA 0.662 over 3 of 4 classes (no angry)'
+    >>> over_classes([], 4)
+    ''
+    """
+    if not missing:
+        return ""
+    count = n_classes - len(missing)
+    return f" over {count} of {n_classes} classes (no {', '.join(missing)})"
 
 
 def speaker_confusions(labels, predictions, speakers, n_classes):
@@ -141,21 +200,12 @@ def from_confusion(confusion, metric="ua"):
     return rates.sum(-1, where=present) / present.sum(-1)
 
 
-def speaker_bootstrap(
-    labels,
-    predictions,
-    speakers,
-    n_classes,
-    metric="ua",
-    resamples=1000,
-    seed=0,
-):
-    """95 % percentile interval of a metric, resampling whole speakers.
+def speaker_interval(labels, predictions, speakers, classes, metric="ua"):
+    """95 % interval of a metric over speakers.
 
-    Utterances of one speaker are not independent, so the speaker is what is
-    drawn with replacement (cluster bootstrap; Efron & Tibshirani, 1993). With
-    one speaker only, utterances are drawn instead, and the interval says
-    nothing about other speakers.
+    See `ser_peft.evaluation.intervals`. Speakers who score alike, as where all
+    is right, do not tell how others would: utterances are counted then as if
+    each were of another speaker (Clopper & Pearson, 1934).
 
     Arguments
     ---------
@@ -163,43 +213,54 @@ def speaker_bootstrap(
         Class indices, one an utterance.
     speakers : list of str
         Speaker of each utterance.
-    n_classes : int
-        Number of classes C.
+    classes : list of str
+        Class names.
     metric : str
         "ua", "wa", "macro_f1" or "weighted_f1".
-    resamples : int
-        Number of bootstrap draws.
-    seed : int
-        The same seed gives the same interval.
 
     Returns
     -------
-    tuple of (float, float)
-        Lower and upper bound, fractions.
+    tuple of (list of float or None, str or None)
+        Lower and upper bound, fractions; or why there are none.
 
     Example
     -------
-    >>> speaker_bootstrap([0, 1, 0, 1], [0, 1, 1, 0], list("aabb"), 2)
-    (0.0, 1.0)
+    >>> ends, _ = speaker_interval(
+    ...     [0, 1] * 4, [0, 1, 0, 0, 0, 1, 1, 1], list("aabbccdd"), ["x", "y"]
+    ... )
+    >>> [round(end, 2) for end in ends]
+    [0.21, 0.97]
+    >>> speaker_interval([0, 1], [0, 1], ["a", "b"], ["x", "y"])
+    (None, '2 speakers, 4 are needed')
     """
-    rng = np.random.default_rng(seed)
-    _, counts = speaker_confusions(labels, predictions, speakers, n_classes)
-    n_speakers = len(counts)
-    flat = counts.reshape(n_speakers, -1)
-    # How often each unit is drawn is multinomial, so a resample is one row
-    # of a matrix product over confusion matrices, not a list of utterances.
-    if n_speakers > 1:
-        share = np.full(n_speakers, 1 / n_speakers)
-        drawn = rng.multinomial(n_speakers, share, size=resamples) @ flat
-    else:
-        drawn = rng.multinomial(
-            flat.sum(), flat[0] / flat.sum(), size=resamples
-        )
-    values = from_confusion(
-        drawn.reshape(resamples, n_classes, n_classes), metric
-    )
-    low, high = np.percentile(values, [2.5, 97.5])
-    return float(low), float(high)
+    _, counts = speaker_confusions(labels, predictions, speakers, len(classes))
+    if reason := no_interval(speakers, labels, classes):
+        return None, reason
+    return confusion_interval(counts, metric), None
+
+
+def confusion_interval(counts, metric="ua"):
+    """95 % interval of a metric, of any number of speakers.
+
+    Arguments
+    ---------
+    counts : np.ndarray
+        Confusion matrix of each speaker, [S, C, C].
+    metric : str
+        As for `speaker_interval`, which refuses few speakers.
+
+    Returns
+    -------
+    list of float
+        Lower and upper bound, fractions.
+    """
+    value, error = jackknife(counts, partial(from_confusion, metric=metric))
+    ends, _ = interval(value, error, len(counts))
+    if ends is None:
+        total = int(counts.sum())
+        alone = binomtest(round(value * total), total).proportion_ci()
+        ends = [float(alone.low), float(alone.high)]
+    return ends
 
 
 def concordance(truth, predicted):
@@ -226,34 +287,29 @@ def concordance(truth, predicted):
     return _from_moments(_moments(truth, predicted).sum(0))
 
 
-def concordance_bootstrap(truth, predicted, speakers, resamples=1000, seed=0):
-    """95 % percentile interval of the mean CCC, resampling whole speakers.
+def concordance_interval(truth, predicted, speakers):
+    """95 % interval of the mean CCC over speakers.
 
     Arguments
     ---------
     truth, predicted : array_like
         [N, D].
     speakers : list of str
-        Speaker of each utterance; with one only, utterances are drawn.
-    resamples, seed : int
-        As for `speaker_bootstrap`.
+        Speaker of each utterance.
 
     Returns
     -------
-    tuple of (float, float)
-        Lower and upper bound.
+    tuple of (list of float or None, str or None)
+        Lower and upper bound; or why there are none.
     """
-    units = moments = _moments(truth, predicted)
+    moments = _moments(truth, predicted)
     names, index = np.unique(np.asarray(speakers, str), return_inverse=True)
-    if len(names) > 1:
-        units = np.zeros((len(names), *moments.shape[1:]))
-        np.add.at(units, index, moments)
-    drawn = np.random.default_rng(seed).multinomial(
-        len(units), np.full(len(units), 1 / len(units)), size=resamples
-    )
-    values = _from_moments(np.einsum("rn,nmd->rmd", drawn, units))
-    low, high = np.percentile(values.mean(-1), [2.5, 97.5])
-    return float(low), float(high)
+    units = np.zeros((len(names), *moments.shape[1:]))
+    np.add.at(units, index, moments)
+    if reason := no_interval(speakers):
+        return None, reason
+    value, error = jackknife(units, lambda sums: _from_moments(sums).mean(-1))
+    return interval(value, error, len(units), low=-1.0)
 
 
 def _moments(truth, predicted):

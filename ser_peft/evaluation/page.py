@@ -96,15 +96,15 @@ _MACROS = """
 {% macro beside(other, name) %}
 {{ "%.1f" | format(100 * (r.ua - other) | abs) }} points
 {{ "above" if r.ua >= other else "below" }} {{ name }}
-({{ other | percent }}){% if low <= other <= high %}, which lies inside the
-interval{% endif %}.
+({{ other | percent }}){% if r.ua_ci95 and low <= other <= high %}, which lies
+inside the interval{% endif %}.
 {%- endmacro %}
-{% macro audit(column, groups, differences) %}
+{% macro audit(column, groups, differences, reason) %}
 {{ table([column, "UA", "utterances", "speakers"], groups) }}
 {% if differences %}
 {{ table(["difference in", "largest for", "points"], differences, 2) }}
 {% else %}
-<p class="note">Nothing to compare: fewer than two groups have every class.</p>
+<p class="note">Not compared: {{ reason }}.</p>
 {% endif %}
 {% endmacro %}
 {% macro card(title, figure, caption) %}
@@ -133,9 +133,9 @@ _BODY = """
 <section class="card" aria-label="Headline">
 {% if r.classes %}
 <div class="head">
-<div><div class="label">UA, mean of per-class recalls</div>
+<div><div class="label">UA{{ over }}, mean of per-class recalls</div>
 <div class="value ua">{{ r.ua | percent }}
-<small>95% CI {{ low | percent }} to {{ high | percent }}</small></div></div>
+<small>{{ intervals.ua }}</small></div></div>
 <div><div class="label">WA, accuracy</div>
 <div class="value">{{ r.wa | percent }}</div></div>
 <div><div class="label">macro F1</div>
@@ -146,8 +146,10 @@ _BODY = """
 <div class="scale" aria-hidden="true">
 <i class="track"></i><span class="end">0%</span>
 <span class="end" style="right: 0">100%</span>
+{% if r.ua_ci95 %}
 <i class="band" style="left: {{ 100 * low }}%;
  width: {{ 100 * (high - low) }}%"></i>
+{% endif %}
 {{ mark(chance, "chance", "--muted") }}
 {% if start %}
 {{ mark(start.ua, start.from, "--orange") }}
@@ -167,7 +169,7 @@ start.from) }}
 <div><div class="label">mean CCC, concordance</div>
 <div class="value{{ "" if r.classes else " ua" }}">
 {{ "%.3f" | format(r.ccc_mean) }}
-<small>95% CI {{ "%.3f to %.3f" | format(*r.ccc_ci95) }}</small></div></div>
+<small>{{ intervals.ccc }}</small></div></div>
 {% for name in dimensions %}
 <div><div class="label">{{ name }}</div>
 <div class="value">{{ "%.3f" | format(r.ccc[name]) }}</div></div>
@@ -176,14 +178,8 @@ start.from) }}
 {% endif %}
 <p class="note">{{ r.test_utterances | number }} utterances of
 {{ n_speakers }} test speaker{{ "s" if n_speakers > 1 }}.
-{% if n_speakers == 1 %}
-With one speaker the interval resamples utterances: it says nothing about
-other speakers.
-{% elif n_speakers < 6 %}
-The interval resamples speakers; with only {{ n_speakers }} it is coarse.
-Average over all folds before comparing methods.
-{% else %}
-The interval resamples speakers.
+{% if r.ua_ci95 or r.get("ccc_ci95") %}
+The interval is over speakers.
 {% endif %}</p>
 {% if r.get("text") %}
 <p>Reads transcripts too, by {{ r.text.backbone }} ({{ r.text.method }});
@@ -220,8 +216,7 @@ true on the corpus's own scale; on the diagonal they agree. CCC %.3f."
 <section class="card">
 <h2>Corpora</h2>
 {{ table(["corpus", "UA", "WA", "macro F1", "weighted F1", "95% CI of UA",
- "utterances"],
- corpus_rows) }}
+ "UA over", "utterances"], corpus_rows) }}
 </section>
 {% endif %}
 <section class="card">
@@ -238,8 +233,8 @@ true on the corpus's own scale; on the diagonal they agree. CCC %.3f."
 <details><summary>Definitions</summary>
 <p class="note">Statistical parity: how often a class is predicted. Equal
 opportunity: its recall. Between the two groups, and for the class, where they
-differ most. Groups and speakers without an utterance of some class have no UA
-and are not compared.</p>
+differ most. Groups of one speaker are not compared, nor groups and speakers
+without an utterance of some class, which have no UA.</p>
 </details>
 {% endif %}
 </section>
@@ -254,10 +249,13 @@ they have.") }}
 {% if svg.reliability is defined %}
 {{ card("Calibration", svg.reliability, "Accuracy by confidence, in 15 bins;
 on the diagonal a probability is what it says. Expected calibration error %s,
-and %s with the temperature %.2f fitted on valid, which the saved model
-uses; predictions.csv is without."
+and %s with the temperature %.2f, which the saved model uses. The valid set's
+likelihood has its maximum at %.2f; the fewer speakers it has (%s), the nearer
+to 1 is what is used. In predictions.csv, the columns that end in _calibrated
+are with the temperature, the others without."
  | format(r.calibration.ece | percent, r.calibration.ece_scaled | percent,
- r.calibration.temperature)) }}
+ r.calibration.temperature, r.calibration.temperature_fitted,
+ r.calibration.valid_speakers)) }}
 {% endif %}
 {% if robustness %}
 {% call card("Robustness", svg.robustness, "UA of the same test set under
@@ -323,8 +321,12 @@ Listen to these first: the label may be the doubtful one.</p>
 <dt>kept</dt><dd>{{ r.kept }}
 {% if valid[1] != "–" %}({{ valid[1] }}){% endif %}</dd>
 <dt>test set</dt><dd>run once, after every choice had been made</dd>
-<dt>interval</dt><dd>95% percentile bootstrap over
-{{ "speakers" if n_speakers > 1 else "utterances" }}</dd>
+<dt>interval</dt><dd>
+{% if r.ua_ci95 or r.get("ccc_ci95") %}
+95%, Student's t of the jackknife over speakers
+{% else %}
+none: {{ r.ua_ci95_reason or r.get("ccc_ci95_reason") }}
+{% endif %}</dd>
 <dt>protocol</dt><dd>{{ r.protocol }}, fold {{ r.fold }} of
 {{ r.folds_total }}</dd>
 <dt>protocol hash</dt><dd><code>{{ r.protocol_sha }}</code></dd>

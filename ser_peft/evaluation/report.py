@@ -8,7 +8,11 @@ import numpy as np
 
 from ser_peft.evaluation import plots
 from ser_peft.evaluation.calibration import reliability, scale
-from ser_peft.evaluation.metrics import from_confusion, speaker_confusions
+from ser_peft.evaluation.metrics import (
+    from_confusion,
+    over_classes,
+    speaker_confusions,
+)
 from ser_peft.evaluation.page import PAGE
 from ser_peft.evaluation.results import below_start
 from ser_peft.io import atomic_path, write_json
@@ -34,7 +38,8 @@ def write_report(
     results : dict
         The content of `results.json`, complete: corpus, protocol,
         protocol_sha, fold, folds_total, seed, backbone, method, classes, ua,
-        ua_ci95, wa, macro_f1, weighted_f1, per_class_recall, confusion,
+        ua_ci95, ua_ci95_reason (why there is none), wa, macro_f1,
+        weighted_f1, per_class_recall, missing_classes, confusion,
         test_utterances, test_speakers, trainable_parameters (adapter, head),
         total_parameters, valid_ua, best_epoch, epochs, train_seconds,
         peak_memory_mb, kept, versions, and optionally start (see
@@ -143,6 +148,12 @@ def render(results, predictions, history, layer_weights=None, command=""):
         history=history,
         epoch_head=epoch_head,
         epoch_rows=epoch_rows,
+        over=_over(results),
+        intervals={
+            key: _interval(results, key, form, "95% CI ", "no 95% CI: ")
+            for key, form in (("ua", _percent), ("ccc", "{:.3f}".format))
+            if results.get(key) is not None
+        },
         valid=_valid(results),
         below=below_start(results),
         trainable=sum(results["trainable_parameters"].values()),
@@ -205,7 +216,8 @@ def _of_classes(results, predictions):
             (
                 name,
                 *(_percent(part[key]) for key in _RATES),
-                " to ".join(map(_percent, part["ua_ci95"])),
+                _interval(part, "ua", _percent),
+                _over(part | {"classes": classes}) or "all classes",
                 _number(part["test_utterances"]),
             )
             for name, part in results.get("by_corpus", {}).items()
@@ -230,8 +242,11 @@ def _write_predictions(path, predictions, results):
         for key in ("label", "predicted"):
             columns[key] = [classes[index] for index in predictions[key]]
         chances = np.transpose(predictions["probabilities"])
-        for name, column in zip(classes, chances, strict=True):
-            columns[name] = [f"{p:.6f}" for p in column]
+        temperature = results.get("calibration", {}).get("temperature", 1.0)
+        scaled = np.transpose(scale(predictions["probabilities"], temperature))
+        for ending, values in (("", chances), ("_calibrated", scaled)):
+            for name, column in zip(classes, values, strict=True):
+                columns[f"{name}{ending}"] = [f"{p:.6f}" for p in column]
     for i, name in enumerate(results.get("ccc", ())):
         for title, key in (
             (name, "values"),
@@ -259,7 +274,7 @@ def _class_rows(confusion, classes):
 
 
 def _fairness_rows(result):
-    """The groups of one column, and by what they differ, as text."""
+    """The groups of one column, by what they differ, or why not, as text."""
     groups = [
         (
             name,
@@ -272,7 +287,7 @@ def _fairness_rows(result):
     if result["unknown"]:
         groups.append(("unknown", "–", _number(result["unknown"]), "–"))
     if result["ua_gap"] is None:
-        return groups, []
+        return groups, [], result["reason"]
     differences = [("UA", "", f"{100 * result['ua_gap']:.1f}")]
     for name in ("statistical_parity", "equal_opportunity"):
         largest = result[f"{name}_difference"]
@@ -281,7 +296,7 @@ def _fairness_rows(result):
         ]
         shown = ", ".join(where), f"{100 * largest:.1f}"
         differences.append((name.replace("_", " "), *shown))
-    return groups, differences
+    return groups, differences, None
 
 
 def epoch_table(history, measures):
@@ -320,9 +335,21 @@ def epoch_table(history, measures):
 
 def _valid(results):
     """Name and value of what the epoch was chosen by, as text."""
-    if results["classes"]:
-        return "UA", _percent(results["valid_ua"])
-    return "CCC", f"{results['valid_ccc']:.3f}"
+    if not results["classes"]:
+        return "CCC", f"{results['valid_ccc']:.3f}"
+    over = _over(results, "valid_missing_classes")
+    return "UA", _percent(results["valid_ua"]) + over
+
+
+def _over(results, key="missing_classes"):
+    return over_classes(results.get(key), len(results["classes"]))
+
+
+def _interval(results, key, form, found="", lacking="none: "):
+    """Ends of an interval, or why there is none, as text."""
+    if ends := results[f"{key}_ci95"]:
+        return found + " to ".join(map(form, ends))
+    return lacking + results[f"{key}_ci95_reason"]
 
 
 def _mistakes(predictions, truth, guess, classes):

@@ -7,9 +7,10 @@ from ser_peft.evaluation.calibration import calibration
 from ser_peft.evaluation.fairness import fairness, worst_speaker
 from ser_peft.evaluation.metrics import (
     concordance,
-    concordance_bootstrap,
+    concordance_interval,
+    over_classes,
     scores,
-    speaker_bootstrap,
+    speaker_interval,
 )
 
 __all__ = [
@@ -68,7 +69,7 @@ def run_results(about, valid, measured, groups, model, **more):
         **{
             f"valid_{key.removesuffix('_mean')}": value
             for key, value in judge(valid, about).items()
-            if key in ("ua", "ccc_mean")
+            if key in ("ua", "missing_classes", "ccc_mean")
         },
         "test_speakers": sorted(set(measured["speaker"])),
         "trainable_parameters": {
@@ -112,6 +113,7 @@ def judge(measured, about):
     result = {
         **dict.fromkeys(("ua", "wa", "macro_f1", "weighted_f1", "confusion")),
         "per_class_recall": {},
+        "missing_classes": [],
         "test_utterances": len(measured["id"]),
     }
     if about["classes"]:
@@ -140,14 +142,15 @@ def corpus_scores(entries, measured, classes):
     Returns
     -------
     dict
-        ``by_corpus``: name -> ``ua``, ``ua_ci95``, ``wa``, ``macro_f1``,
-        ``weighted_f1`` and ``test_utterances``; nothing without classes or
+        ``by_corpus``: name -> ``ua``, ``ua_ci95``, ``ua_ci95_reason``,
+        ``wa``, ``macro_f1``, ``weighted_f1``, ``missing_classes`` and
+        ``test_utterances``; nothing without classes or
         where the entries have no ``corpus``.
     """
     corpora = [entries[id_].get("corpus") for id_ in measured["id"]]
     if not classes or None in corpora:
         return {}
-    found, kept = {}, ("wa", "macro_f1", "weighted_f1", "test_utterances")
+    found, kept = {}, "wa macro_f1 weighted_f1 missing_classes test_utterances"
     for name in sorted(set(corpora)):
         chosen = [i for i, corpus in enumerate(corpora) if corpus == name]
         judged = [
@@ -157,8 +160,8 @@ def corpus_scores(entries, measured, classes):
         whole = scores(*judged[:2], classes)
         found[name] = {
             "ua": whole["ua"],
-            "ua_ci95": list(speaker_bootstrap(*judged, len(classes))),
-            **{k: whole[k] for k in kept},
+            **_with_reason("ua", speaker_interval(*judged, classes)),
+            **{key: whole[key] for key in kept.split()},
         }
     return {"by_corpus": found}
 
@@ -192,16 +195,15 @@ def headline(results):
     """The scores of a test set in one line."""
     parts = []
     if results["classes"]:
-        low, high = results["ua_ci95"]
+        missing, count = results["missing_classes"], len(results["classes"])
         parts.append(
-            f"UA {results['ua']:.3f} (95 % CI {low:.3f} to {high:.3f}), "
-            f"WA {results['wa']:.3f}"
+            f"UA {results['ua']:.3f}{over_classes(missing, count)} "
+            f"({_interval(results, 'ua')}), WA {results['wa']:.3f}"
         )
     if "ccc" in results:
-        low, high = results["ccc_ci95"]
         parts.append(
-            f"mean CCC {results['ccc_mean']:.3f} (95 % CI {low:.3f} to "
-            f"{high:.3f}): "
+            f"mean CCC {results['ccc_mean']:.3f} "
+            f"({_interval(results, 'ccc')}): "
             + ", ".join(f"{k} {v:.3f}" for k, v in results["ccc"].items())
         )
     if start := results.get("start"):
@@ -211,13 +213,24 @@ def headline(results):
     return "; ".join(parts)
 
 
+def _interval(results, key):
+    if ends := results[f"{key}_ci95"]:
+        return "95 % CI {:.3f} to {:.3f}".format(*ends)
+    return f"no 95 % CI: {results[f'{key}_ci95_reason']}"
+
+
+def _with_reason(key, found):
+    """An interval, or why there is none, as ``results.json`` has them."""
+    return dict(zip((f"{key}_ci95", f"{key}_ci95_reason"), found, strict=True))
+
+
 def _more(valid, measured, groups, about):
     """Intervals, groups and calibration."""
-    speakers, more = measured["speaker"], {"ua_ci95": None}
+    speakers, more = measured["speaker"], _with_reason("ua", (None, None))
     if classes := about["classes"]:
         judged = measured["label"], measured["predicted"], speakers
         more = {
-            "ua_ci95": list(speaker_bootstrap(*judged, len(classes))),
+            **_with_reason("ua", speaker_interval(*judged, classes)),
             "worst_speaker": worst_speaker(*judged, classes),
             "fairness": {
                 column: fairness(
@@ -229,5 +242,5 @@ def _more(valid, measured, groups, about):
         }
     if about["dimensions"]:
         values = measured["values"], measured["predicted_values"]
-        more["ccc_ci95"] = list(concordance_bootstrap(*values, speakers))
+        more |= _with_reason("ccc", concordance_interval(*values, speakers))
     return more

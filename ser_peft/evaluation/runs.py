@@ -9,7 +9,7 @@ import numpy as np
 from ruamel.yaml import YAML, YAMLError
 
 from ser_peft.errors import InputError
-from ser_peft.evaluation.metrics import from_confusion
+from ser_peft.evaluation.metrics import from_confusion, missing_classes
 from ser_peft.yamls import dump, map_texts
 
 __all__ = ["read_runs"]
@@ -99,6 +99,7 @@ def _read(path):
     if run["classes"]:  # runs of earlier versions do not say it
         confusion = np.array(run["confusion"])
         run["weighted_f1"] = float(from_confusion(confusion, "weighted_f1"))
+        run["missing_classes"] = missing_classes(confusion, run["classes"])
     model = path.with_name("model")
     files = [file for file in model.rglob("*") if file.is_file()]
     steps = run.get("steps")

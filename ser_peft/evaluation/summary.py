@@ -9,11 +9,15 @@ from pathlib import Path
 import numpy as np
 
 from ser_peft.errors import InputError
-from ser_peft.evaluation.comparison import paired_bootstrap
-from ser_peft.evaluation.metrics import from_confusion, speaker_bootstrap
+from ser_peft.evaluation.comparison import paired_difference
+from ser_peft.evaluation.metrics import (
+    from_confusion,
+    over_classes,
+    speaker_interval,
+)
 from ser_peft.evaluation.runs import read_runs
 
-__all__ = ["short_name", "summarize", "title_of"]
+__all__ = ["lacks", "level", "short_name", "summarize", "title_of"]
 
 _METRICS = ("ua", "wa", "macro_f1", "weighted_f1", "ccc_mean")
 _TITLE = ("corpus", "protocol", "n_classes")
@@ -26,7 +30,7 @@ def summarize(paths, compare=None):
     settings (the ``hyperparams.yaml`` beside the results, but for seed, fold
     and folders) are one group: its folds and seeds are averaged, nothing else
     is. Two groups are compared on the folds and seeds that both have, see
-    `ser_peft.evaluation.comparison.paired_bootstrap`; a linear probe has no
+    `ser_peft.evaluation.comparison.paired_difference`; a linear probe has no
     seed and goes with any.
 
     Arguments
@@ -43,19 +47,25 @@ def summarize(paths, compare=None):
         `groups` and `comparisons`, lists of dicts, and `warnings`, a list of
         str. A group has name, corpus, protocol, n_classes, classes, backbone,
         method, settings (what tells it from its likes, or ""), runs, folds,
-        folds_total, seeds, points (fold, seed and score of each run),
+        folds_total, seeds, points (fold, seed and score of each run), missing
+        (fold and seed of each run that it lacks and others of its corpus,
+        protocol and number of classes have), common (mean score on the folds
+        and seeds that all of these have; None where there are none),
+        missing_classes (of each fold whose test set lacks some: fold and
+        classes; its UA is over the others),
         trainable_parameters (adapter, head), train_seconds (mean),
         step_seconds and model_bytes (mean; None where unknown), for each of
         ua, wa, macro_f1, weighted_f1 (fractions) and ccc_mean a dict: `mean`
         and `std` over runs (ddof 1; None for a single run), `std_folds` over
         the folds of the means over seeds (None with one seed or one fold), or
         None where runs have none, and `pooled`, of all test sets together:
-        confusion (counts), ua and its ua_ci95 over speakers (None without the
-        runs' ``predictions.csv``), or None without classes. In each corpus,
+        confusion (counts), ua, its ua_ci95 over speakers and ua_ci95_reason
+        (why there is none), or None without classes. In each corpus,
         protocol and number of classes the linear probe comes first, then the
-        best score: UA, or mean CCC where there are no classes. A comparison
+        best common score: UA, or mean CCC where there are no classes; without
+        a common score the most complete comes first. A comparison
         has corpus, protocol, n_classes, first, second (names), runs, folds,
-        seeds and what `paired_bootstrap` returns; classes are compared only.
+        seeds and what `paired_difference` returns; classes are compared only.
 
     Raises
     ------
@@ -81,26 +91,28 @@ def summarize(paths, compare=None):
             tuple(sorted(texts)),
         )
         by_key[key].append(run)
-    members = [(_group(runs), runs) for runs in by_key.values()]
-    members.sort(
-        key=lambda member: (
-            title_of(member[0]),
-            not _is_probe(member[0]["method"]),
-            -_score(member[0]),
-        )
-    )
+    by_title = defaultdict(list)
+    for runs in by_key.values():
+        group = _group(runs)
+        by_title[title_of(group)].append((group, runs))
+    sections = []
+    for _, same in sorted(by_title.items()):
+        level([group for group, _ in same])
+        same.sort(key=lambda m: (not _is_probe(m[0]["method"]), *_rank(m[0])))
+        sections.append(same)
+    members = [member for same in sections for member in same]
     summary = {
         "groups": [group for group, _ in members],
         "comparisons": [],
         "warnings": [text for member in members for text in _warn(*member)],
     }
-    for _, same in itertools.groupby(members, lambda m: title_of(m[0])):
-        same = [*same]
+    for same in sections:
         _name(same)
+        summary["warnings"] += _unequal([group for group, _ in same])
         if compare:
             pairs = [[_pick(same, name) for name in compare]]
         else:
-            best = max(same, key=lambda member: _score(member[0]))
+            best = min(same, key=lambda member: _rank(member[0]))
             pairs = [(best, other) for other in same if other is not best]
             pairs = pairs if best[0]["classes"] else []
         for first, second in pairs:
@@ -151,6 +163,10 @@ def _group(runs):
             }
             for run in runs
         ],
+        "missing_classes": [
+            {"fold": fold, "classes": missing}
+            for fold, missing in _missing_classes(runs).items()
+        ],
         "pooled": _pool(runs) if runs[0]["classes"] else None,
         "trainable_parameters": runs[0]["trainable_parameters"],
         **{
@@ -160,9 +176,98 @@ def _group(runs):
     }
 
 
-def _score(group):
-    """What groups are ordered by."""
-    return group["ua" if group["classes"] else "ccc_mean"]["mean"]
+def level(groups):
+    """Add to groups what each lacks, and its score on what all have.
+
+    Arguments
+    ---------
+    groups : list of dict
+        Of `summarize`, to be compared with each other; get ``missing`` and
+        ``common``.
+    """
+    points = [point for group in groups for point in group["points"]]
+    seeds = defaultdict(set)
+    for point in points:
+        seeds[point["fold"]] |= {point["seed"]} - {None}
+    scores = []
+    for group in groups:
+        found = defaultdict(list)
+        for point in group["points"]:
+            given = {point["seed"]}
+            if given == {None}:  # a probe, which goes with any seed
+                given = seeds[point["fold"]] or given
+            for seed in given:
+                found[point["fold"], seed].append(point["score"])
+        scores.append(found)
+    made = set().union(*scores)
+    common = set.intersection(*map(set, scores))
+    for group, found in zip(groups, scores, strict=True):
+        lacked = made.difference(found)
+        group["missing"] = [
+            {"fold": fold, "seed": seed}
+            for fold, seed in sorted(lacked, key=lambda c: [*map(_order, c)])
+        ]
+        group["common"] = (
+            statistics.fmean(statistics.fmean(found[cell]) for cell in common)
+            if common
+            else None
+        )
+
+
+def _rank(group):
+    """What groups of one title are ordered by, the best first."""
+    if group["common"] is not None:
+        return 0, -group["common"]
+    score = group["ua" if group["classes"] else "ccc_mean"]["mean"]
+    return len(group["missing"]), -score
+
+
+def _unequal(groups):
+    """Say which groups lack folds or seeds, and what that means."""
+    lacking = [group for group in groups if group["missing"]]
+    for group in lacking:
+        yield f"{group['name']}: incomplete, lacks {lacks(group)}"
+    if lacking:
+        title = "{}, {}, {} classes".format(*title_of(lacking[0]))
+        yield (
+            f"{title}: no fold and seed that all rows have; they are not "
+            "ranked, the most complete come first"
+            if lacking[0]["common"] is None
+            else f"{title}: ranked by the folds and seeds that all rows have"
+        )
+
+
+def lacks(group):
+    """Say which folds and seeds a group lacks that others have.
+
+    Arguments
+    ---------
+    group : dict
+        Of `summarize`.
+
+    Returns
+    -------
+    str
+        Empty where it lacks none.
+
+    Example
+    -------
+    >>> missing = [{"fold": 2, "seed": 8}, {"fold": 3, "seed": 8}]
+    >>> lacks({"folds": [1, 2], "missing": missing})
+    'fold 2 seed 8, fold 3'
+    """
+    told = [
+        f"fold {cell['fold']}"
+        + f" seed {cell['seed']}" * (cell["fold"] in group["folds"])
+        for cell in group["missing"]
+    ]
+    return ", ".join(dict.fromkeys(told))
+
+
+def _missing_classes(runs):
+    """Fold -> classes that its test set lacks; of folds that lack some."""
+    missing = {run["fold"]: run.get("missing_classes") for run in runs}
+    return {fold: missing[fold] for fold in _sorted(missing) if missing[fold]}
 
 
 def _mean(values):
@@ -172,17 +277,18 @@ def _mean(values):
 def _pool(runs):
     """All test sets together."""
     confusion = np.sum([run["confusion"] for run in runs], 0)
-    interval = None
+    ends, reason = None, "no predictions.csv"
     if all(run["predictions"] for run in runs):
         rows = [row for run in runs for row in run["predictions"].values()]
         speakers, labels, predicted = zip(*rows, strict=True)
-        interval = speaker_bootstrap(
-            labels, predicted, speakers, len(confusion)
+        ends, reason = speaker_interval(
+            labels, predicted, speakers, runs[0]["classes"]
         )
     return {
         "confusion": confusion.tolist(),
         "ua": float(from_confusion(confusion)),
-        "ua_ci95": interval and [*interval],
+        "ua_ci95": ends,
+        "ua_ci95_reason": reason,
     }
 
 
@@ -260,7 +366,7 @@ def _compare(first, second):
         "runs": len(pairs),
         "folds": _sorted({pair[0] for pair in pairs}),
         "seeds": _sorted(set().union(*pairs.values())),
-        **paired_bootstrap(labels, said, also_said, speakers, one["n_classes"]),
+        **paired_difference(labels, said, also_said, speakers, one["classes"]),
     }
 
 
@@ -299,6 +405,9 @@ def _warn(group, runs):
             f"{name}: training heard speakers of the test set "
             f"({group['protocol']}); the scores are not those of unheard ones"
         )
+    for fold, missing in _missing_classes(runs).items():
+        over = over_classes(missing, group["n_classes"])
+        yield f"{name}: UA of fold {fold} is{over}"
     sizes = {tuple(run["trainable_parameters"].items()) for run in runs}
     if len(sizes) > 1:
         yield (
@@ -312,5 +421,11 @@ def _is_probe(method):
 
 
 def _sorted(values):
-    # A fold may also have a name, which no number compares with.
-    return sorted(values, key=lambda v: (isinstance(v, str), v))
+    return sorted(values, key=_order)
+
+
+def _order(value):
+    # A fold may also have a name, which no number compares with, and a probe
+    # has no seed.
+    value = "" if value is None else value
+    return isinstance(value, str), value

@@ -29,15 +29,17 @@ concordance correlation coefficient, mean of the dimensions. Mean ±
 standard deviation over runs{% if s.spread_of_folds %}, in brackets over folds,
 seeds averaged first{% endif %}. Adapter and head: trained parameters. MB: the
 saved model. s/step: training time, validation included, by optimizer
-steps.</p>
+steps.{% if "common" in s.head %} Common: the mean {{ s.score }} on the folds
+and seeds that all rows have; by it they are ranked.{% endif %}
+{% if "UA over" in s.head %} UA over: where a test set lacks a class, UA is the
+mean of the recalls of the others.{% endif %}</p>
 </section>
 {% if s.comparisons %}
 <section class="card"><h2>Paired comparison</h2>
 {{ table(s.comparison_head, s.comparisons, 2) }}
 <p class="note">Difference of UA on the folds and seeds that both have, test
-sets pooled. Speakers are resampled 5,000 times, each with what both methods
-said of all its utterances: the interval is the middle 95% of the differences,
-p twice the share of draws that turn the order round.
+sets pooled, each speaker with what both methods said of all its utterances.
+The interval is Student's t of the jackknife over speakers, p that of its test.
 {% if s.comparisons | length > 1 %}
 p is for one comparison: divide 0.05 by {{ s.comparisons | length }} before you
 call a difference found. The best method was found on these very test sets.
@@ -45,9 +47,7 @@ call a difference found. The best method was found on these very test sets.
 </section>
 {% endif %}
 <div class="grid">
-{{ card(s.score + " of every run", s.figure, "Pooled: over the utterances of
-all test sets together; the interval resamples speakers." if s.n_classes else
-"And their mean.") }}
+{{ card(s.score + " of every run", s.figure, s.caption) }}
 {% for name, figure, count in s.confusions %}
 {{ card("Confusion: " + name, figure, "%s test utterances, each counted once
 a seed. Colour and %% by row, counts below." | format(count | number)) }}
@@ -98,6 +98,19 @@ def _section(number, groups, comparisons):
         head, *rows = (row[:1] + row[2:] for row in (head, *rows))
     n_classes = groups[0]["n_classes"]
     score = "UA" if n_classes else "CCC"
+    caption = "And their mean."
+    if n_classes:
+        caption = (
+            "Pooled: over the utterances of all test sets together; the "
+            "interval is over speakers."
+        )
+        without = [
+            f"{group['name']} ({group['pooled']['ua_ci95_reason']})"
+            for group in groups
+            if group["pooled"]["ua_ci95"] is None
+        ]
+        if without:
+            caption += f" There is none of {', '.join(without)}."
     return {
         "corpus": groups[0]["corpus"],
         "protocol": groups[0]["protocol"],
@@ -108,6 +121,7 @@ def _section(number, groups, comparisons):
         "rows": rows,
         "spread_of_folds": any(len(group["seeds"]) > 1 for group in groups),
         "score": score,
+        "caption": caption,
         "figure": plots.inline_svg(
             plots.runs_figure(groups),
             f"runs{number}",

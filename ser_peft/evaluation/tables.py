@@ -2,13 +2,15 @@
 
 import itertools
 
-from ser_peft.evaluation.summary import short_name, title_of
+from ser_peft.evaluation.summary import lacks, short_name, title_of
 
 __all__ = [
     "comparison_table",
+    "ends",
     "format_table",
     "group_table",
     "markdown",
+    "over",
     "points",
     "spread",
 ]
@@ -21,8 +23,11 @@ _COLUMNS = {
     "macro F1 %": lambda g: spread(g["macro_f1"], 100, 1),
     "weighted F1 %": lambda g: spread(g["weighted_f1"], 100, 1),
     "CCC": lambda g: spread(g["ccc_mean"], 1, 3),
+    "common": lambda g: _common(g),
+    "UA over": lambda g: over(g),
     "runs": lambda g: str(g["runs"]),
     "folds": lambda g: _folds(g),
+    "incomplete, lacks": lambda g: lacks(g),
     "seeds": lambda g: str(len(g["seeds"])),
     "adapter": lambda g: f"{g['trainable_parameters']['adapter']:,}",
     "head": lambda g: f"{g['trainable_parameters']['head']:,}",
@@ -31,6 +36,12 @@ _COLUMNS = {
     "train s": lambda g: f"{g['train_seconds']:,.0f}",
 }
 _SCORES = ("UA %", "WA %", "macro F1 %", "weighted F1 %", "CCC")
+_NOTHING = {
+    **dict.fromkeys(_SCORES, "–"),
+    "UA over": "all classes",
+    "incomplete, lacks": "",
+}
+"""What a column need not be shown for."""
 
 
 def format_table(summary):
@@ -60,6 +71,11 @@ def format_table(summary):
         lines.append(
             "± is over runs; in brackets over folds, seeds averaged first."
         )
+    if any(group["missing"] for group in summary["groups"]):
+        lines.append(
+            "Common: the mean score on the folds and seeds that all rows "
+            "have; by it they are ranked."
+        )
     if summary["comparisons"]:
         lines.append(
             "Difference: UA of the pooled test sets, paired, 95 % interval "
@@ -80,15 +96,18 @@ def group_table(groups):
     Returns
     -------
     tuple of (list of str, list of list of str)
-        Names of the columns, without scores that no group has, and rows.
+        Names of the columns, without scores that no group has and without
+        what is right with all, and rows.
     """
     columns = {
         name: [cell(group) for group in groups]
         for name, cell in _COLUMNS.items()
     }
-    for name in _SCORES:
-        if set(columns[name]) == {"–"}:
+    for name, nothing in _NOTHING.items():
+        if set(columns[name]) == {nothing}:
             del columns[name]
+    if "incomplete, lacks" not in columns:
+        del columns["common"]
     return [*columns], [*map(list, zip(*columns.values(), strict=True))]
 
 
@@ -130,8 +149,8 @@ def points(compared):
     Arguments
     ---------
     compared : dict
-        `difference`, `ci95` and `p`, of
-        `ser_peft.evaluation.comparison.paired_bootstrap`.
+        `difference`, `ci95`, `p` and `reason`, of
+        `ser_peft.evaluation.comparison.paired_difference`.
 
     Returns
     -------
@@ -139,15 +158,41 @@ def points(compared):
 
     Example
     -------
-    >>> points({"difference": 0.021, "ci95": [-0.01, 0.05], "p": 0.0004})
+    >>> found = {"difference": 0.021, "ci95": [-0.01, 0.05], "p": 0.0004}
+    >>> points(found)
     ['+2.1', '-1.0 to +5.0', '<0.001']
+    >>> few = "3 speakers, 4 are needed"
+    >>> points(found | {"ci95": None, "p": None, "reason": few})
+    ['+2.1', 'none: 3 speakers, 4 are needed', '–']
     """
-    (low, high), p = compared["ci95"], compared["p"]
+    p = compared["p"]
+    told = "–"
+    if p is not None:
+        told = f"{p:.3f}" if p >= 0.001 else "<0.001"
     return [
         f"{100 * compared['difference']:+.1f}",
-        f"{100 * low:+.1f} to {100 * high:+.1f}",
-        f"{p:.3f}" if p >= 0.001 else "<0.001",
+        ends(compared, "{:+.1f}"),
+        told,
     ]
+
+
+def ends(found, form):
+    """Lay an interval out in %, or why there is none.
+
+    Arguments
+    ---------
+    found : dict
+        `ci95`, fractions, and where it is None `reason`.
+    form : str
+        Format of an end.
+
+    Returns
+    -------
+    str
+    """
+    if found["ci95"] is None:
+        return f"none: {found['reason']}"
+    return " to ".join(form.format(100 * end) for end in found["ci95"])
 
 
 def spread(metric, scale, digits):
@@ -179,6 +224,42 @@ def spread(metric, scale, digits):
     if metric["std_folds"] is not None:
         text += f" ({scale * metric['std_folds']:.{digits}f})"
     return text
+
+
+def over(group):
+    """Say over which classes the UA of a group is.
+
+    Arguments
+    ---------
+    group : dict
+        Of `summarize`.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> missing = [{"fold": 1, "classes": ["sad"]}]
+    >>> over({"missing_classes": missing, "n_classes": 4})
+    '3 of 4 in fold 1'
+    """
+    by_count = {}
+    for fold in group["missing_classes"]:
+        count = group["n_classes"] - len(fold["classes"])
+        by_count.setdefault(count, []).append(str(fold["fold"]))
+    told = [
+        f"{count} of {group['n_classes']} in fold {', '.join(folds)}"
+        for count, folds in by_count.items()
+    ]
+    return "; ".join(told) or "all classes"
+
+
+def _common(group):
+    if group["common"] is None:
+        return "–"
+    scale, digits = (100, 1) if group["n_classes"] else (1, 3)
+    return f"{scale * group['common']:.{digits}f}"
 
 
 def _number(value, scale):

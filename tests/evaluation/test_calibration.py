@@ -13,6 +13,7 @@ from ser_peft.evaluation.calibration import (
     fit_temperature,
     reliability,
     scale,
+    trusted_temperature,
 )
 
 
@@ -103,11 +104,56 @@ def test_nothing_to_learn_from_no_mistake():
     assert fit_temperature([0, 1], [[0.6, 0.4], [0.3, 0.7]]) == 1
 
 
+def a_valid_set(temperature, n_speakers, each=50):
+    labels, probabilities = drawn(temperature, n_speakers * each, seed=1)
+    return {
+        "label": labels,
+        "probabilities": probabilities,
+        "speaker": [str(i % n_speakers) for i in range(n_speakers * each)],
+    }
+
+
+@pytest.mark.parametrize("n_speakers", [1, 2, 3])
+def test_few_speakers_do_not_sharpen(n_speakers):
+    valid = a_valid_set(0.5, n_speakers, each=400)
+    labels, probabilities, speakers = valid.values()
+    assert fit_temperature(labels, probabilities) < 0.7
+    assert trusted_temperature(labels, probabilities, speakers) == 1
+
+
+def test_many_speakers_who_agree_do():
+    valid = a_valid_set(0.5, 12)
+    fitted = fit_temperature(valid["label"], valid["probabilities"])
+    assert trusted_temperature(*valid.values()) == fitted ** (12 / 13) < 0.7
+
+
+def test_speakers_who_disagree_do_not_sharpen():
+    """One of six is far below 1, with many clips; the rest are at it."""
+    sharp, plain = a_valid_set(0.4, 1, each=900), a_valid_set(1.0, 5, each=30)
+    labels, probabilities, speakers = (
+        np.concatenate([sharp[key], plain[key]]) for key in sharp
+    )
+    speakers[: len(sharp["label"])] = "sharp"
+    assert fit_temperature(labels, probabilities) < 0.6
+    assert trusted_temperature(labels, probabilities, speakers) == 1
+
+
+@pytest.mark.parametrize("n_speakers", [1, 2, 24])
+def test_softening_is_drawn_towards_one(n_speakers):
+    valid = a_valid_set(3.0, n_speakers)
+    fitted = fit_temperature(valid["label"], valid["probabilities"])
+    found = trusted_temperature(*valid.values())
+    assert 1 < found < fitted
+    share = np.log(found) / np.log(fitted)
+    assert share == pytest.approx(n_speakers / (n_speakers + 1))
+
+
 def test_fitted_on_valid_and_judged_on_test():
-    names = "label", "probabilities"
-    valid = dict(zip(names, drawn(3.0, seed=1), strict=True))
-    test = dict(zip(names, drawn(3.0, seed=2), strict=True))
+    valid = a_valid_set(3.0, 40)
+    test = dict(zip(valid, drawn(3.0, seed=2), strict=False))
     result = calibration(valid, test)
-    assert result["temperature"] == fit_temperature(*valid.values())
+    assert result["temperature"] == trusted_temperature(*valid.values())
+    assert result["temperature_fitted"] > result["temperature"] > 1
+    assert result["valid_speakers"] == 40
     assert result["ece"] == expected_calibration_error(*test.values())
     assert result["ece_scaled"] < 0.03 < 0.1 < result["ece"]

@@ -20,7 +20,7 @@ from ser_peft.evaluation.compare_page import (
     format_comparison,
     render_comparison,
 )
-from ser_peft.evaluation.metrics import scores, speaker_bootstrap
+from ser_peft.evaluation.metrics import scores, speaker_interval
 from ser_peft.fusion import FusionHead
 from ser_peft.heads import LayerMixHead
 from ser_peft.inference import EmotionModel
@@ -127,7 +127,7 @@ def judged(file, labels, said, speakers="aabb", sha="sha1"):
     """A run of `read_runs`."""
     rows = zip(speakers, labels, said, strict=False)
     return {
-        "file": file, "protocol_sha": sha, "n_classes": 3,
+        "file": file, "protocol_sha": sha, "classes": ["x", "y", "z"],
         "predictions": dict(enumerate(rows)),
     }  # fmt: skip
 
@@ -144,8 +144,8 @@ def test_agreement_by_hand():
     assert result["right_where_wrong"] == 1
     # Recalls 1, 1, 0 against 1/2, 1, 1.
     assert result["difference"] == pytest.approx(2.5 / 3 - 2 / 3)
-    low, high = result["ci95"]
-    assert low <= result["difference"] <= high and 0 < result["p"] <= 1
+    assert result["ci95"] is result["p"] is None
+    assert result["reason"] == "2 speakers, 4 are needed"
     assert result["pairs"] == 1
 
 
@@ -163,8 +163,9 @@ def test_agreement_of_models_that_know_one_word():
     same = judged("t", [1] * 4, [1] * 4, speakers="aaaa")
     result = agreement([same], [same])
     assert result["equal"] == 1 and result["right_where_right"] == 1
-    for key in ("kappa", "right_where_wrong", "difference", "ci95", "p"):
+    for key in ("kappa", "right_where_wrong", "ci95", "p"):
         assert result[key] is None
+    assert result["difference"] == 0
 
 
 def test_agreement_of_other_utterances_is_refused():
@@ -208,8 +209,20 @@ def test_interval_of_one_run_is_that_of_its_predictions(found, runs):
     )
     speakers = [row["speaker"] for row in rows]
     for metric in METRICS:
-        interval = speaker_bootstrap(labels, said, speakers, 4, metric)
-        assert found["models"][2][metric]["ci95"] == [*interval]
+        interval, _ = speaker_interval(
+            labels, said, speakers, found["classes"], metric
+        )
+        assert found["models"][2][metric]["ci95"] == interval
+
+
+def test_other_seeds_are_said(found):
+    """The student has one more than the others."""
+    lacking = [line.split(":")[0] for line in found["warnings"]]
+    assert lacking == ["teacher", "prompted", "reader"]
+    assert all(
+        line.endswith(": incomplete, its means lack fold 1 seed 1")
+        for line in found["warnings"]
+    )
 
 
 def test_sizes(found, runs):
@@ -284,6 +297,24 @@ def test_page_says_what_was_found(found):
     table = format_comparison(found)
     assert table.count("\n| teacher ") == 3
     assert table.count("\n| student ") == 4
+
+
+def test_what_a_table_cannot_say_is_said(found):
+    """Few speakers, and a fold without a class."""
+    reason = "2 speakers, 4 are needed"
+    changed = json.loads(json.dumps(found))
+    for model in changed["models"]:
+        model["ua"] |= {"ci95": None, "reason": reason}
+        if model["agreement"]:
+            model["agreement"] |= {"ci95": None, "p": None, "reason": reason}
+    lacking = {"fold": 1, "classes": ["sad"]}
+    changed["models"][1]["missing_classes"] = [lacking]
+    table = format_comparison(changed)
+    page = " ".join(Page(render_comparison(changed)).shown.split())
+    for text in (table, page):
+        assert text.count(f"none: {reason}") == 4 + 3
+        assert "UA over" in text and "3 of 4 in fold 1" in text
+    assert "UA over" not in format_comparison(found)
 
 
 def test_models_that_read_say_what(found):

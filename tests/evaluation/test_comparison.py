@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+from scipy.stats import t as student
 
-from ser_peft.errors import InputError
-from ser_peft.evaluation.comparison import paired_bootstrap
+from ser_peft.evaluation.comparison import paired_difference
 from ser_peft.evaluation.metrics import from_confusion, speaker_confusions
+
+CLASSES = list("wxyz")
 
 
 def judge(rng, labels, quality):
@@ -26,8 +28,8 @@ def judged():
     return labels.ravel(), first, second, speakers
 
 
-def test_as_by_hand(judged):
-    """Speakers drawn one by one, with all they said."""
+def test_as_the_bootstrap_has_it(judged):
+    """Speakers drawn one by one, with all they said: the same error."""
     labels, first, second, speakers = judged
     rng = np.random.default_rng(1)
     _, one = speaker_confusions(labels, first, speakers, 4)
@@ -37,25 +39,27 @@ def test_as_by_hand(judged):
         from_confusion(one[who].sum(0)) - from_confusion(other[who].sum(0))
         for who in drawn
     ]
-    outcome = paired_bootstrap(*judged, 4)
-    assert outcome["speakers"] == 12
-    assert outcome["difference"] == pytest.approx(
-        from_confusion(one.sum(0)) - from_confusion(other.sum(0))
+    outcome = paired_difference(*judged, CLASSES)
+    assert outcome["speakers"] == 12 and outcome["reason"] is None
+    whole = from_confusion(one.sum(0)) - from_confusion(other.sum(0))
+    assert outcome["difference"] == pytest.approx(whole)
+    error = np.std(by_hand) * np.sqrt(12 / 11)
+    reach = student.ppf(0.975, 11) * error
+    assert outcome["ci95"] == pytest.approx(
+        [whole - reach, whole + reach], abs=0.005
     )
-    low, high = np.percentile(by_hand, [2.5, 97.5])
-    assert outcome["ci95"] == pytest.approx([low, high], abs=0.005)
-    p = 2 * np.mean(np.array(by_hand) <= 0)
+    p = 2 * student.sf(abs(whole) / error, 11)
     assert 0 < p < 0.2
     assert outcome["p"] == pytest.approx(p, abs=0.02)
 
 
 def test_the_other_way_round(judged):
     labels, first, second, speakers = judged
-    one = paired_bootstrap(labels, first, second, speakers, 4)
-    other = paired_bootstrap(labels, second, first, speakers, 4)
+    one = paired_difference(labels, first, second, speakers, CLASSES)
+    other = paired_difference(labels, second, first, speakers, CLASSES)
     assert other["difference"] == -one["difference"]
     assert other["ci95"] == pytest.approx([-x for x in one["ci95"][::-1]])
-    assert other["p"] == one["p"]
+    assert other["p"] == pytest.approx(one["p"])
 
 
 def test_pairing_is_what_makes_it_sharp(judged):
@@ -65,18 +69,41 @@ def test_pairing_is_what_makes_it_sharp(judged):
     for speaker in np.unique(speakers):  # two more mistakes each
         right = np.flatnonzero((speakers == speaker) & (first == labels))[:2]
         second[right] = (labels[right] + 1) % 4
-    outcome = paired_bootstrap(labels, first, second, speakers, 4)
+    outcome = paired_difference(labels, first, second, speakers, CLASSES)
     assert outcome["difference"] == pytest.approx(0.05, abs=0.01)
     assert np.ptp(outcome["ci95"]) < 0.03
     assert outcome["p"] < 0.001
 
 
+def test_p_and_interval_agree(judged):
+    """Zero is outside the interval where p is below 0.05, and only there."""
+    labels, _, _, speakers = judged
+    rng = np.random.default_rng(2)
+    decided = []
+    for worse in np.linspace(0, 0.2, 40):
+        quality = rng.uniform(0.5, 0.9, (12, 1))
+        pair = [
+            judge(rng, labels.reshape(12, 40), quality - own)
+            for own in (0, worse * rng.uniform(0, 2, (12, 1)))
+        ]
+        outcome = paired_difference(labels, *pair, speakers, CLASSES)
+        low, high = outcome["ci95"]
+        decided.append(not low <= 0 <= high)
+        assert decided[-1] == (outcome["p"] < 0.05)
+    assert 5 < sum(decided) < 35
+
+
 def test_no_difference_is_no_finding(judged):
     labels, first, _, speakers = judged
-    outcome = paired_bootstrap(labels, first, first, speakers, 4)
-    assert outcome["p"] == 1 and outcome["ci95"] == [0, 0]
+    outcome = paired_difference(labels, first, first, speakers, CLASSES)
+    assert outcome["difference"] == 0 and outcome["p"] is None
+    assert outcome["reason"] == "all speakers score alike"
 
 
-def test_one_speaker_is_refused():
-    with pytest.raises(InputError, match=r"one test speaker \(a\)"):
-        paired_bootstrap([0, 1], [0, 1], [1, 1], ["a", "a"], 2)
+@pytest.mark.parametrize("n_speakers", [1, 2, 3])
+def test_few_speakers_have_a_difference_alone(judged, n_speakers):
+    chosen = np.isin(judged[3], [*"abc"[:n_speakers]])
+    outcome = paired_difference(*(x[chosen] for x in judged), CLASSES)
+    assert outcome["ci95"] is outcome["p"] is None
+    assert outcome["reason"].endswith(", 4 are needed")
+    assert outcome["difference"] != 0 and outcome["speakers"] == n_speakers

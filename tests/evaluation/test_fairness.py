@@ -47,6 +47,7 @@ def test_two_groups_by_hand():
             "m": {"ua": 0.75, "utterances": 4, "speakers": 2},
         },
         "unknown": 1,
+        "reason": None,
         "ua_gap": 0.0,
         # Predicted angry 2 and 1, happy 1 and 0, sad 1 and 3 times of 4.
         "statistical_parity_difference": 0.5,
@@ -137,6 +138,25 @@ def test_a_group_without_a_class_is_counted_not_compared(measured):
     assert result["by_class"] == {}
     for key in ("ua_gap", "statistical_parity_difference"):
         assert result[key] is None
+
+
+def test_one_man_and_one_woman_are_no_groups(measured):
+    labels, predictions, _ = measured
+    speakers = ["f"] * 300 + ["m"] * 300
+    result = fairness(labels, predictions, speakers, speakers, CLASSES)
+    assert result["groups"]["f"]["ua"] > 0
+    for key in (
+        "ua_gap",
+        "statistical_parity_difference",
+        "equal_opportunity_difference",
+    ):
+        assert result[key] is None
+    assert result["by_class"] == {}
+    assert result["reason"].startswith("f has 1 speaker, m has 1 speaker: ")
+    # Another woman, and still one man.
+    speakers[0::4] = ["f2"] * 150
+    groups = [speaker[0] for speaker in speakers]
+    assert fairness(*measured[:2], speakers, groups, CLASSES)["reason"]
 
 
 def test_worst_speaker():

@@ -8,10 +8,12 @@ from sklearn.metrics import balanced_accuracy_score, f1_score
 
 from ser_peft.errors import InputError
 from ser_peft.evaluation.metrics import (
+    concordance_interval,
     from_confusion,
+    over_classes,
     scores,
-    speaker_bootstrap,
     speaker_confusions,
+    speaker_interval,
 )
 
 CLASSES = ["angry", "happy", "sad"]
@@ -80,51 +82,61 @@ def test_one_confusion_matrix_a_speaker():
     assert counts.tolist() == [[[0, 0], [0, 1]], [[0, 1], [1, 0]]]
 
 
+def test_classes_that_nobody_shows_are_named():
+    found = scores([0, 0, 1], [0, 2, 1], CLASSES)
+    assert found["missing_classes"] == ["sad"]
+    over = over_classes(found["missing_classes"], 3)
+    assert over == " over 2 of 3 classes (no sad)"
+    assert scores([0, 1, 2], [0, 0, 0], CLASSES)["missing_classes"] == []
+
+
 @pytest.mark.parametrize("metric", ["ua", "wa", "macro_f1", "weighted_f1"])
 def test_interval_covers_the_score_and_narrows_with_speakers(metric):
     widths = []
     for n_speakers in (5, 20, 80):
-        labels, predictions, speakers = a_test_set(n_speakers)
-        low, high = speaker_bootstrap(labels, predictions, speakers, 4, metric)
-        assert low < scores(labels, predictions, "abcd")[metric] < high
+        judged = a_test_set(n_speakers)
+        (low, high), reason = speaker_interval(*judged, "abcd", metric)
+        value = scores(*judged[:2], "abcd")[metric]
+        assert 0 < low < value < high < 1 and reason is None
         widths.append(high - low)
     assert widths[0] > widths[1] > widths[2]
 
 
-def test_interval_is_that_of_resampling_speakers_one_by_one():
-    labels, predictions, speakers = a_test_set(8)
-    rng = np.random.default_rng(1)
-    names, values = np.unique(speakers), []
-    for _ in range(1000):
-        index = np.concatenate(
-            [np.flatnonzero(speakers == s) for s in rng.choice(names, 8)]
-        )
-        values.append(
-            balanced_accuracy_score(labels[index], predictions[index])
-        )
-    slow = np.percentile(values, [2.5, 97.5])
-    fast = speaker_bootstrap(labels, predictions, speakers, 4)
-    assert fast == pytest.approx(slow, abs=0.02)
-
-
 def test_interval_respects_that_utterances_of_a_speaker_depend():
     labels, predictions, speakers = a_test_set(10, n_each=100)
-    by_speaker = speaker_bootstrap(labels, predictions, speakers, 4)
-    by_utterance = speaker_bootstrap(labels, predictions, ["one"] * 1000, 4)
-    assert np.diff(by_speaker) > 2 * np.diff(by_utterance)
-    # One speaker: the width of a proportion of 1,000 independent draws.
     p = scores(labels, predictions, "abcd")["ua"]
-    expected = 2 * 1.96 * np.sqrt(p * (1 - p) / 1000)
-    assert np.diff(by_utterance)[0] == pytest.approx(expected, rel=0.15)
+    (low, high), _ = speaker_interval(labels, predictions, speakers, "abcd")
+    # 1.96 standard errors of 1,000 independent utterances, both ways.
+    assert high - low > 2 * 2 * 1.96 * np.sqrt(p * (1 - p) / 1000)
 
 
-def test_interval_repeats_with_its_seed_and_is_fast():
-    args = (*a_test_set(24), 4)
-    assert speaker_bootstrap(*args, seed=3) == speaker_bootstrap(*args, seed=3)
-    assert speaker_bootstrap(*args, seed=3) != speaker_bootstrap(*args, seed=4)
-    best = np.inf
-    for _ in range(5):  # the best of five: other work shares the machine
-        start = time.perf_counter()
-        speaker_bootstrap(*args)
-        best = min(best, time.perf_counter() - start)
-    assert best < 0.05
+@pytest.mark.parametrize("n_speakers", [1, 2, 3])
+def test_few_speakers_have_no_interval(n_speakers):
+    ends, reason = speaker_interval(*a_test_set(n_speakers), "abcd")
+    assert ends is None
+    assert reason.startswith(f"{n_speakers} speaker")
+    truth = np.random.default_rng(0).normal(size=(9, 2))
+    speakers = [str(i % n_speakers) for i in range(9)]
+    ends, reason = concordance_interval(truth, truth + 1, speakers)
+    assert ends is None and "4 are needed" in reason
+
+
+def test_many_speakers_but_one_for_a_class_have_no_interval():
+    labels, predictions, speakers = a_test_set(12)
+    labels = np.where(speakers == "s3", labels, labels % 3)
+    ends, reason = speaker_interval(labels, predictions, speakers, "abcd")
+    assert (ends, reason) == (None, "1 speaker for d, 2 are needed")
+
+
+def test_no_mistake_is_no_certainty():
+    """Of 100 utterances, 0.036 could be wrong."""
+    labels, _, speakers = a_test_set(5, n_each=20)
+    (low, high), _ = speaker_interval(labels, labels, speakers, "abcd")
+    assert low == pytest.approx(0.025 ** (1 / 100)) and high == 1
+
+
+def test_it_is_fast():
+    judged = a_test_set(100, n_each=50)
+    start = time.process_time()
+    speaker_interval(*judged, "abcd")
+    assert time.process_time() - start < 0.1

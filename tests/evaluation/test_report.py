@@ -7,12 +7,20 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 from pages import HOSTILE, Page
+from scipy.special import softmax
 
 from ser_peft.evaluation import plots
-from ser_peft.evaluation.metrics import scores, speaker_bootstrap
+from ser_peft.evaluation.metrics import scores, speaker_interval
 from ser_peft.evaluation.report import render, write_report
 
 CLASSES = ["angry", "happy", "sad"]
+CALIBRATION = {
+    "temperature": 2.0,
+    "temperature_fitted": 2.5,
+    "valid_speakers": 3,
+    "ece": 0.07,
+    "ece_scaled": 0.02,
+}
 
 
 @pytest.fixture
@@ -35,7 +43,8 @@ def run():
         "method": "LoRA",
         "classes": CLASSES,
         **scores(labels, predicted, CLASSES),
-        "ua_ci95": list(speaker_bootstrap(labels, predicted, speakers, 3)),
+        "ua_ci95": speaker_interval(labels, predicted, speakers, CLASSES)[0],
+        "ua_ci95_reason": None,
         "start": {"from": "linear probe", "valid_ua": 0.8, "ua": 0.7},
         "test_speakers": sorted(set(speakers)),
         "trainable_parameters": {"adapter": 1_234_567, "head": 4_321},
@@ -88,11 +97,20 @@ def test_writes_every_file_and_nothing_else(tmp_path, run):
 
 
 def test_predictions_table(tmp_path, run):
+    run["results"]["calibration"] = CALIBRATION
     run["predictions"]["id"][0] = 'a, "b"\n\udce9'  # not UTF-8 on disk
     write_report(tmp_path, **run)
     with open(tmp_path / "predictions.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["id", "speaker", "label", "predicted", *CLASSES]
+    calibrated = [f"{name}_calibrated" for name in CLASSES]
+    assert list(rows[0]) == [
+        *("id", "speaker", "label", "predicted"), *CLASSES, *calibrated,
+    ]  # fmt: skip
+    logits = np.log(run["predictions"]["probabilities"])
+    expected = softmax(logits / 2, axis=1)
+    for row, chances in zip(rows, expected, strict=True):
+        written = [float(row[name]) for name in calibrated]
+        assert written == pytest.approx(chances, abs=1e-6)
     assert len(rows) == 60 and rows[0]["id"] == 'a, "b"\n\\udce9'
     for row, label in zip(rows, run["predictions"]["label"], strict=True):
         chances = {name: float(row[name]) for name in CLASSES}
@@ -178,12 +196,32 @@ def test_headline(run):
         "5.0 points above its start, the linear probe (70.0%), which lies "
         "inside the interval." in text
     )
-    assert "with only 4 it is coarse" in text
+    assert "The interval is over speakers." in text
     assert "Below its start" not in text
     results["start"] = {"from": "init_from run", "valid_ua": 0.9, "ua": 0.85}
     text = shown(run)
     assert "10.0 points below its start, the init_from run (85.0%)." in text
     assert "Below its start: on valid the kept model has UA 0.810, " in text
+
+
+def test_no_interval_is_said_with_its_reason(run):
+    reason = "2 speakers, 4 are needed"
+    part = run["results"] | {"ua_ci95": None, "ua_ci95_reason": reason}
+    run["results"] = part | {"by_corpus": {"a": part, "b": part}}
+    text = shown(run)
+    assert f"no 95% CI: {reason}" in text and "inside the" not in text
+    assert text.count(f"none: {reason}") == 2 + 1
+    assert "The interval is over speakers" not in text
+
+
+def test_missing_classes_stand_beside_the_scores(run):
+    run["results"] |= {
+        "missing_classes": ["sad"],
+        "valid_missing_classes": ["angry", "happy"],
+    }
+    text = shown(run)
+    assert "UA over 2 of 3 classes (no sad), mean of per-class recalls" in text
+    assert text.count("81.0% over 1 of 3 classes (no angry, happy)") == 2
 
 
 def test_cost_and_honesty(run):
@@ -261,6 +299,7 @@ def test_fairness_by_hand(run):
             "male": {"ua": None, "utterances": 3, "speakers": 1},
         },
         "unknown": 7,
+        "reason": None,
         "ua_gap": 0.125,
         "statistical_parity_difference": 0.25,
         "equal_opportunity_difference": 0.625,
@@ -288,16 +327,17 @@ def test_fairness_by_hand(run):
     run["results"]["fairness"]["age"] = gender
     text = shown(run)
     assert "Fairness by age age UA" in text and text.count("sad 62.5") == 2
-    gender |= {"ua_gap": None, "by_class": {}}
+    gender |= {"ua_gap": None, "by_class": {}, "reason": "f has 1 speaker"}
     text = shown(run)
-    assert "fewer than two groups" in text and "parity angry" not in text
+    assert "Not compared: f has 1 speaker." in text
+    assert "parity angry" not in text
 
 
 def test_calibration_and_robustness_by_hand(run):
     assert not {"Calibration", "Robustness"} & set(shown(run).split())
     run["results"] |= {
         "ua": 0.8,
-        "calibration": {"temperature": 1.5, "ece": 0.07, "ece_scaled": 0.02},
+        "calibration": CALIBRATION | {"temperature": 1.5},
         "robustness": {"babble 20 dB": 0.75, "telephone": 0.805},
     }
     page = Page(render(**run))
@@ -306,6 +346,7 @@ def test_calibration_and_robustness_by_hand(run):
     assert label == "UA: clean 80.0%, babble 20 dB 75.0%, telephone 80.5%"
     text = " ".join(page.shown.split())
     assert "calibration error 7.0%, and 2.0% with the temperature 1.50" in text
+    assert "maximum at 2.50; the fewer speakers it has (3)" in text
     assert "babble 20 dB 75.0% -5.0 telephone 80.5% +0.5" in text
 
 

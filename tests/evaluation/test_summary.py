@@ -8,8 +8,9 @@ import pytest
 
 from ser_peft.cli import main
 from ser_peft.errors import InputError
-from ser_peft.evaluation.metrics import scores, speaker_bootstrap
+from ser_peft.evaluation.metrics import scores, speaker_interval
 from ser_peft.evaluation.summary import summarize
+from ser_peft.evaluation.summary_page import render_summary
 from ser_peft.evaluation.tables import format_table
 
 
@@ -325,10 +326,12 @@ def test_test_sets_are_pooled(runs):
     pooled = group["pooled"]
     assert pooled["confusion"] == expected["confusion"]
     assert pooled["ua"] == pytest.approx(expected["ua"])
-    assert pooled["ua_ci95"] == [*speaker_bootstrap(labels, said, speakers, 4)]
+    ends, _ = speaker_interval(labels, said, speakers, list("abcd"))
+    assert pooled["ua_ci95"] == ends
     assert pooled["ua"] != pytest.approx(group["ua"]["mean"])
     (group,) = summarize([runs({}, folder="bare")])["groups"]
     assert group["pooled"]["ua_ci95"] is None
+    assert group["pooled"]["ua_ci95_reason"] == "no predictions.csv"
 
 
 def test_predictions_of_another_run(runs):
@@ -365,7 +368,7 @@ def test_all_are_compared_with_the_best_on_what_both_have(runs):
     assert probe["difference"] == pytest.approx((2 / 8 + 1 / 8) / 2)
     table = format_table(summary)
     assert "| LoRA   | full    |     +43.8 |" in table
-    assert "<0.001" in table and not summary["warnings"]
+    assert "<0.001" in table
 
 
 def test_the_two_that_are_asked_for(runs):
@@ -396,7 +399,7 @@ def test_the_two_that_are_asked_for(runs):
 def test_what_cannot_be_compared(runs, other, message):
     folder = runs({"rows": judged(1, 2)}, {**other, "method": "full"})
     summary = summarize([folder])
-    (warning,) = summary["warnings"]
+    *_, warning = summary["warnings"]
     assert summary["comparisons"] == []
     with pytest.raises(InputError, match=message):
         summarize([folder], ("LoRA", "full"))
@@ -420,7 +423,7 @@ def test_dimensions_without_classes(runs):
     assert lora["ccc_mean"]["mean"] == pytest.approx(0.45)
     assert lora["ua"] is None and lora["pooled"] is None
     assert [point["score"] for point in lora["points"]] == [0.4, 0.5]
-    assert summary["comparisons"] == [] == summary["warnings"]
+    assert summary["comparisons"] == []
     table = format_table(summary)
     assert "0.450 ± 0.071" in table and "UA" not in table
     with pytest.raises(InputError, match="they have no classes"):
@@ -464,7 +467,79 @@ def test_scores_with_other_transcripts_are_another_group(runs):
         {"fold": 2, "text": {"sources": heard}},
         {"fold": 3, "text": {"sources": heard | {"none": 2}}},
     )
-    assert [g["runs"] for g in summarize([folder])["groups"]] == [1, 2]
+    runs_of = [group["runs"] for group in summarize([folder])["groups"]]
+    assert sorted(runs_of) == [1, 2]
+
+
+# ------------------------------------------------------- unequal folds, classes
+
+
+def test_an_easy_fold_alone_is_no_better_method(runs):
+    """Ranked by what all have; the rows that lack something are marked."""
+    folder = runs(
+        {"fold": 1, "rows": judged(1, 1)},
+        {"fold": 2, "rows": judged(2, 4)},
+        {"fold": 3, "rows": judged(3, 4)},
+        {"method": "full", "fold": 1, "rows": judged(1, 2)},
+        {"method": "probe", "seed": None, "fold": 1, "rows": judged(1, 3)},
+        {"method": "probe", "seed": None, "fold": 2, "rows": judged(2, 5)},
+        {"method": "probe", "seed": None, "fold": 3, "rows": judged(3, 5)},
+    )
+    summary = summarize([folder])
+    probe, lora, full = summary["groups"]
+    assert (lora["method"], full["method"]) == ("LoRA", "full")
+    assert lora["ua"]["mean"] < full["ua"]["mean"]
+    assert (lora["common"], full["common"]) == (7 / 8, 6 / 8)
+    assert lora["missing"] == probe["missing"] == []
+    lacked = [{"fold": 2, "seed": 0}, {"fold": 3, "seed": 0}]
+    assert full["missing"] == lacked
+    assert {c["first"] for c in summary["comparisons"]} == {"LoRA"}
+    incomplete, ranked = summary["warnings"]
+    assert incomplete == "full: incomplete, lacks fold 2, fold 3"
+    assert "ranked by the folds and seeds that all rows have" in ranked
+    page = render_summary(summary)
+    for text in (format_table(summary), page):
+        assert "incomplete, lacks" in text and "fold 2, fold 3" in text
+    assert "Common: the mean UA on the folds" in " ".join(page.split())
+
+
+def test_a_seed_that_others_have_is_lacked_too(runs):
+    folder = runs(
+        {"seed": 1, "ua": 0.5},
+        {"seed": 2, "ua": 0.9},
+        {"method": "full", "seed": 1, "ua": 0.6},
+        {"method": "probe", "seed": None, "ua": 0.3},
+    )
+    probe, full, lora = summarize([folder])["groups"]
+    assert (full["method"], lora["method"]) == ("full", "LoRA")
+    assert full["missing"] == [{"fold": 1, "seed": 2}]
+    assert "fold 1 seed 2" in format_table(summarize([folder]))
+    assert probe["missing"] == lora["missing"] == []
+
+
+def test_without_a_fold_in_common_the_most_complete_comes_first(runs):
+    folder = runs(
+        {"fold": 1, "ua": 0.5},
+        {"fold": "b", "ua": 0.5},
+        {"method": "full", "fold": 3, "ua": 0.9},
+    )
+    summary = summarize([folder])
+    assert [group["method"] for group in summary["groups"]] == ["LoRA", "full"]
+    assert summary["groups"][0]["common"] is None
+    assert any("they are not ranked" in w for w in summary["warnings"])
+    json.dumps(summary, allow_nan=False)
+    assert "fold 1, fold b" in format_table(summary)
+
+
+def test_a_class_without_test_clips_is_said(runs):
+    rows = [row for row in judged(1, 1) if row[2] != "a"]
+    summary = summarize([runs({"rows": rows}, {"fold": 2, "rows": judged(2)})])
+    (group,) = summary["groups"]
+    assert group["missing_classes"] == [{"fold": 1, "classes": ["a"]}]
+    (warning,) = summary["warnings"]
+    assert warning.endswith("UA of fold 1 is over 3 of 4 classes (no a)")
+    for text in (format_table(summary), render_summary(summary)):
+        assert "UA over" in text and "3 of 4 in fold 1" in text
 
 
 def test_leaking_protocols_are_named(runs):

@@ -16,7 +16,7 @@ def group(name, **changes):
         "backbone": "/models/tiny", "runs": 2, "folds": [1, 2],
         "folds_total": 5, "seeds": [8], "ua": spread, "wa": spread,
         "macro_f1": spread, "weighted_f1": spread,
-        "ccc_mean": None,
+        "ccc_mean": None, "missing": [], "common": 0.6, "missing_classes": [],
         "points": [
             {"fold": f, "seed": 8, "score": 0.5 + f / 10} for f in (1, 2)
         ],
@@ -30,7 +30,8 @@ def group(name, **changes):
 @pytest.fixture
 def summary():
     """Two methods of one corpus, one of another without predictions."""
-    bare = {"confusion": [[1, 2], [3, 4]], "ua": 0.6, "ua_ci95": None}
+    bare = {"confusion": [[1, 2], [3, 4]], "ua": 0.6, "ua_ci95": None,
+            "ua_ci95_reason": "2 speakers, 4 are needed"}  # fmt: skip
     compared = {
         "corpus": "ravdess", "protocol": "5-fold", "n_classes": 2,
         "first": "lora", "second": "full", "runs": 2, "folds": [1, 2],
@@ -66,6 +67,7 @@ def test_says_what_the_summary_says(summary):
     assert text.count("Paired comparison") == 1
     assert "Confusion: lora" in text and "1,240 test utterances" in text
     assert "probe &amp; &lt;lora&gt;: not compared" in text
+    assert "There is none of probe (2 speakers, 4 are needed)." in text
     # Every run is a dot: two of each of three groups.
     assert page.count("<svg") == 5
 
