@@ -469,9 +469,7 @@ def _parser():
         help="a folder of manifests, one split in it (test.json), or the name "
         "of a corpus, all of which is tested",
     )
-    sub.add_argument(
-        "data_folder", nargs="?", help="of a corpus that is named"
-    )
+    sub.add_argument("data_folder", nargs="?", help="of a corpus that is named")
     sub.add_argument("--out", help="default: results/MODEL/on_TEST")
     sub.add_argument(
         "--trust_start", nargs="?", const="True", choices=["True", "False"],

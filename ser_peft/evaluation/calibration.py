@@ -189,14 +189,16 @@ def trusted_temperature(labels, probabilities, speakers):
     return float(fitted ** (count / (count + 1)))
 
 
-def calibration(valid, test):
+def calibration(valid, test, temperature=1.0):
     """Find the temperature on valid, judge it on test.
 
     Arguments
     ---------
     valid, test : dict
         ``label`` [N], ``probabilities`` [N, C], not scaled, and of valid
-        ``speaker`` [N].
+        ``speaker`` [N]. Without valid (None) it was found before.
+    temperature : float
+        Where it was.
 
     Returns
     -------
@@ -206,13 +208,18 @@ def calibration(valid, test):
         ``ece`` without and ``ece_scaled`` with the temperature, fractions.
     """
     labels, probabilities = test["label"], test["probabilities"]
-    fitted_on = valid["label"], valid["probabilities"]
-    temperature = trusted_temperature(*fitted_on, valid["speaker"])
+    fitted = {}
+    if valid:
+        fitted_on = valid["label"], valid["probabilities"]
+        temperature = trusted_temperature(*fitted_on, valid["speaker"])
+        fitted = {
+            "temperature_fitted": fit_temperature(*fitted_on),
+            "valid_speakers": len({*valid["speaker"]}),
+        }
     scaled = scale(probabilities, temperature)
     return {
         "temperature": temperature,
-        "temperature_fitted": fit_temperature(*fitted_on),
-        "valid_speakers": len({*valid["speaker"]}),
+        **fitted,
         "ece": expected_calibration_error(labels, probabilities),
         "ece_scaled": expected_calibration_error(labels, scaled),
     }

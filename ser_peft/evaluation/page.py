@@ -247,15 +247,17 @@ recall), counts below.") }}
 {{ card("Speakers", svg.speakers, "UA of each test speaker, over the classes
 they have.") }}
 {% if svg.reliability is defined %}
+{% set fitted = "" if r.calibration.temperature_fitted is not defined else
+" The valid set's likelihood has its maximum at %.2f; the fewer speakers it has
+(%s), the nearer to 1 is what is used." | format(
+ r.calibration.temperature_fitted, r.calibration.valid_speakers) %}
 {{ card("Calibration", svg.reliability, "Accuracy by confidence, in 15 bins;
 on the diagonal a probability is what it says. Expected calibration error %s,
-and %s with the temperature %.2f, which the saved model uses. The valid set's
-likelihood has its maximum at %.2f; the fewer speakers it has (%s), the nearer
-to 1 is what is used. In predictions.csv, the columns that end in _calibrated
-are with the temperature, the others without."
+and %s with the temperature %.2f, which the saved model uses.%s In
+predictions.csv, the columns that end in _calibrated are with the temperature,
+the others without."
  | format(r.calibration.ece | percent, r.calibration.ece_scaled | percent,
- r.calibration.temperature, r.calibration.temperature_fitted,
- r.calibration.valid_speakers)) }}
+ r.calibration.temperature, fitted)) }}
 {% endif %}
 {% if robustness %}
 {% call card("Robustness", svg.robustness, "UA of the same test set under

@@ -336,7 +336,8 @@ def epoch_table(history, measures):
 def _valid(results):
     """Name and value of what the epoch was chosen by, as text."""
     if not results["classes"]:
-        return "CCC", f"{results['valid_ccc']:.3f}"
+        score = results["valid_ccc"]
+        return "CCC", "–" if score is None else f"{score:.3f}"
     over = _over(results, "valid_missing_classes")
     return "UA", _percent(results["valid_ua"]) + over
 

@@ -40,9 +40,10 @@ def run_results(about, valid, measured, groups, model, **more):
     about : dict
         ``protocol.json`` of the manifests.
     valid, measured : dict
-        Of the valid and of the test set ``id`` and ``speaker``, where there
-        are classes ``label``, ``predicted`` and ``probabilities``, where there
-        are dimensions ``values`` and ``predicted_values`` [N, D].
+        Of the valid set (None: a finished model is tested elsewhere, by which
+        nothing was chosen) and of the test set ``id`` and ``speaker``, where
+        there are classes ``label``, ``predicted`` and ``probabilities``,
+        where there are dimensions ``values`` and ``predicted_values`` [N, D].
     groups : dict
         From `ser_peft.evaluation.fairness.group_columns` on the test set.
     model : ser_peft.inference.EmotionModel
@@ -65,16 +66,17 @@ def run_results(about, valid, measured, groups, model, **more):
         "method": model.encoder.method_name,
         "head": type(model.head).__name__,
         **judge(measured, about),
-        **_more(valid, measured, groups, about),
-        **{
-            f"valid_{key.removesuffix('_mean')}": value
-            for key, value in judge(valid, about).items()
-            if key in ("ua", "missing_classes", "ccc_mean")
-        },
+        **_more(valid, measured, groups, about, model.temperature),
+        **_of_valid(valid, about),
         "test_speakers": sorted(set(measured["speaker"])),
         "trainable_parameters": {
-            "adapter": _trainable(model) - _trainable(model.head),
-            "head": _trainable(model.head),
+            "adapter": sum(
+                encoder.num_adapter_parameters
+                for encoder in model.encoders.values()
+            ),
+            "head": sum(
+                p.numel() for p in model.head.parameters() if p.requires_grad
+            ),
         },
         "total_parameters": sum(p.numel() for p in model.parameters()),
         **more,
@@ -82,8 +84,15 @@ def run_results(about, valid, measured, groups, model, **more):
     }
 
 
-def _trainable(module):
-    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+def _of_valid(valid, about):
+    """What valid says, named as such; Nones where there is none."""
+    nothing = {"ua": None, "missing_classes": [], "ccc_mean": None}
+    judged = judge(valid, about) if valid else nothing
+    return {
+        f"valid_{key.removesuffix('_mean')}": value
+        for key, value in judged.items()
+        if key in ("ua", "missing_classes", "ccc_mean")
+    }
 
 
 def versions():
@@ -224,7 +233,7 @@ def _with_reason(key, found):
     return dict(zip((f"{key}_ci95", f"{key}_ci95_reason"), found, strict=True))
 
 
-def _more(valid, measured, groups, about):
+def _more(valid, measured, groups, about, temperature):
     """Intervals, groups and calibration."""
     speakers, more = measured["speaker"], _with_reason("ua", (None, None))
     if classes := about["classes"]:
@@ -238,7 +247,7 @@ def _more(valid, measured, groups, about):
                 )
                 for column, group_of in groups.items()
             },
-            "calibration": calibration(valid, measured),
+            "calibration": calibration(valid, measured, temperature),
         }
     if about["dimensions"]:
         values = measured["values"], measured["predicted_values"]
