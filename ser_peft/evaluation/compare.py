@@ -53,10 +53,10 @@ def compare(paths, repeats=20):
         ``protocol``, ``folds``, ``classes``, ``warnings``, ``versions``;
         ``models``, one dict each: ``name`` (what its path does not share with
         the others'), ``backbone``, ``method``, ``runs``, ``folds``,
-        ``seeds``, ``n_classes``, ``missing_classes`` (as `summarize` has
-        them), ``text`` (of a model that reads: its backbone, method and
-        sources; else None), for each of `METRICS` a dict (``mean``, ``std``
-        and ``std_folds`` as `summarize` has them; of all test sets pooled
+        ``seeds``, ``n_classes``, ``missing_classes``, ``start`` (as
+        `summarize` has them), ``text`` (of a model that reads: its backbone,
+        method and sources; else None), for each of `METRICS` a dict
+        (``mean``, ``std`` and ``std_folds`` as `summarize` has them; of all test sets pooled
         ``ci95`` over speakers, and ``reason``, why there is none),
         ``confusion`` (pooled counts), ``layers`` (of each encoder),
         ``parameters`` (``total``; ``trained`` and, of that,
@@ -86,7 +86,8 @@ def compare(paths, repeats=20):
     groups, warnings = _read(paths)
     reference, (first, reference_runs) = next(iter(groups.items()))
     taken = (
-        "backbone method runs folds seeds n_classes missing_classes model_bytes"
+        "backbone method runs folds seeds n_classes missing_classes start "
+        "model_bytes"
     ).split()
     models = [
         {

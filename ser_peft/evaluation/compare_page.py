@@ -190,13 +190,18 @@ def _tables(comparison):
     # Of models that read: where their transcripts are from.
     read = [", ".join((m["text"] or {}).get("sources", "–")) for m in models]
     texts = {*read} != {"–"}
+    starts = any(model["start"] for model in models)
     classes = any(model["missing_classes"] for model in models)
     return {
         "scores": (
             "model|UA %|95 % interval|WA %|macro F1 %|weighted F1 %"
-            f"|runs{'|UA over' * classes}{'|text' * texts}".split("|"),
+            f"|runs{'|start' * starts}{'|UA over' * classes}"
+            f"{'|text' * texts}".split("|"),
             [
-                _scores(model) + [over(model)] * classes + [told] * texts
+                _scores(model)
+                + [spread(model["start"], 100, 1)] * starts
+                + [over(model)] * classes
+                + [told] * texts
                 for model, told in zip(models, read, strict=True)
             ],
         ),

@@ -15,6 +15,7 @@ from ser_peft.evaluation.metrics import (
     over_classes,
     speaker_interval,
 )
+from ser_peft.evaluation.results import below_start
 from ser_peft.evaluation.runs import read_runs
 
 __all__ = ["lacks", "level", "short_name", "summarize", "title_of"]
@@ -58,7 +59,8 @@ def summarize(paths, compare=None):
         ua, wa, macro_f1, weighted_f1 (fractions) and ccc_mean a dict: `mean`
         and `std` over runs (ddof 1; None for a single run), `std_folds` over
         the folds of the means over seeds (None with one seed or one fold), or
-        None where runs have none, and `pooled`, of all test sets together:
+        None where runs have none, likewise `start` (of what they started
+        from, its UA or CCC on test), and `pooled`, of all test sets together:
         confusion (counts), ua, its ua_ci95 over speakers and ua_ci95_reason
         (why there is none), or None without classes. In each corpus,
         protocol and number of classes the linear probe comes first, then the
@@ -155,6 +157,9 @@ def _group(runs):
         "folds_total": runs[0].get("folds_total"),
         "seeds": seeds,
         **{metric: _statistics(runs, metric, seeds) for metric in _METRICS},
+        "start": _statistics(
+            [run | {"start": _start(run)} for run in runs], "start", seeds
+        ),
         "points": [
             {
                 "fold": run["fold"],
@@ -174,6 +179,12 @@ def _group(runs):
             for key in ("train_seconds", "step_seconds", "model_bytes")
         },
     }
+
+
+def _start(run):
+    """Test score of what a run started from, None where that had none."""
+    start = run.get("start") or {}
+    return start.get("ua" if run["classes"] else "ccc_mean")
 
 
 def level(groups):
@@ -405,6 +416,10 @@ def _warn(group, runs):
             f"{name}: training heard speakers of the test set "
             f"({group['protocol']}); the scores are not those of unheard ones"
         )
+    for run in runs:
+        if below := below_start(run):
+            which = f"fold {run['fold']}, seed {run['seed']}"
+            yield f"{name}: {which}: {below}"
     for fold, missing in _missing_classes(runs).items():
         over = over_classes(missing, group["n_classes"])
         yield f"{name}: UA of fold {fold} is{over}"

@@ -23,6 +23,9 @@ _COLUMNS = {
     "macro F1 %": lambda g: spread(g["macro_f1"], 100, 1),
     "weighted F1 %": lambda g: spread(g["weighted_f1"], 100, 1),
     "CCC": lambda g: spread(g["ccc_mean"], 1, 3),
+    "start": lambda g: spread(
+        g["start"], *((100, 1) if g["classes"] else (1, 3))
+    ),
     "common": lambda g: _common(g),
     "UA over": lambda g: over(g),
     "runs": lambda g: str(g["runs"]),
@@ -37,7 +40,7 @@ _COLUMNS = {
 }
 _SCORES = ("UA %", "WA %", "macro F1 %", "weighted F1 %", "CCC")
 _NOTHING = {
-    **dict.fromkeys(_SCORES, "–"),
+    **dict.fromkeys((*_SCORES, "start"), "–"),
     "UA over": "all classes",
     "incomplete, lacks": "",
 }

@@ -101,6 +101,24 @@ def test_mean_and_std_over_folds_by_hand(runs):
     assert "70.0 ± 10.0" in table and "1,2,5 of 5" in table
 
 
+def test_what_the_runs_started_from(runs):
+    """And which of them ended below it on valid."""
+    start = {"from": "linear probe", "valid_ua": 0.7}
+    folder = runs(
+        {"fold": 1, "valid_ua": 0.75, "start": start | {"ua": 0.5}},
+        {"fold": 2, "valid_ua": 0.65, "start": start | {"ua": 0.6}},
+    )
+    summary = summarize([folder])
+    (group,) = summary["groups"]
+    assert group["start"]["mean"] == pytest.approx(0.55)
+    assert " start |" in format_table(summary)
+    assert "55.0 ± 7.1" in format_table(summary)
+    (warning,) = [text for text in summary["warnings"] if "on valid" in text]
+    assert "fold 2, seed 0: on valid the kept model has UA 0.650" in warning
+    table = format_table(summarize([runs({"fold": 1}, folder="others")]))
+    assert " start |" not in table
+
+
 def test_several_seeds_are_averaged_within_a_fold_first(runs):
     values = {(1, 0): 0.5, (1, 1): 0.7, (2, 0): 0.8, (2, 1): 0.8}
     folder = runs(

@@ -16,7 +16,8 @@ def group(name, **changes):
         "backbone": "/models/tiny", "runs": 2, "folds": [1, 2],
         "folds_total": 5, "seeds": [8], "ua": spread, "wa": spread,
         "macro_f1": spread, "weighted_f1": spread,
-        "ccc_mean": None, "missing": [], "common": 0.6, "missing_classes": [],
+        "ccc_mean": None, "start": None,
+        "missing": [], "common": 0.6, "missing_classes": [],
         "points": [
             {"fold": f, "seed": 8, "score": 0.5 + f / 10} for f in (1, 2)
         ],
