@@ -56,8 +56,9 @@ def compare(paths, repeats=20):
         ``seeds``, ``n_classes``, ``missing_classes``, ``start`` (as
         `summarize` has them), ``text`` (of a model that reads: its backbone,
         method and sources; else None), for each of `METRICS` a dict
-        (``mean``, ``std`` and ``std_folds`` as `summarize` has them; of all test sets pooled
-        ``ci95`` over speakers, and ``reason``, why there is none),
+        (``mean``, ``std`` and ``std_folds`` as `summarize` has them; of all
+        test sets pooled ``ci95`` over speakers, and ``reason``, why there is
+        none),
         ``confusion`` (pooled counts), ``layers`` (of each encoder),
         ``parameters`` (``total``; ``trained`` and, of that,
         ``adapter``), ``model_bytes`` (of the folder ``model/``),
