@@ -240,13 +240,13 @@ def corpus(tmp_path, monkeypatch):
 def decoded(monkeypatch):
     """Names of the files decoded since."""
     names = []
-    decode = audio._decode
+    recording = audio.Recording
 
     def spy(path):
         names.append(os.path.basename(path))
-        return decode(path)
+        return recording(path)
 
-    monkeypatch.setattr(audio, "_decode", spy)
+    monkeypatch.setattr(audio, "Recording", spy)
     return names
 
 
