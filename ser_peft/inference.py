@@ -24,8 +24,9 @@ __all__ = ["EmotionModel", "by_window", "load_model", "read_model"]
 
 FORMAT = 1
 """Of model.json; higher where an older ser_peft cannot read a model."""
-TOGETHER = 60 * SAMPLE_RATE
-"""Samples of the windows that are encoded at once."""
+TOGETHER = 30 * SAMPLE_RATE
+"""Samples of the windows that are encoded at once: base-sized wav2vec 2.0 and
+its kin take 0.5 GB for these, most of it in the first convolution."""
 
 
 def by_window(encoder, wavs, lengths, score, text=()):
