@@ -215,7 +215,6 @@ def check_mutation(folder, name, seed, value, kind):
     try:
         use(folder)
     except InputError as error:
-        assert "\n" not in str(error)
         return str(error)
     finally:
         path.write_bytes(whole)
