@@ -220,6 +220,11 @@ def choose(corpus, data_folder, classes, whole=False):
         content = hashlib.sha256(repr(utterances).encode()).hexdigest()
     if classes == 0 or isinstance(classes, dict):
         class_set = classes or {}
+        for label, name in class_set.items():
+            if not isinstance(name, str):
+                raise InputError(
+                    f"classes: {label}: {name} is no text; write '{name}'"
+                )
     else:
         sets = module.class_sets(utterances) if reads else module.CLASS_SETS
         if classes is None:

@@ -207,13 +207,14 @@ class EmotionModel(nn.Module):
         wavs, lengths = self.heard(wavs, lengths)
         return by_window(self.encoder, wavs, lengths, score, text)
 
-    def _by_block(self, recording, texts, device):
-        """`forward` of a long file's `Recording`, which is never held whole."""
-        text = self._read_texts(texts, [recording])
-        length = min(len(recording), self.most_samples)
+    def _score(self, clip, texts, device):
+        """`forward` of one clip, [1, ...]; a long file is not read whole."""
+        if not isinstance(clip, Recording):
+            return self(clip[None].to(device), texts=texts)
+        text = self._read_texts(texts, [clip])
+        length = min(len(clip), self.most_samples)
         count = -(-length // self.encoder.max_samples)
-        windows = recording.windows(length, count)
-        windows = (window.to(device) for window in windows)
+        windows = (window.to(device) for window in clip.windows(length, count))
         return self.rescale(_mean(self.encoder, windows, self.head, text)[None])
 
     def _read_texts(self, texts, clips):
@@ -285,27 +286,22 @@ class EmotionModel(nn.Module):
         for number, recording in enumerate(recordings):
             file = isinstance(recording, (str, Path))
             name = str(recording) if file else f"recordings[{number}]"
+            text = texts and [clean_text(texts[number] or "")]
+            clip = ()
             try:
-                clip = (
-                    Recording(name, True) if file else _samples(recording, name)
-                )
+                clip = _clip(recording, name)
+                scores = self._score(clip, text, device)
             except InputError as error:
                 broken[name] = str(error)
                 continue
-            text = texts and [clean_text(texts[number] or "")]
-            try:
-                if file and not clip.held:
-                    scores = self._by_block(clip, text, device)
-                else:
-                    wav = clip.read() if file else clip
-                    scores = self(wav[None].to(device), texts=text)
             except (MemoryError, RuntimeError) as error:
                 if not out_of_memory(error):
                     raise
+                seconds = len(clip) / SAMPLE_RATE
                 raise InputError(
-                    f"{name}: memory ran out on its "
-                    f"{len(clip) / SAMPLE_RATE:.1f} s; cut it, or take a "
-                    "machine with more memory"
+                    f"{name}: memory ran out"
+                    + f" on its {seconds:.1f} s" * bool(seconds)
+                    + "; cut it, or take a machine with more memory"
                 ) from error
             answers.append(self._answer(scores[0]))
         if broken:
@@ -365,8 +361,11 @@ class EmotionModel(nn.Module):
             )
 
 
-def _samples(recording, name):
-    """An array as 16 kHz mono, checked, [T]."""
+def _clip(recording, name):
+    """A long file's `Recording`; all else as 16 kHz mono, checked, [T]."""
+    if isinstance(recording, (str, Path)):
+        clip = Recording(name, warn=True)
+        return clip.read() if clip.held else clip
     wav = recording
     if not torch.is_tensor(wav):
         try:

@@ -159,6 +159,7 @@ def test_a_kill_while_writing_leaves_no_mix(
         ({"classes": ["sad", "happy"]}, "classes .*ravdess has sets of 4"),
         ({"classes": {"sadness": "sad", "happy": "happy"}}, "'sadness'"),
         ({"classes": {"sad": "sad"}}, "at least two classes"),
+        ({"classes": {"sad": 1, "happy": 2}}, "sad: 1 is no text; write '1'"),
         ({"data_folder": "/no/such/folder"}, "/no/such/folder: no such"),
     ],
 )
