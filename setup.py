@@ -33,12 +33,13 @@ setup(
         "matplotlib",
         "jinja2",
         "markupsafe",
+        "pydantic>=2.14,<3",
         "tqdm",
     ],
     extras_require={
         # GPL, and only ever run in a process of its own.
         "demo": ["espeakng-loader==0.2.4"],
-        "dev": ["pytest", "pytest-xdist", "ruff"],
+        "dev": ["hypothesis", "pytest", "pytest-xdist", "ruff"],
     },
     entry_points={"console_scripts": ["ser-peft=ser_peft.cli:main"]},
 )

@@ -8,7 +8,6 @@ import os
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import soxr
@@ -17,9 +16,16 @@ from tqdm import tqdm
 
 from ser_peft.errors import InputError
 from ser_peft.io import atomic_path, find_file
-from ser_peft.soundfiles import decode, unreadable
+from ser_peft.soundfiles import STEP, Sound, unreadable
 
-__all__ = ["check_samples", "durations", "read_audio", "resample", "summary"]
+__all__ = [
+    "Recording",
+    "check_samples",
+    "durations",
+    "read_audio",
+    "resample",
+    "summary",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +38,9 @@ LOUDEST = 8.0
 """No samples of a float recording are so large, of which 1 is full scale."""
 SPEECH = 200, 4000
 """Band in which the channels of a recording are compared, Hz."""
+HELD = 1 << 25
+"""Samples, over all channels, of a recording that is kept in memory, 128 MB:
+half an hour at 16 kHz; a longer one is read again."""
 LONG_SECONDS = 30
 """Longer recordings are cut into windows."""
 NAMED = 10
@@ -72,11 +81,7 @@ def read_audio(path, warn=False):
         If the file cannot be read, is empty, too short, silent, or holds
         NaN or infinite samples.
     """
-    recording = _decode(path)
-    if warn:
-        for kind, detail in recording.oddities.items():
-            logger.warning("%s: %s (%s)", path, ODDITIES[kind], detail)
-    return resample(recording.wav, recording.rate, SAMPLE_RATE)
+    return Recording(path, warn).read()
 
 
 def resample(wav, rate, new_rate):
@@ -121,13 +126,21 @@ def check_samples(wav, rate, name):
     InputError
         If they are too short, silent, far beyond 1, NaN or infinite.
     """
-    if len(wav) < MIN_SECONDS * rate:
+    # By NumPy: torch's own threads do not like those of a forked process.
+    _check_peak(len(wav), _peak(wav.detach().cpu().numpy()), rate, name)
+
+
+def _peak(samples):
+    """The largest of [..., T], whatever its sign; NaN if one is."""
+    return max(float(samples.max(initial=0)), -float(samples.min(initial=0)))
+
+
+def _check_peak(frames, peak, rate, name):
+    if frames < MIN_SECONDS * rate:
         raise InputError(
-            f"{name}: {len(wav) / rate:.3f} s of audio, too short for the "
+            f"{name}: {frames / rate:.3f} s of audio, too short for the "
             f"encoder; give at least {MIN_SECONDS} s or remove it"
         )
-    # By NumPy: torch's own threads do not like those of a forked process.
-    peak = float(np.abs(wav.detach().cpu().numpy()).max())
     if not math.isfinite(peak):
         raise InputError(
             f"{name}: NaN or infinite samples; repair or remove it"
@@ -279,8 +292,8 @@ def _check(paths, root):
             key = None
         try:
             if key not in known:
-                recording = _decode(path)
-                seconds = len(recording.wav) / recording.rate
+                recording = Recording(path)
+                seconds = recording.frames / recording.rate
                 known[key] = [seconds, recording.oddities]
             return known[key]
         except InputError as error:
@@ -307,70 +320,200 @@ def _check(paths, root):
                 logger.warning("%s: not written (%s)", memory, error)
 
 
-class _Recording(NamedTuple):
-    wav: torch.Tensor  # mono and checked, [T]
-    rate: int  # Hz
-    oddities: dict  # of `ODDITIES` -> details
+class Recording:
+    """A recording, measured and checked; 16 kHz mono when it is wanted.
+
+    A long one is not held: its file is read again for all that is asked of
+    it, block by block, and its length in memory matters to nobody.
+
+    Arguments
+    ---------
+    path : str or Path
+        See `read_audio`.
+    warn : bool
+        See `read_audio`.
+
+    Attributes
+    ----------
+    rate, frames : int
+        Of the file, Hz and samples.
+    oddities : dict
+        Of `ODDITIES` -> details.
+    held : bool
+        Whether it is short.
+
+    Raises
+    ------
+    InputError
+        See `read_audio`.
+    """
+
+    def __init__(self, path, warn=False):
+        name, mark, times = str(path).partition("#t=")
+        start, stop = 0.0, None
+        if mark:
+            try:
+                start, stop = map(float, times.split(","))
+                if not (0 <= start < 1e9 and 0 <= stop < 1e9):
+                    raise ValueError
+            except ValueError as error:
+                raise unreadable(
+                    path, f"'{times}' are no times",
+                    "write #t=START,STOP, in seconds",
+                ) from error  # fmt: skip
+        self._sound = Sound(name, start, stop)
+        self._wav = None
+        with np.errstate(all="ignore"):  # what is not finite is told below
+            blocks = self._measure()
+            self.held = blocks is not None
+            if self.held:
+                self._wav = _joined(map(self._mix, blocks), self.frames)
+            peaks = [_peak(block) for block in self._mono()]
+        peak = float(np.max(peaks, initial=0))
+        _check_peak(self.frames, peak, self.rate, path)
+        if warn:
+            for kind, detail in self.oddities.items():
+                logger.warning("%s: %s (%s)", path, ODDITIES[kind], detail)
+
+    def __len__(self):
+        """Samples at 16 kHz."""
+        return (self.frames * SAMPLE_RATE + self.rate // 2) // self.rate
+
+    def read(self):
+        """All of it, [T]."""
+        if self.held:
+            wav = torch.from_numpy(self._wav)
+            return resample(wav, self.rate, SAMPLE_RATE)
+        return torch.from_numpy(_joined(self._blocks(), len(self)))
+
+    def windows(self, samples, count):
+        """Cut its first samples into equal windows, as `tensor_split` does.
+
+        Arguments
+        ---------
+        samples : int
+            So many of them, at 16 kHz.
+        count : int
+            Of windows.
+
+        Yields
+        ------
+        torch.Tensor
+            [T].
+        """
+        blocks, left = self._blocks(), np.empty(0, np.float32)
+        for number in range(count):
+            size = samples // count + (number < samples % count)
+            window, filled = np.empty(size, np.float32), 0
+            while filled < size:
+                if not len(left):
+                    left = next(blocks)
+                some = left[: size - filled]
+                window[filled : filled + len(some)] = some
+                filled += len(some)
+                left = left[len(some) :]
+            yield torch.from_numpy(window)
+
+    def _measure(self):
+        """Find out what there is to know; all blocks, of a short one."""
+        kept, power, products = [], 0.0, 0.0
+        peak, beyond, sounding = 0.0, 0, 0
+        for block in self._sound:
+            if kept is not None:
+                kept.append(block)
+                if self._sound.frames * self._sound.channels > HELD:
+                    kept = None
+            highest = _peak(block)
+            # NaN stays.
+            peak = highest if not highest <= peak else peak
+            sounding += np.count_nonzero(block)
+            if highest > 1:
+                beyond += np.count_nonzero(np.abs(block) > 1)
+            power = power + np.einsum("tc,tc->c", block, block).astype(float)
+            if block.shape[1] > 1:
+                products = products + _products(block, self._sound.rate)
+        self.rate, self.frames = self._sound.rate, self._sound.frames
+        fault = self._sound.fault
+        self.oddities = {"fault": fault} if fault else {}
+        self._full_scale = 1.0
+        # Wild samples among others are no sign of integers.
+        if LOUDEST < peak <= 1 << 31 and beyond >= 0.1 * sounding:
+            bits = next(bits for bits in (16, 24, 32) if peak <= 1 << bits - 1)
+            self._full_scale = 2.0 ** (bits - 1)
+            self.oddities["scale"] = f"up to {peak:.0f}: of {bits} bits"
+        self._channels, phase = _choose(power, products)
+        if phase:
+            self.oddities["phase"] = phase
+        return kept
+
+    def _mix(self, block):
+        """One channel, [T], of several, [T, channels]."""
+        if self._full_scale != 1:
+            block = block / self._full_scale
+        if self._channels is not None:
+            block = block[:, self._channels]
+        return block.mean(1)
+
+    def _mono(self):
+        """Blocks [T] at the file's own rate, as many as were measured."""
+        if self._wav is not None:
+            yield self._wav
+            return
+        for block in self._sound:
+            if self._sound.frames > self.frames:
+                break
+            yield self._mix(block)
+        if self._sound.frames != self.frames:
+            raise InputError(
+                f"{self._sound.path}: was changed while it was read; give it "
+                "again when it is whole"
+            )
+
+    def _blocks(self):
+        """Blocks [T] at 16 kHz."""
+        if self.held:
+            yield self.read().numpy()
+        elif self.rate == SAMPLE_RATE:
+            yield from self._mono()
+        else:
+            stream = soxr.ResampleStream(self.rate, SAMPLE_RATE, 1)
+            for block in self._mono():
+                yield stream.resample_chunk(block)
+            yield stream.resample_chunk(np.empty(0, np.float32), last=True)
 
 
-def _decode(path):
-    name, mark, times = str(path).partition("#t=")
-    start, stop = 0.0, None
-    if mark:
-        try:
-            start, stop = map(float, times.split(","))
-            if not (0 <= start < 1e9 and 0 <= stop < 1e9):
-                raise ValueError
-        except ValueError as error:
-            raise unreadable(
-                path, f"'{times}' are no times",
-                "write #t=START,STOP, in seconds",
-            ) from error  # fmt: skip
-    samples, rate, fault = decode(name, start, stop)
-    oddities = {"fault": fault} if fault else {}
-    with np.errstate(all="ignore"):  # what is not finite is told below
-        samples, scale = _as_fractions(samples)
-        wav, phase = _mono(samples, rate)
-    if scale:
-        oddities["scale"] = scale
-    if phase:
-        oddities["phase"] = phase
-    # No view: it would take all channels along to other processes.
-    wav = torch.from_numpy(np.ascontiguousarray(wav))
-    check_samples(wav, rate, path)
-    return _Recording(wav, rate, oddities)
+def _joined(blocks, count):
+    """Blocks as one array, of so many samples; nothing is held twice."""
+    joined = np.empty(count, np.float32)
+    at = 0
+    for block in blocks:
+        joined[at : at + len(block)] = block
+        at += len(block)
+    return joined
 
 
-def _as_fractions(samples):
-    """Samples in [-1, 1], and what they were if that had to be mended."""
-    peak = max(samples.max(initial=0), -samples.min(initial=0))
-    if not LOUDEST < peak <= 1 << 31:
-        return samples, None
-    beyond = np.count_nonzero(np.abs(samples) > 1)
-    if beyond < 0.1 * np.count_nonzero(samples):  # wild ones among others
-        return samples, None
-    bits = next(bits for bits in (16, 24, 32) if peak <= 1 << bits - 1)
-    return samples / 2.0 ** (bits - 1), f"up to {peak:.0f}: of {bits} bits"
+def _choose(power, products):
+    """The channels whose mean is taken, all for None; which, if one had to be.
 
-
-def _mono(samples, rate):
-    """One channel of [T, channels], and which if it had to be chosen."""
-    count = samples.shape[1]
+    Arguments
+    ---------
+    power : numpy.ndarray
+        Of each channel.
+    products : numpy.ndarray
+        Of all pairs, from `_products`.
+    """
+    count = np.size(power)
     # Channels that nothing is on would only make the others quieter.
-    power = np.einsum("tc,tc->c", samples, samples)
-    heard = np.flatnonzero(~(power <= 1e-6 * power.max()))
-    if count > 1 and len(heard) > 1:
-        samples = samples[:, heard]
-        products = _products(samples, rate)
-        power = products.diagonal()
-        # The sum of two channels keeps less than 0.15 of their power.
-        if (-2 * products > 0.85 * np.add.outer(power, power)).any():
-            loudest = int(power.argmax())
-            which = f"number {heard[loudest] + 1} of {count}"
-            return samples[:, loudest], which
-    elif len(heard) == 1:
-        samples = samples[:, heard]
-    return samples.mean(1), None
+    heard = np.flatnonzero(~(power <= 1e-6 * np.max(power)))
+    if count == 1 or not len(heard):
+        return None, None
+    products = products[np.ix_(heard, heard)]
+    power = products.diagonal()
+    # The sum of two channels keeps less than 0.15 of their power.
+    if (-2 * products > 0.85 * np.add.outer(power, power)).any():
+        loudest = heard[power.argmax()]
+        return [loudest], f"number {loudest + 1} of {count}"
+    return heard, None
 
 
 def _products(samples, rate):
@@ -379,7 +522,7 @@ def _products(samples, rate):
     Neither hum nor hiss, which may be in phase where the speech is not, has
     a say.
     """
-    size = 1 << 14
+    size = STEP
     bins = np.fft.rfftfreq(size, 1 / rate)
     bins = slice(*np.searchsorted(bins, SPEECH))
     products = 0.0

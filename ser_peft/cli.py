@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ser_peft.corpora import CORPORA
-from ser_peft.errors import InputError, one_line_errors
+from ser_peft.errors import InputError, one_line_errors, printable
 from ser_peft.flags import place
 from ser_peft.io import check_writable
 
@@ -39,6 +39,11 @@ class _Parser(argparse.ArgumentParser):
         raise InputError(f"{message}; see {self.prog} --help")
 
 
+def _say(line, file=None):
+    """Print one line, whatever is in the names that are in it."""
+    print(printable(line), file=file)
+
+
 def _prepare(args):
     from ser_peft.data import prepare, read_manifests
 
@@ -54,7 +59,7 @@ def _prepare(args):
     about, manifests = read_manifests(args.out)
     kinds = about["classes"] or ["utterances"]
     width = max(map(len, [*kinds, "speakers"])) + 2
-    print(
+    _say(
         f"{about['corpus']}, {about['protocol']}, fold {about['fold']} of "
         f"{about['folds_total']} ({about['protocol_sha']})"
     )
@@ -64,7 +69,7 @@ def _prepare(args):
         for split, entries in manifests.items()
     }
     for name in kinds:
-        print(
+        _say(
             name.ljust(width)
             + "".join(str(counts[split][name]).rjust(8) for split in manifests)
         )
@@ -90,9 +95,7 @@ def _probe(args):
         device=find_device(args.device),
         command=shlex.join(["ser-peft", *args.argv]),
     )
-    print(
-        f"linear probe: test {headline(results)}; report in {out}/report.html"
-    )
+    _say(f"linear probe: test {headline(results)}; report in {out}/report.html")
 
 
 def _evaluate(args):
@@ -116,7 +119,7 @@ def _evaluate(args):
         text_backbone=args.text_backbone,
         command=shlex.join(["ser-peft", *args.argv]),
     )
-    print(f"test {headline(results)}; report in {out}/report.html")
+    _say(f"test {headline(results)}; report in {out}/report.html")
 
 
 def _transcribe(args):
@@ -136,7 +139,7 @@ def _transcribe(args):
     width = max(map(len, names)) + 2
     print("".ljust(width) + "".join(split.rjust(8) for split in counts))
     for name in names:
-        print(
+        _say(
             name.ljust(width)
             + "".join(
                 str(part.get(name, 0)).rjust(8) for part in counts.values()
@@ -149,7 +152,7 @@ def _vggish(args):
 
     relu = None if args.final_relu is None else args.final_relu == "on"
     folder = convert_vggish(args.source, args.out, args.pca, relu).resolve()
-    print(f"{folder}: done; give --backbone={folder} to a training")
+    _say(f"{folder}: done; give --backbone={folder} to a training")
 
 
 def _predict(args):
@@ -192,9 +195,10 @@ def _predict(args):
             parts.append(f"{answer['label']}  ({_listed(answer['scores'])})")
         if "dimensions" in answer:
             parts.append(_listed(answer["dimensions"]))
-        tqdm.write(" ".join(parts))
+        tqdm.write(printable(" ".join(parts)))
     if len(broken) > 1:
-        print(*broken.values(), sep="\n", file=sys.stderr)
+        for message in broken.values():
+            _say(message, file=sys.stderr)
     if broken:
         raise InputError(summary(broken, len(pairs)))
 
@@ -211,7 +215,7 @@ def _export(args):
         args.model, args.out, args.merge, args.backbone, args.text_backbone
     )
     print(json.dumps(entry, indent=2))
-    print(
+    _say(
         f"{args.out}: done; to load it by its name, paste the entry above into "
         f"{registry_file()}",
         file=sys.stderr,
@@ -245,7 +249,7 @@ def _compare(args):
         tmp.write_text(
             render_comparison(found), "utf-8", errors="backslashreplace"
         )
-    print(f"page: {page}")
+    _say(f"page: {page}")
 
 
 def _write_summary(summary, out, html):
@@ -350,9 +354,9 @@ def _crossval(args):
         out = runs[0].folder.parents[2]
         page = out / "summary.html"
         _write_summary(summary, out / "summary.json", page)
-        print(f"page: {page}")
+        _say(f"page: {page}")
     for name, reason in failed.items():
-        print(f"failed: {name}: {reason}", file=sys.stderr)
+        _say(f"failed: {name}: {reason}", file=sys.stderr)
     if failed:
         raise SystemExit(1)
 

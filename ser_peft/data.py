@@ -2,7 +2,6 @@
 
 import hashlib
 import itertools
-import json
 import logging
 import os
 import random
@@ -18,7 +17,6 @@ from ser_peft.audio import SAMPLE_RATE, check_samples, durations, read_audio
 from ser_peft.corpora import load_corpus
 from ser_peft.corpora.balance import confounding
 from ser_peft.corpora.protocols import (
-    SPLITS,
     Whole,
     check_splits,
     classes_of,
@@ -30,6 +28,7 @@ from ser_peft.corpora.protocols import (
 )
 from ser_peft.errors import InputError
 from ser_peft.io import write_json
+from ser_peft.manifests import read_manifests
 from ser_peft.text import GOLD, clean_text
 
 __all__ = [
@@ -57,11 +56,6 @@ logging.getLogger("speechbrain.dataio.sampler").setLevel(logging.WARNING)
 
 logger = logging.getLogger(__name__)
 
-# What a manifests folder must say, of itself and of each utterance.
-ABOUT = (
-    "corpus protocol protocol_sha fold folds_total classes data_folder"
-).split()
-ENTRY = ("wav", "duration", "speaker")
 RESERVED = ("id", "duration", "sig", "label", "values")
 """Names of items that a corpus's own labels may not take."""
 
@@ -226,6 +220,11 @@ def choose(corpus, data_folder, classes, whole=False):
         content = hashlib.sha256(repr(utterances).encode()).hexdigest()
     if classes == 0 or isinstance(classes, dict):
         class_set = classes or {}
+        for label, name in class_set.items():
+            if not isinstance(name, str):
+                raise InputError(
+                    f"classes: {label}: {name} is no text; write '{name}'"
+                )
     else:
         sets = module.class_sets(utterances) if reads else module.CLASS_SETS
         if classes is None:
@@ -359,62 +358,6 @@ def entries_of(utterances, labels, root):
         }
         entries[u.id] = {k: v for k, v in entry.items() if v is not None}
     return entries
-
-
-def read_manifests(folder):
-    """Read what `write_manifests` wrote.
-
-    Arguments
-    ---------
-    folder : str or Path
-        A manifests folder.
-
-    Returns
-    -------
-    about : dict
-        ``protocol.json``.
-    manifests : dict
-        Split -> {id: entry}.
-
-    Raises
-    ------
-    InputError
-        If a file is missing or broken, or the splits are not honest.
-    """
-    contents = {}
-    for name in ("protocol", *SPLITS):
-        path = Path(folder) / f"{name}.json"
-        try:
-            contents[name] = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise InputError(
-                f"{path}: no such file; make the manifests with "
-                "`ser-peft prepare`"
-            ) from error
-        except ValueError as error:
-            raise InputError(f"{path}: not valid JSON ({error})") from error
-    about = contents.pop("protocol")
-    _need(about, ABOUT, Path(folder) / "protocol.json")
-    for split, entries in contents.items():
-        for key, entry in entries.items():
-            _need(entry, ENTRY, f"{Path(folder) / split}.json: {key}")
-    about.setdefault("dimensions", [])  # which few corpora have
-    check_splits(
-        contents,
-        about["classes"],
-        about.get("shares_speakers", False),
-        about["dimensions"],
-    )
-    return about, contents
-
-
-def _need(content, keys, where):
-    for key in keys:
-        if key not in content:
-            raise InputError(
-                f"{where} has no '{key}'; make the manifests again with "
-                "`ser-peft prepare`"
-            )
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """The one exception a user is meant to read."""
 
 import errno
+import logging
 import re
 import sys
 from contextlib import contextmanager
@@ -8,7 +9,7 @@ from traceback import walk_tb
 
 from safetensors import SafetensorError
 
-__all__ = ["InputError", "one_line_errors", "out_of_memory"]
+__all__ = ["InputError", "one_line_errors", "out_of_memory", "printable"]
 
 
 class InputError(ValueError):
@@ -19,9 +20,52 @@ class InputError(ValueError):
     """
 
 
+def printable(text):
+    r"""Escape what a terminal would obey, or show in another order.
+
+    Names of files, speakers and classes come from others.
+
+    Arguments
+    ---------
+    text : str
+        A name, or a line.
+
+    Returns
+    -------
+    str
+        With escapes, as Python writes them, for control characters, line
+        ends too, for marks of direction, and for bytes that are no text.
+
+    Example
+    -------
+    >>> print(printable("a\x1b[31m\nb.wav"))
+    a\x1b[31m\nb.wav
+    """
+    return _UNPRINTABLE.sub(
+        lambda found: found[0].encode("unicode_escape").decode("ascii"), text
+    )
+
+
+_UNPRINTABLE = re.compile(
+    "[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
+    "\ud800-\udfff]"
+)
+
+
+class _Record(logging.LogRecord):
+    """A record whose message is one line, if it is of ser_peft."""
+
+    def getMessage(self):
+        message = super().getMessage()
+        ours = self.name.partition(".")[0] == "ser_peft"
+        return printable(message) if ours else message
+
+
 @contextmanager
 def one_line_errors():
     """Turn `InputError`, a full disk or memory into one line and exit code 2.
+
+    What is logged meanwhile is `printable`.
 
     Example
     -------
@@ -32,6 +76,8 @@ def one_line_errors():
     ...     print(stop.code)
     2
     """
+    factory = logging.getLogRecordFactory()
+    logging.setLogRecordFactory(_Record)
     try:
         yield
     except InputError as error:
@@ -59,7 +105,10 @@ def one_line_errors():
         message = f"{error}; {_ACTIONABLE[int(code[1])]}"
     else:
         return
-    print("error:", *message.split(), file=sys.stderr)
+    finally:
+        logging.setLogRecordFactory(factory)
+    line = printable(" ".join(message.split()))
+    print("error:", line, file=sys.stderr)
     raise SystemExit(2)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 
 from ser_peft.adapters import load_adapter
-from ser_peft.audio import SAMPLE_RATE, check_samples, read_audio, summary
+from ser_peft.audio import SAMPLE_RATE, Recording, check_samples, summary
 from ser_peft.checkpoints import load_tensors
 from ser_peft.errors import InputError, out_of_memory
 from ser_peft.fusion import FUSIONS
@@ -23,8 +24,9 @@ __all__ = ["EmotionModel", "by_window", "load_model", "read_model"]
 
 FORMAT = 1
 """Of model.json; higher where an older ser_peft cannot read a model."""
-TOGETHER = 60 * SAMPLE_RATE
-"""Samples of the windows that are encoded at once."""
+TOGETHER = 30 * SAMPLE_RATE
+"""Samples of the windows that are encoded at once: base-sized wav2vec 2.0 and
+its kin take 0.5 GB for these, most of it in the first convolution."""
 
 
 def by_window(encoder, wavs, lengths, score, text=()):
@@ -59,22 +61,33 @@ def by_window(encoder, wavs, lengths, score, text=()):
     means = []
     for i, (wav, length) in enumerate(zip(wavs, lengths.tolist(), strict=True)):
         windows = wav[:length].tensor_split(-(-length // limit))
-        count = max(1, TOGETHER // len(windows[0]))
-        parts = []
-        for first in range(0, len(windows), count):
-            some = windows[first : first + count]
-            sizes = torch.tensor([len(w) for w in some])
-            batch = nn.utils.rnn.pad_sequence(some, batch_first=True)
-            beside = ()
-            if text:
-                states, tokens = text
-                beside = (
-                    states[:, i : i + 1].expand(-1, len(some), -1, -1),
-                    tokens[i : i + 1].expand(len(some)),
-                )
-            parts.append(by_window(encoder, batch, sizes, score, beside))
-        means.append(torch.cat(parts).mean(0))
+        beside = ()
+        if text:
+            states, tokens = text
+            beside = states[:, i : i + 1], tokens[i : i + 1]
+        means.append(_mean(encoder, windows, score, beside))
     return torch.stack(means)
+
+
+def _mean(encoder, windows, score, text=()):
+    """What the windows of one clip give, see `by_window`; the mean, [...].
+
+    No more of them are held at once than are encoded together.
+    """
+    parts, windows = [], iter(windows)
+    while some := [*islice(windows, 1)]:
+        some += islice(windows, max(1, TOGETHER // len(some[0])) - 1)
+        sizes = torch.tensor([len(window) for window in some])
+        batch = nn.utils.rnn.pad_sequence(some, batch_first=True)
+        beside = ()
+        if text:
+            states, tokens = text
+            beside = (
+                states.expand(-1, len(some), -1, -1),
+                tokens.expand(len(some)),
+            )
+        parts.append(by_window(encoder, batch, sizes, score, beside))
+    return torch.cat(parts).mean(0)
 
 
 class EmotionModel(nn.Module):
@@ -190,19 +203,40 @@ class EmotionModel(nn.Module):
 
     def by_clip(self, score, wavs, lengths, texts=None):
         """Apply `score` to clips' hidden states, see `by_window`, [B, ...]."""
-        text = ()
-        if self.text_encoder:
-            texts = _one_each(texts, wavs) or [""] * len(wavs)
-            text = self.text_encoder(texts)
+        text = self._read_texts(texts, wavs)
         wavs, lengths = self.heard(wavs, lengths)
         return by_window(self.encoder, wavs, lengths, score, text)
+
+    def _score(self, clip, texts, device):
+        """`forward` of one clip, [1, ...]; a long file is not read whole."""
+        if not isinstance(clip, Recording):
+            return self(clip[None].to(device), texts=texts)
+        text = self._read_texts(texts, [clip])
+        length = min(len(clip), self.most_samples)
+        count = -(-length // self.encoder.max_samples)
+        windows = (window.to(device) for window in clip.windows(length, count))
+        return self.rescale(_mean(self.encoder, windows, self.head, text)[None])
+
+    def _read_texts(self, texts, clips):
+        """What a text encoder gives, none without one."""
+        if not self.text_encoder:
+            return ()
+        return self.text_encoder(_one_each(texts, clips) or [""] * len(clips))
+
+    @property
+    def most_samples(self):
+        """So much of a clip is heard, `first_seconds`."""
+        if self.first_seconds is None:
+            return math.inf
+        return int(self.first_seconds * self.sample_rate)
 
     def heard(self, wavs, lengths):
         """Waveforms [B, T] and samples [B], cut to `first_seconds`."""
         if self.first_seconds is None:
             return wavs, lengths
-        most = int(self.first_seconds * self.sample_rate)
-        return wavs[:, :most], lengths.clamp(max=most)
+        return wavs[:, : self.most_samples], lengths.clamp(
+            max=self.most_samples
+        )
 
     def rescale(self, scores):
         """Give what a head says, [B, classes + dimensions], its own scale."""
@@ -252,21 +286,22 @@ class EmotionModel(nn.Module):
         for number, recording in enumerate(recordings):
             file = isinstance(recording, (str, Path))
             name = str(recording) if file else f"recordings[{number}]"
+            text = texts and [clean_text(texts[number] or "")]
+            clip = ()
             try:
-                wav = _samples(recording, name)
+                clip = _clip(recording, name)
+                scores = self._score(clip, text, device)
             except InputError as error:
                 broken[name] = str(error)
                 continue
-            text = texts and [clean_text(texts[number] or "")]
-            try:
-                scores = self(wav[None].to(device), texts=text)
             except (MemoryError, RuntimeError) as error:
                 if not out_of_memory(error):
                     raise
+                seconds = len(clip) / SAMPLE_RATE
                 raise InputError(
-                    f"{name}: memory ran out on its "
-                    f"{len(wav) / SAMPLE_RATE:.1f} s; cut it, or take a "
-                    "machine with more memory"
+                    f"{name}: memory ran out"
+                    + f" on its {seconds:.1f} s" * bool(seconds)
+                    + "; cut it, or take a machine with more memory"
                 ) from error
             answers.append(self._answer(scores[0]))
         if broken:
@@ -326,10 +361,11 @@ class EmotionModel(nn.Module):
             )
 
 
-def _samples(recording, name):
-    """A file or an array as 16 kHz mono, checked, [T]."""
+def _clip(recording, name):
+    """A long file's `Recording`; all else as 16 kHz mono, checked, [T]."""
     if isinstance(recording, (str, Path)):
-        return read_audio(name, warn=True)
+        clip = Recording(name, warn=True)
+        return clip.read() if clip.held else clip
     wav = recording
     if not torch.is_tensor(wav):
         try:

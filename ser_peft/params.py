@@ -12,7 +12,7 @@ from hyperpyyaml import load_hyperpyyaml, resolve_references
 from ruamel.yaml import YAML, YAMLError
 
 from ser_peft.adapters import BottleneckConfig, PeftLobe, PromptConfig
-from ser_peft.errors import InputError
+from ser_peft.errors import InputError, printable
 from ser_peft.evaluation.tables import markdown
 from ser_peft.heads import HEADS, LayerMixHead
 from ser_peft.lobes import shapes
@@ -279,4 +279,5 @@ def format_table(rows):
         ]
         for row in rows
     ]
-    return "\n".join(markdown(["backbone", *head.split("|")], cells)) + "\n"
+    lines = markdown(["backbone", *head.split("|")], cells)
+    return "\n".join(map(printable, lines)) + "\n"

@@ -4,7 +4,6 @@ import os
 import re
 import shlex
 import struct
-from io import BytesIO
 from pathlib import Path
 from threading import Thread
 from typing import NamedTuple
@@ -15,10 +14,12 @@ import soundfile
 from ser_peft.errors import InputError
 from ser_peft.io import find_file, is_pointer
 
-__all__ = ["Sound", "decode", "unreadable"]
+__all__ = ["STEP", "Sound", "unreadable"]
 
 BLOCK = 1 << 18
 """Samples read at once, over all channels: a header may claim any length."""
+STEP = 1 << 14
+"""Frames, of which all blocks but the last are multiples."""
 RATES = 4000, 1_000_000
 """Lowest and highest sample rate that is believed, Hz."""
 OGG_DAMAGE = re.compile("Junk after the last page|Corrupted|reports a hole")
@@ -29,65 +30,9 @@ SLACK = 0.02
 """Seconds, a frame of most encoders, that a header may be wrong by."""
 
 
-class Sound(NamedTuple):
-    """What is in a sound file.
-
-    Arguments
-    ---------
-    samples : numpy.ndarray
-        As they are stored, integers as fractions; float32, [T, channels].
-    rate : int
-        Hz.
-    fault : str
-        How much was read, as ``1.50 of 3.00 s``, of a file that is cut off
-        or damaged; empty of a whole one.
-    """
-
-    samples: np.ndarray
-    rate: int
-    fault: str
-
-
 def unreadable(path, reason, advice):
     """The `InputError` for a file that is no audio."""
     return InputError(f"{path}: cannot be read as audio ({reason}); {advice}")
-
-
-def decode(path, start=0.0, stop=None):
-    """Read what is there of a sound file, or of a stretch of it.
-
-    Arguments
-    ---------
-    path : str or Path
-        Any format that libsndfile reads.
-    start, stop : float
-        The stretch, in seconds; up to the end where `stop` is absent.
-
-    Returns
-    -------
-    Sound
-
-    Raises
-    ------
-    InputError
-        If nothing can be read: what the file is, and what to do.
-    """
-    found = find_file(path)
-    if os.path.isdir(found):
-        raise unreadable(path, "a folder", "give the files in it")
-    if os.path.exists(found) and not os.path.isfile(found):
-        raise unreadable(path, "a pipe or device", "write it to a file first")
-    try:
-        with open(found, "rb", buffering=0) as file:
-            return _decode(file, path, start, stop)
-    except FileNotFoundError as error:
-        raise unreadable(
-            path, "no such file", "restore it or correct the path"
-        ) from error
-    except OSError as error:
-        raise unreadable(
-            path, error.strerror or error, "copy it again or correct its mode"
-        ) from error
 
 
 class _Stream(soundfile.SoundFile):
@@ -102,130 +47,195 @@ class _Stream(soundfile.SoundFile):
         return False
 
 
-def _decode(file, path, start, stop):
-    chunk = _sound_chunk(file)
-    source = file.fileno()
-    if chunk and chunk.misleads:
-        source = chunk.corrected(file)
-    file.seek(0)
-    try:
-        with _Stream(source, closefd=False) as sound:
-            rate = sound.samplerate
-            if not RATES[0] <= rate <= RATES[1]:
-                raise InputError(
-                    f"{path}: its header says {rate} Hz, a rate at which no "
-                    "speech is recorded; correct the header or remove it"
-                )
-            if stop is not None:
-                samples, failed = _read_stretch(sound, path, start, stop)
-                claimed = max(0.0, stop - start)
-            elif sound.format == "MP3":
-                samples, failed, frames = _read_mp3(file)
-                claimed = _seconds(frames, samples, rate)
-            else:
-                samples, failed = _read(sound, 1 << 62)
-                claimed = _seconds(sound.frames, samples, rate)
-                if chunk:
-                    claimed = chunk.seconds(len(samples) / rate)
-                elif sound.format == "NIST":
-                    frames = _nist_frames(file) or len(samples)
-                    claimed = frames / rate
-                elif sound.format == "OGG":
-                    failed = failed or not _has_end(file)
-            failed = failed or OGG_DAMAGE.search(sound.extra_info)
-    except soundfile.SoundFileError as error:
-        raise unreadable(path, *_explain(file, path, error)) from error
-    seconds = len(samples) / rate
-    fault = ""
-    if claimed > seconds + SLACK:
-        fault = f"{seconds:.2f} of {claimed:.2f} s"
-    elif claimed < seconds - SLACK:
-        fault = f"{seconds:.2f} s, its header says {claimed:.2f} s"
-    elif failed:
-        fault = f"{seconds:.2f} s"
-    if fault and not len(samples):
-        raise unreadable(
-            path, "cut off or damaged before any sound", "get it again"
-        )
-    return Sound(samples, rate, fault)
+class Sound:
+    """What is in a sound file, or in a stretch of it, in blocks.
 
+    Arguments
+    ---------
+    path : str or Path
+        Any format that libsndfile reads.
+    start, stop : float
+        The stretch, in seconds; up to the end where `stop` is absent.
 
-def _seconds(frames, samples, rate):
-    """What a header says, or what there is if it says nothing."""
-    return (len(samples) if frames >= 1 << 62 else frames) / rate
-
-
-def _read_stretch(sound, path, start, stop):
-    """As `_read`."""
-    first, last = (round(time * sound.samplerate) for time in (start, stop))
-    try:
-        sound.seek(first)
-    except soundfile.SoundFileError as error:
-        raise InputError(
-            f"{path}: the recording ends before {start:g} s; correct the times"
-        ) from error
-    return _read(sound, max(0, last - first))
-
-
-def _read(sound, wanted):
-    """Samples [T, channels], and whether it was an error that ended them."""
-    blocks = [np.empty((0, sound.channels), np.float32)]
-    size = max(1, BLOCK // sound.channels)
-    failed = False
-    while wanted and not failed:
-        # NaN tells how far the decoder came if it fails within a block.
-        shape = min(size, wanted), sound.channels
-        block = np.full(shape, np.nan, np.float32)
-        try:
-            block = sound.read(out=block)
-        except soundfile.SoundFileError:
-            failed = True
-            missing = np.isnan(block[:, 0])
-            block = block[: missing.argmax() if missing.any() else None]
-        if not len(block):
-            break
-        blocks.append(block)
-        wanted -= len(block)
-    return np.concatenate(blocks), failed
-
-
-def _read_mp3(file):
-    """As `_read`; also how many frames it says that it has.
-
-    Through a pipe: of a file that does not say it, libsndfile would guess it
-    by the first bit rate, and give no more than that.
+    Attributes
+    ----------
+    rate, channels : int
+        Hz, and how many; known with the first block.
+    frames : int
+        Samples of each channel, so far.
+    fault : str
+        Known at the end. How much was read, as ``1.50 of 3.00 s``, of a file
+        that is cut off or damaged; empty of a whole one.
     """
-    head = _bytes(file, 0, 10)
-    start = 0
-    if head.startswith(b"ID3"):  # a tag, in front of the first frame
-        for digit in head[6:]:
-            start = start << 7 | digit
-        start += 10
-    content = memoryview(_bytes(file, start, -1))
-    reader, writer = os.pipe()
 
-    def feed():
-        left = content
+    def __init__(self, path, start=0.0, stop=None):
+        self.path, self.start, self.stop = path, start, stop
+
+    def __iter__(self):
+        """Read what is there, from the start.
+
+        Yields
+        ------
+        numpy.ndarray
+            Samples as they are stored, integers as fractions; float32,
+            [T, channels]. All but the last have a multiple of `STEP`.
+
+        Raises
+        ------
+        InputError
+            If nothing can be read: what the file is, and what to do.
+        """
+        path = self.path
+        self.rate, self.channels, self.frames, self.fault = None, 1, 0, ""
+        found = find_file(path)
+        if os.path.isdir(found):
+            raise unreadable(path, "a folder", "give the files in it")
+        if os.path.exists(found) and not os.path.isfile(found):
+            raise unreadable(
+                path, "a pipe or device", "write it to a file first"
+            )
         try:
-            while left:
-                left = left[os.write(writer, left) :]
-        except BrokenPipeError:
-            pass  # enough was read
-        finally:
-            os.close(writer)
+            with open(found, "rb", buffering=0) as file:
+                yield from self._decode(file)
+        except FileNotFoundError as error:
+            raise unreadable(
+                path, "no such file", "restore it or correct the path"
+            ) from error
+        except OSError as error:
+            raise unreadable(
+                path,
+                error.strerror or error,
+                "copy it again or correct its mode",
+            ) from error
 
-    thread = Thread(target=feed)
-    thread.start()
-    try:
-        with _Stream(reader, closefd=False) as sound:
-            samples, failed = _read(sound, 1 << 62)
-            # A decoder that has lost its way leaves the rest.
-            rest = b"".join(iter(lambda: os.read(reader, 1 << 16), b""))
-            failed = failed or (len(rest) > MP3_REST and _is_sound(rest))
-            return samples, failed, sound.frames
-    finally:
-        os.close(reader)
-        thread.join()
+    def _decode(self, file):
+        chunk = _sound_chunk(file)
+        source = file.fileno()
+        if chunk and chunk.misleads:
+            source = chunk.corrected(file)
+        file.seek(0)
+        try:
+            with _Stream(source, closefd=False) as sound:
+                rate = self.rate = sound.samplerate
+                self.channels = sound.channels
+                if not RATES[0] <= rate <= RATES[1]:
+                    raise InputError(
+                        f"{self.path}: its header says {rate} Hz, a rate at "
+                        "which no speech is recorded; correct the header or "
+                        "remove it"
+                    )
+                if self.stop is not None:
+                    failed = yield from self._read_stretch(sound)
+                    claimed = max(0.0, self.stop - self.start)
+                elif sound.format == "MP3":
+                    failed, frames = yield from self._read_mp3(file)
+                    claimed = self._seconds(frames)
+                else:
+                    failed = yield from self._read(sound, 1 << 62)
+                    claimed = self._seconds(sound.frames)
+                    if chunk:
+                        claimed = chunk.seconds(self.frames / rate)
+                    elif sound.format == "NIST":
+                        frames = _nist_frames(file) or self.frames
+                        claimed = frames / rate
+                    elif sound.format == "OGG":
+                        failed = failed or not _has_end(file)
+                failed = failed or OGG_DAMAGE.search(sound.extra_info)
+        except soundfile.SoundFileError as error:
+            raise unreadable(
+                self.path, *_explain(file, self.path, error)
+            ) from error
+        seconds = self.frames / rate
+        if claimed > seconds + SLACK:
+            self.fault = f"{seconds:.2f} of {claimed:.2f} s"
+        elif claimed < seconds - SLACK:
+            self.fault = f"{seconds:.2f} s, its header says {claimed:.2f} s"
+        elif failed:
+            self.fault = f"{seconds:.2f} s"
+        if self.fault and not self.frames:
+            raise unreadable(
+                self.path,
+                "cut off or damaged before any sound",
+                "get it again",
+            )
+
+    def _seconds(self, frames):
+        """What a header says, or what there is if it says nothing."""
+        return (self.frames if frames >= 1 << 62 else frames) / self.rate
+
+    def _read_stretch(self, sound):
+        """As `_read`."""
+        first, last = (round(t * self.rate) for t in (self.start, self.stop))
+        try:
+            sound.seek(first)
+        except soundfile.SoundFileError as error:
+            raise InputError(
+                f"{self.path}: the recording ends before {self.start:g} s; "
+                "correct the times"
+            ) from error
+        return (yield from self._read(sound, max(0, last - first)))
+
+    def _read(self, sound, wanted):
+        """Yield blocks; tell whether it was an error that ended them."""
+        size = max(1, BLOCK // STEP // sound.channels) * STEP
+        failed = False
+        while wanted and not failed:
+            # NaN tells how far the decoder came if it fails within a block.
+            shape = min(size, wanted), sound.channels
+            block = np.full(shape, np.nan, np.float32)
+            try:
+                block = sound.read(out=block)
+            except soundfile.SoundFileError:
+                failed = True
+                missing = np.isnan(block[:, 0])
+                block = block[: missing.argmax() if missing.any() else None]
+            if not len(block):
+                break
+            self.frames += len(block)
+            wanted -= len(block)
+            yield block
+        return failed
+
+    def _read_mp3(self, file):
+        """As `_read`; also how many frames it says that it has.
+
+        Through a pipe: of a file that does not say it, libsndfile would guess
+        it by the first bit rate, and give no more than that.
+        """
+        head = _bytes(file, 0, 10)
+        start = 0
+        if head.startswith(b"ID3"):  # a tag, in front of the first frame
+            for digit in head[6:]:
+                start = start << 7 | digit
+            start += 10
+        reader, writer = os.pipe()
+
+        def feed():
+            at = start
+            try:
+                while content := os.pread(file.fileno(), 1 << 16, at):
+                    at += os.write(writer, content)
+            except BrokenPipeError:
+                pass  # enough was read
+            finally:
+                os.close(writer)
+
+        thread = Thread(target=feed)
+        thread.start()
+        try:
+            with _Stream(reader, closefd=False) as sound:
+                failed = yield from self._read(sound, 1 << 62)
+                # A decoder that has lost its way leaves the rest.
+                rest = os.read(reader, 1 << 16)
+                while len(rest) <= MP3_REST and (
+                    more := os.read(reader, 1 << 16)
+                ):
+                    rest += more
+                failed = failed or (len(rest) > MP3_REST and _is_sound(rest))
+                return failed, sound.frames
+        finally:
+            os.close(reader)
+            thread.join()
 
 
 # ---------------------------------------------------- lengths that headers tell
@@ -261,12 +271,27 @@ class _Chunk(NamedTuple):
         return read * self.claimed / max(self.held, 1)
 
     def corrected(self, file):
-        """The file in memory, with the size that it has."""
-        content = bytearray(_bytes(file, 0, -1))
+        """The file, as if it said the size that it has."""
         most = (1 << 8 * struct.calcsize(self.kind)) - 1
-        size = min(self.held, most)
-        struct.pack_into(self.kind, content, self.place, size)
-        return BytesIO(content)
+        size = struct.pack(self.kind, min(self.held, most))
+        return _Corrected(file, self.place, size)
+
+
+class _Corrected:
+    """A file that is read as if other bytes were in one place of it."""
+
+    def __init__(self, file, place, content):
+        self.file, self.place, self.content = file, place, content
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, count):
+        """See `io.RawIOBase`."""
+        start = self.file.tell()
+        content = bytearray(self.file.read(count))
+        for at, byte in enumerate(self.content, self.place - start):
+            if 0 <= at < len(content):
+                content[at] = byte
+        return bytes(content)
 
 
 # Magic -> where the chunks begin, the head of one, what its size counts

@@ -5,6 +5,7 @@ import os
 import re
 import resource
 import time
+import tracemalloc
 import unicodedata
 
 import numpy as np
@@ -216,6 +217,81 @@ def test_a_cut_recording_is_told(tmp_path, caplog):
     )
 
 
+@pytest.fixture
+def nothing_held(monkeypatch):
+    """Every recording counts as a long one."""
+    monkeypatch.setattr(audio, "HELD", 0)
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 44100, 44099])
+@pytest.mark.parametrize("kind", ["wav", "flac", "ogg", "mp3", "phase"])
+def test_a_long_file_is_read_like_a_short_one(
+    tmp_path, monkeypatch, kind, rate
+):
+    if kind == "mp3":
+        rate = 48000 if rate > 16000 else 16000
+    path = tmp_path / f"clip.{kind.replace('phase', 'wav')}"
+    left = tone(rate, 3)  # of several blocks
+    right = -left if kind == "phase" else 0.5 * left[::-1]
+    soundfile.write(path, np.stack([left, right], 1), rate)
+    short = read_audio(path)
+    monkeypatch.setattr(audio, "HELD", 0)
+    monkeypatch.setattr("ser_peft.soundfiles.BLOCK", 0)
+    recording = audio.Recording(path)
+    assert not recording.held and len(recording) == len(short)
+    assert torch.equal(recording.read(), short)
+    for count in (1, 3, 7):
+        windows = recording.windows(len(short), count)
+        for one, other in zip(windows, short.tensor_split(count), strict=True):
+            assert torch.equal(one, other)
+    beginning = torch.cat([*recording.windows(1000, 2)])
+    assert torch.equal(beginning, short[:1000])
+
+
+def test_a_long_file_is_never_held(tmp_path, monkeypatch):
+    monkeypatch.setattr(audio, "HELD", 1 << 19)
+    rate, minutes = 48000, 3
+    path = tmp_path / "clip.wav"
+    with soundfile.SoundFile(path, "w", rate, 2) as file:
+        for _ in range(2 * minutes):
+            file.write(np.tile(tone(rate, 30)[:, None], 2))
+    tracemalloc.start()
+    try:
+        recording = audio.Recording(path)
+        for window in recording.windows(len(recording), 12):
+            assert len(window) == 15 * 16000
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # 15 s are 1 MB, the whole file as floats 69.
+    assert peak < 12e6
+
+
+@pytest.mark.parametrize("seconds", [1, 3])
+def test_a_long_file_that_changes_meanwhile(tmp_path, nothing_held, seconds):
+    path = tmp_path / "clip.wav"
+    soundfile.write(path, tone(16000, 2), 16000)
+    recording = audio.Recording(path)
+    soundfile.write(path, tone(16000, seconds), 16000)
+    with pytest.raises(InputError, match="clip.wav: was changed while"):
+        recording.read()
+    with pytest.raises(InputError, match="clip.wav: was changed while"):
+        [*recording.windows(len(recording), 2)]
+
+
+def test_what_is_wrong_with_a_long_file(tmp_path, nothing_held):
+    path = tmp_path / "clip.wav"
+    wave = tone(16000, 2)
+    for odd, message in ((0 * wave, "silent"), (wave[:100], "too short")):
+        soundfile.write(path, odd, 16000)
+        with pytest.raises(InputError, match=message):
+            read_audio(path)
+    wave[-1] = np.nan
+    soundfile.write(path, wave, 16000, "FLOAT")
+    with pytest.raises(InputError, match="NaN"):
+        read_audio(path)
+
+
 def test_shortest_clip_is_read(tmp_path):
     samples(LOUD[:1600])(tmp_path / "clip.wav")
     assert len(read_audio(tmp_path / "clip.wav")) == 1600
@@ -240,13 +316,13 @@ def corpus(tmp_path, monkeypatch):
 def decoded(monkeypatch):
     """Names of the files decoded since."""
     names = []
-    decode = audio._decode
+    recording = audio.Recording
 
     def spy(path):
         names.append(os.path.basename(path))
-        return decode(path)
+        return recording(path)
 
-    monkeypatch.setattr(audio, "_decode", spy)
+    monkeypatch.setattr(audio, "Recording", spy)
     return names
 
 

@@ -163,6 +163,14 @@ def test_predict(probe, ravdess_tree, capsys):
         assert sum(scores) == pytest.approx(1, abs=0.021)
 
 
+def test_predict_escapes_names(probe, ravdess_tree, tmp_path, capsys):
+    clip = next(ravdess_tree.rglob("*.wav"))
+    odd = shutil.copy(clip, tmp_path / "\x1b[2J.wav")
+    main(["predict", str(probe[0]), str(odd)])
+    out = capsys.readouterr().out
+    assert "\x1b" not in out and r"\x1b[2J.wav: " in out
+
+
 def test_predict_as_json(probe, ravdess_tree, tmp_path, capsys):
     clip = tmp_path / "a clip.flac"
     samples, rate = soundfile.read(next(ravdess_tree.rglob("*.wav")))

@@ -159,6 +159,7 @@ def test_a_kill_while_writing_leaves_no_mix(
         ({"classes": ["sad", "happy"]}, "classes .*ravdess has sets of 4"),
         ({"classes": {"sadness": "sad", "happy": "happy"}}, "'sadness'"),
         ({"classes": {"sad": "sad"}}, "at least two classes"),
+        ({"classes": {"sad": 1, "happy": 2}}, "sad: 1 is no text; write '1'"),
         ({"data_folder": "/no/such/folder"}, "/no/such/folder: no such"),
     ],
 )
@@ -228,9 +229,7 @@ def test_other_labels_are_columns(ravdess_tree, tmp_path):
         ]
         for i, utterance in enumerate(splits[split]):
             labels[utterance.id] = "low" if i % 2 else "high"
-    about = dict.fromkeys(
-        "corpus protocol protocol_sha fold folds_total".split()
-    )
+    about = {"corpus": "x", "protocol": "p", "fold": 1, "folds_total": 1}
     about |= {"data_folder": str(ravdess_tree), "classes": ["low", "high"]}
     write_manifests(splits, labels, tmp_path, about)
     _, manifests = read_manifests(tmp_path)
@@ -251,7 +250,7 @@ def test_other_labels_are_columns(ravdess_tree, tmp_path):
 def test_the_next_fold_decodes_nothing(ravdess_tree, tmp_path, monkeypatch):
     tree = shutil.copytree(ravdess_tree, tmp_path / "tree")
     prepare("ravdess", tree, tmp_path / "1", 4, fold=1)
-    monkeypatch.delattr("ser_peft.audio.decode")
+    monkeypatch.delattr("ser_peft.audio.Recording")
     prepare("ravdess", tree, tmp_path / "2", 4, fold=2)
     one, two = (
         {

@@ -1,6 +1,7 @@
 """What the user reads when something is wrong."""
 
 import errno
+import logging
 import os
 import resource
 import subprocess
@@ -29,6 +30,20 @@ def test_input_errors_are_one_line(capsys):
         2,
         "error: a.wav: cannot be read (Error in header) ; repair\n",
     )
+
+
+def test_names_do_not_rule_the_terminal(capsys):
+    name = "a\x1b[2J\x07\x9b\u202e\udcff.wav"
+    escaped = r"a\x1b[2J\x07\x9b\u202e\udcff.wav"
+    assert read(capsys, InputError(name)) == (2, f"error: {escaped}\n")
+
+
+def test_neither_in_what_is_logged(caplog):
+    with one_line_errors():
+        logging.getLogger("ser_peft.x").warning("%s: odd\n", "\x1b[2J")
+        logging.getLogger("other").warning("two\nlines")
+    logging.getLogger("ser_peft.x").warning("\n")
+    assert caplog.messages == [r"\x1b[2J: odd\n", "two\nlines", "\n"]
 
 
 @pytest.mark.parametrize(

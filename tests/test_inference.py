@@ -172,6 +172,20 @@ def test_predict_files_and_arrays(model, tmp_path):
         assert answer["label"] == CLASSES[int(expected.argmax())]
 
 
+@pytest.mark.parametrize("first_seconds", [None, 1.3])
+def test_a_long_file_is_predicted_like_a_short_one(
+    models, tmp_path, monkeypatch, first_seconds
+):
+    path = tmp_path / "clip.wav"
+    soundfile.write(path, voice(4, rate=22050), 22050)
+    model = models["wavlm"]
+    monkeypatch.setattr(model, "first_seconds", first_seconds)
+    monkeypatch.setattr(model.encoder.lobe, "max_samples", 16000)
+    short = model.predict([path])
+    monkeypatch.setattr("ser_peft.audio.HELD", 0)
+    assert model.predict([path]) == short
+
+
 def test_predict_takes_any_floats(models):
     """However they lie in memory; torch alone would not."""
     wav = voice(0.5).numpy()

@@ -361,17 +361,17 @@ def check_splits(manifests, classes, shares_speakers=False, dimensions=()):
     Raises
     ------
     InputError
-        If there is but one class, or nothing to predict, a split is empty, a
-        speaker is in two of them, a class is missing from train or a
-        dimension never varies there, or an entry lacks one or has an unknown
-        class.
+        If there is but one class, or nothing to predict, a split is empty, an
+        utterance or a speaker is in two of them, a class is missing from
+        train or a dimension never varies there, or an entry lacks one or has
+        an unknown class.
     """
     if len(classes) == 1 or not (classes or dimensions):
         raise InputError(
             f"classes: {', '.join(classes) or 0}: give at least two classes, "
             "or 0 and dimensions"
         )
-    speakers = {}
+    speakers, ids = {}, {}
     for split, entries in manifests.items():
         if not entries:
             raise InputError(f"{split}: no utterances; check fold and classes")
@@ -391,6 +391,12 @@ def check_splits(manifests, classes, shares_speakers=False, dimensions=()):
                 raise InputError(
                     f"speaker {entry['speaker']} is in {other} and in "
                     f"{split}; every speaker may be in one split only"
+                )
+            other = ids.setdefault(key, split)
+            if other != split:
+                raise InputError(
+                    f"{key} is in {other} and in {split}; every utterance may "
+                    "be in one split only"
                 )
     train = manifests["train"].values()
     if missing := missing_classes(manifests, classes).get("train"):
@@ -445,7 +451,10 @@ def has_all(labels, dimensions):
     False
     """
     values = [labels.get(name) for name in dimensions]
-    return all(isinstance(v, (int, float)) and isfinite(v) for v in values)
+    return all(
+        isinstance(v, (int, float)) and not isinstance(v, bool) and isfinite(v)
+        for v in values
+    )
 
 
 def leaks(manifests):

@@ -1,5 +1,6 @@
 """A comparison of models for people: tables for a terminal, and one page."""
 
+from ser_peft.errors import printable
 from ser_peft.evaluation import compare_plots, plots
 from ser_peft.evaluation.page import template
 from ser_peft.evaluation.report import ENVIRONMENT
@@ -115,7 +116,7 @@ def format_comparison(comparison):
         f"{comparison['timing']['seconds']:g} s."
     )
     lines += [f"warning: {text}" for text in comparison["warnings"]]
-    return "\n".join(lines) + "\n"
+    return "\n".join(map(printable, lines)) + "\n"
 
 
 def render_comparison(comparison):

@@ -8,6 +8,7 @@ import numpy as np
 
 from ser_peft.evaluation import plots
 from ser_peft.evaluation.calibration import reliability, scale
+from ser_peft.evaluation.cells import as_cell
 from ser_peft.evaluation.metrics import (
     from_confusion,
     over_classes,
@@ -237,10 +238,12 @@ def _of_classes(results, predictions):
 
 
 def _write_predictions(path, predictions, results):
-    columns = {key: predictions[key] for key in ("id", "speaker")}
+    columns = {
+        key: [*map(as_cell, predictions[key])] for key in ("id", "speaker")
+    }
     if classes := results["classes"]:
         for key in ("label", "predicted"):
-            columns[key] = [classes[index] for index in predictions[key]]
+            columns[key] = [as_cell(classes[i]) for i in predictions[key]]
         chances = np.transpose(predictions["probabilities"])
         temperature = results.get("calibration", {}).get("temperature", 1.0)
         scaled = np.transpose(scale(predictions["probabilities"], temperature))
@@ -257,7 +260,7 @@ def _write_predictions(path, predictions, results):
         path, "w", newline="", encoding="utf-8", errors="backslashreplace"
     ) as file:
         writer = csv.writer(file)
-        writer.writerow(columns)
+        writer.writerow(map(as_cell, columns))
         writer.writerows(zip(*columns.values(), strict=True))
 
 

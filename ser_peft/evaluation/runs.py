@@ -9,6 +9,7 @@ import numpy as np
 from ruamel.yaml import YAML, YAMLError
 
 from ser_peft.errors import InputError
+from ser_peft.evaluation.cells import of_cell
 from ser_peft.evaluation.metrics import from_confusion, missing_classes
 from ser_peft.yamls import dump, map_texts
 
@@ -140,17 +141,18 @@ def _predictions(path, classes):
     """Id -> speaker, label and prediction of a test set, if it is there."""
     if not classes or not path.exists():
         return None
+    keys = ("id", "speaker", "label", "predicted")
     try:
         with open(path, newline="", encoding="utf-8") as file:
-            return {
-                row["id"]: (
-                    row["speaker"],
-                    classes.index(row["label"]),
-                    classes.index(row["predicted"]),
-                )
+            rows = [
+                [of_cell(row[key] or "") for key in keys]
                 for row in csv.DictReader(file)
-            }
-    except (KeyError, ValueError) as error:
+            ]
+        return {
+            id_: (speaker, classes.index(label), classes.index(predicted))
+            for id_, speaker, label, predicted in rows
+        }
+    except (csv.Error, KeyError, ValueError) as error:
         raise InputError(
             f"{path}: not the predictions of {path.parent / 'results.json'} "
             f"({error}); copy both again, or run that training again"

@@ -2,6 +2,7 @@
 
 import itertools
 
+from ser_peft.errors import printable
 from ser_peft.evaluation.summary import lacks, short_name, title_of
 
 __all__ = [
@@ -85,7 +86,7 @@ def format_table(summary):
             "over speakers."
         )
     lines += [f"warning: {text}" for text in summary["warnings"]]
-    return "\n".join(lines).rstrip() + "\n"
+    return "\n".join(map(printable, lines)).rstrip() + "\n"
 
 
 def group_table(groups):

@@ -12,6 +12,7 @@ from scipy.special import softmax
 from ser_peft.evaluation import plots
 from ser_peft.evaluation.metrics import scores, speaker_interval
 from ser_peft.evaluation.report import render, write_report
+from ser_peft.evaluation.runs import _predictions
 
 CLASSES = ["angry", "happy", "sad"]
 CALIBRATION = {
@@ -117,6 +118,25 @@ def test_predictions_table(tmp_path, run):
         assert sum(chances.values()) == pytest.approx(1, abs=1e-5)
         assert row["predicted"] == max(chances, key=chances.get)
         assert row["label"] == CLASSES[label]
+
+
+def test_names_that_look_like_formulas(tmp_path, run):
+    """They are quoted, numbers are not, and what is read back is the name."""
+    classes = ["=angry", "-happy", "'@sad"]
+    run["results"]["classes"] = classes
+    run["predictions"]["id"][0] = '=HYPERLINK("x")'
+    run["predictions"]["speaker"][0] = "-1"
+    write_report(tmp_path, **run)
+    path = tmp_path / "predictions.csv"
+    with open(path, newline="") as file:
+        head, *rows = csv.reader(file)
+    assert head[4:7] == ["'=angry", "'-happy", "''@sad"]
+    assert rows[0][:2] == ['\'=HYPERLINK("x")', "'-1"]
+    assert all(float(cell) >= 0 for row in rows for cell in row[4:])
+    read = _predictions(path, classes)
+    columns = ("id", "speaker", "label", "predicted")
+    wanted = zip(*(run["predictions"][key] for key in columns), strict=True)
+    assert read == {id_: tuple(rest) for id_, *rest in wanted}
 
 
 def test_speakers_that_are_no_valid_text(tmp_path, run):
