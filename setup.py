@@ -25,6 +25,7 @@ setup(
         "sentencepiece",
         "soundfile",
         "soxr",
+        "pydantic>=2.10,<3",
         "safetensors",
         "scikit-learn",
         "scipy",
@@ -38,7 +39,7 @@ setup(
     extras_require={
         # GPL, and only ever run in a process of its own.
         "demo": ["espeakng-loader==0.2.4"],
-        "dev": ["pytest", "pytest-xdist", "ruff"],
+        "dev": ["hypothesis", "pytest", "pytest-xdist", "ruff"],
     },
     entry_points={"console_scripts": ["ser-peft=ser_peft.cli:main"]},
 )

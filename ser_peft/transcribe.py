@@ -60,15 +60,18 @@ class Transcriber:
             )
         with quiet():
             try:
+                pinned = {"revision": getattr(config, "_commit_hash", None)}
                 self.tokenizer = AutoTokenizer.from_pretrained(
-                    source, trust_remote_code=False
+                    source, trust_remote_code=False, **pinned
                 )
                 model, report = WhisperForConditionalGeneration.from_pretrained(
                     source,
                     config=config,
                     dtype=torch.float32,
+                    trust_remote_code=False,
                     use_safetensors=True,
                     output_loading_info=True,
+                    **pinned,
                 )
             except (
                 OSError,

@@ -15,7 +15,7 @@ from transformers import (
     WhisperConfig,
 )
 
-from ser_peft.errors import InputError
+from ser_peft.errors import BAD_ARGUMENTS, InputError
 from ser_peft.io import refuse_pointer
 from ser_peft.lobes.filterbank_cnn import FilterbankCnnConfig
 from ser_peft.lobes.vggish import VGGishConfig
@@ -117,7 +117,7 @@ Shapes only: dropout rates and the like are not those of the checkpoint.
 """
 
 
-def read_config(source, save_path=""):
+def read_config(source, save_path="", revision=None):
     """Read the configuration of a checkpoint.
 
     Arguments
@@ -126,6 +126,8 @@ def read_config(source, save_path=""):
         Hugging Face id or local folder.
     save_path : str
         Where downloads are kept.
+    revision : str, optional
+        Commit of a Hugging Face id; the newest one where absent.
 
     Returns
     -------
@@ -145,10 +147,11 @@ def read_config(source, save_path=""):
         return AutoConfig.from_pretrained(
             str(source),
             cache_dir=str(save_path) or None,
+            revision=revision,
             trust_remote_code=False,
         )
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    except BAD_ARGUMENTS as error:
+        reason = (str(error).splitlines() or [repr(error)])[0]
         raise InputError(
             f"backbone {source}: cannot be read ({reason}); give a Hugging "
             "Face id or a folder with config.json and model.safetensors"

@@ -59,6 +59,7 @@ class TextLobe(TransformerLobe):
             self.extractor = AutoTokenizer.from_pretrained(
                 source,
                 cache_dir=str(save_path) or None,
+                revision=self.commit,
                 trust_remote_code=False,
             )
             # transformers makes one up where there is no file.

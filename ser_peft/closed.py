@@ -1,0 +1,169 @@
+"""Model folders that are closed: what is in them is listed and proven.
+
+A ``model/`` folder holds ``manifest.json``: all its files with size and
+SHA-256, and which encoders it is for. Links, and what is neither file nor
+folder, are in none.
+"""
+
+import os
+from pathlib import Path
+
+from ser_peft.errors import InputError
+from ser_peft.io import refuse_pointer, sha256_of, write_json
+from ser_peft.schemas import ManifestFile, parse, read_bytes
+
+__all__ = ["MANIFEST", "files_of", "hashes", "seal", "verify"]
+
+MANIFEST = "manifest.json"
+BESIDE = ("LICENSE", "README.md", "model.sig")
+"""What may be added to a folder, since no loader reads it; likewise names
+that begin with a dot."""
+MOST = 10_000
+"""Files of a folder."""
+
+
+def files_of(folder):
+    """Files of a model folder.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Itself it may be a link.
+
+    Returns
+    -------
+    dict of str to Path
+        Path within the folder, with slashes -> where it is.
+
+    Raises
+    ------
+    InputError
+        If there is a link in it, other than Hugging Face's cache makes, a
+        pipe or the like, or far too much.
+    """
+    root = Path(folder).resolve()
+    blobs = None
+    if root.parent.name == "snapshots":  # of Hugging Face's cache
+        blobs = root.parent.parent / "blobs"
+    found, folders = {}, [root] if root.is_dir() else []
+    while folders:
+        for entry in os.scandir(folders.pop()):
+            if entry.name.startswith("."):
+                continue
+            path = Path(entry.path)
+            name = path.relative_to(root).as_posix()
+            if entry.is_symlink():
+                real = path.resolve()
+                if real.parent != blobs or not real.is_file():
+                    raise InputError(
+                        f"{folder}/{name}: is a link, which no model folder "
+                        "has; put the file itself there"
+                    )
+            elif entry.is_dir():
+                folders.append(path)
+                continue
+            elif not entry.is_file():
+                raise InputError(f"{folder}/{name}: is no file; remove it")
+            found[name] = path
+            if len(found) > MOST:
+                raise InputError(
+                    f"{folder}: more than {MOST} files; give a model folder"
+                )
+    return dict(sorted(found.items()))
+
+
+def hashes(folder):
+    """SHA-256 of all files of a model folder.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Of a model.
+
+    Returns
+    -------
+    dict of str to str
+        Path within the folder -> hexadecimal digest.
+    """
+    return {
+        name: sha256_of(path)
+        for name, path in files_of(folder).items()
+        if name not in BESIDE
+    }
+
+
+def seal(folder, encoders):
+    """Write the manifest of a model folder, when all else is in it.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Of a model.
+    encoders : dict
+        "backbone" and, where there is text, "text_backbone" -> ``source``,
+        and either ``commit`` or ``sha256``: see `TransformerLobe.identity`.
+    """
+    files = files_of(folder)
+    listed = {
+        name: {"sha256": sha256_of(path), "size": path.stat().st_size}
+        for name, path in files.items()
+        if name not in (MANIFEST, *BESIDE)
+    }
+    write_json(
+        Path(folder) / MANIFEST,
+        {"format": 1, "encoders": encoders, "files": listed},
+    )
+
+
+def verify(folder):
+    """Prove a model folder by its manifest.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Of a model.
+
+    Returns
+    -------
+    dict or None
+        The manifest's ``encoders``; None where there is no manifest, as in
+        folders that an older ser_peft wrote.
+
+    Raises
+    ------
+    InputError
+        If a file is missing, not listed or changed, or is a link.
+    """
+    files = files_of(folder)
+    if MANIFEST not in files:
+        return None
+    path = files.pop(MANIFEST)
+    advice = "copy the folder again"
+    manifest = parse(
+        path, read_bytes(path, advice), ManifestFile, "is no manifest", advice
+    )
+    for name in sorted({*files, *manifest.files}):
+        listed, where = manifest.files.get(name), f"{folder}/{name}"
+        if name not in files:
+            raise InputError(
+                f"{where}: is missing, {MANIFEST} lists it; {advice}"
+            )
+        if listed is None:
+            if name in BESIDE:
+                continue
+            raise InputError(
+                f"{where}: is not listed in {MANIFEST}; remove it, or {advice}"
+            )
+        refuse_pointer(files[name])
+        size = files[name].stat().st_size
+        found = size == listed.size and sha256_of(files[name])
+        if found != listed.sha256:
+            was = f"has SHA-256 {found}" if found else f"has {size} bytes"
+            raise InputError(
+                f"{where}: was changed or damaged: {was}, {MANIFEST} says "
+                f"{listed.sha256 if found else listed.size}; {advice}"
+            )
+    return {
+        key: identity.model_dump(exclude_none=True)
+        for key, identity in manifest.encoders.items()
+    }
