@@ -7,6 +7,7 @@ folder, are in none.
 
 import os
 from pathlib import Path
+from typing import Any
 
 from ser_peft.errors import InputError
 from ser_peft.io import refuse_pointer, sha256_of, write_json
@@ -18,6 +19,9 @@ MANIFEST = "manifest.json"
 BESIDE = ("LICENSE", "README.md", "model.sig")
 """What may be added to a folder, since no loader reads it; likewise names
 that begin with a dot."""
+CODE = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth", ".py", ".pyc",
+        ".so")  # fmt: skip
+"""Endings of the names of files that are run or unpickled elsewhere."""
 MOST = 10_000
 """Files of a folder."""
 
@@ -70,6 +74,26 @@ def files_of(folder):
                     f"{folder}: more than {MOST} files; give a model folder"
                 )
     return dict(sorted(found.items()))
+
+
+def _refuse_code(files):
+    """Refuse what others would run or unpickle, though nothing here does."""
+    for path in files.values():
+        if path.suffix in CODE:
+            raise InputError(
+                f"{path}: is code, or may hold some, which no model folder "
+                "needs; get the model where it has none"
+            )
+    for name, path in files.items():
+        if name.endswith("config.json"):
+            advice = "copy the folder again"
+            text = read_bytes(path, advice)
+            told = parse(path, text, dict[str, Any], "is no table", advice)
+            if "auto_map" in told:
+                raise InputError(
+                    f"{path}: auto_map: {told['auto_map']!r:.80}: names code, "
+                    "which is never run; get the model where it needs none"
+                )
 
 
 def hashes(folder):
@@ -132,12 +156,19 @@ def verify(folder):
     Raises
     ------
     InputError
-        If a file is missing, not listed or changed, or is a link.
+        If a file is missing, not listed or changed, is a link, or holds or
+        names code.
     """
     files = files_of(folder)
-    if MANIFEST not in files:
-        return None
-    path = files.pop(MANIFEST)
+    encoders = None
+    if MANIFEST in files:
+        encoders = _prove(folder, files, files.pop(MANIFEST))
+    _refuse_code(files)
+    return encoders
+
+
+def _prove(folder, files, path):
+    """Compare files with the manifest at `path`; gives its encoders."""
     advice = "copy the folder again"
     manifest = parse(
         path, read_bytes(path, advice), ManifestFile, "is no manifest", advice

@@ -28,6 +28,7 @@ from ser_peft.text import clean_text
 __all__ = [
     "EmotionModel",
     "by_window",
+    "check_scores",
     "identities",
     "load_model",
     "read_model",
@@ -91,6 +92,29 @@ def by_window(encoder, wavs, lengths, score, text=()):
             parts.append(by_window(encoder, batch, sizes, score, beside))
         means.append(torch.cat(parts).mean(0))
     return torch.stack(means)
+
+
+def check_scores(scores, name):
+    """Refuse scores that no probability comes of.
+
+    Arguments
+    ---------
+    scores : torch.Tensor
+        From `EmotionModel.forward`.
+    name : str
+        What was scored, for the message.
+
+    Raises
+    ------
+    InputError
+        If one is NaN, infinite or near it.
+    """
+    if not (scores.abs() < LARGEST_SCORE).all():
+        raise InputError(
+            f"{name}: the model scores it {scores.flatten().tolist()[:8]}: its "
+            "weights are damaged, or its training went astray; copy it again, "
+            "or train it again with a lower learning rate"
+        )
 
 
 class EmotionModel(nn.Module):
@@ -172,8 +196,7 @@ class EmotionModel(nn.Module):
         Raises
         ------
         InputError
-            If the lengths are no samples of these clips, or a score is NaN,
-            infinite or near it.
+            If the lengths are no samples of these clips.
         """
         if lengths is None:
             lengths = torch.full((len(wavs),), wavs.shape[1])
@@ -183,14 +206,7 @@ class EmotionModel(nn.Module):
                 f"lengths: {lengths.tolist()}: give whole numbers of samples, "
                 f"at most {wavs.shape[1]}"
             )
-        scores = self.rescale(self.by_clip(self.head, wavs, lengths, texts))
-        if not (scores.abs() < LARGEST_SCORE).all():
-            raise InputError(
-                f"scores: {scores.tolist()}: NaN or infinite: the model is "
-                "damaged or its training went astray; copy it again, or train "
-                "it again with a lower learning rate"
-            )
-        return scores
+        return self.rescale(self.by_clip(self.head, wavs, lengths, texts))
 
     def embed(self, wavs, lengths, texts=None):
         """The vectors that the head scores, [B, D]; see `forward`."""
@@ -293,8 +309,7 @@ class EmotionModel(nn.Module):
                     f"{len(wav) / SAMPLE_RATE:.1f} s; cut it, or take a "
                     "machine with more memory"
                 ) from error
-            except InputError as error:
-                raise InputError(f"{name}: {error}") from error
+            check_scores(scores, name)
             answers.append(self._answer(scores[0]))
         if broken:
             raise InputError(summary(broken, len(recordings)))

@@ -19,10 +19,14 @@ import tokenizers
 import torch
 import transformers
 from quick import be_quick
+from speechbrain.utils.importutils import LazyModule
 
 from ser_peft.data import prepare
 
 be_quick()
+# Hypothesis asks every module for its file; a lazy one would be imported by
+# that, and fails where its own dependency is not there.
+LazyModule.__file__ = None
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"

@@ -182,7 +182,7 @@ def read(folder):
     text = read_bytes(path, "give the folder of an exported adapter")
     how = "is no adapter configuration", "export the adapter again"
     config = parse(path, text, dict[str, typing.Any], *how)
-    kind = config.get("peft_type")
+    kind = str(config.get("peft_type"))
     try:
         check_values(config, max(LARGEST, _largest(folder / TENSORS)), FREE)
         if kind in PEFT_TYPE_TO_CONFIG_MAPPING:
@@ -192,9 +192,7 @@ def read(folder):
     if kind in PEFT_TYPE_TO_CONFIG_MAPPING:
         mapping = config.get("auto_mapping") or {}
         return method, None, mapping.get("base_model_class")
-    if not isinstance(kind, str) or kind.lower() not in {
-        *WHOLE, *map(str.lower, OURS),
-    }:  # fmt: skip
+    if kind.lower() not in WHOLE and kind not in OURS:
         raise InputError(
             f"{path}: {how[0]} (peft_type: {kind!r}: no such method); {how[1]}"
         )

@@ -47,8 +47,8 @@ class TransformerLobe(HFTransformersInterface):
         Keep so many of the lowest layers; all where absent. The checkpoint
         may lack the others.
     revision : str, optional
-        Commit of a Hugging Face id; the newest one where absent. All files
-        are taken from the commit that the configuration was in.
+        Commit of a Hugging Face id, of which all files are; `load_lobe`
+        finds the newest.
     """
 
     not_needed = ()
@@ -103,7 +103,7 @@ class TransformerLobe(HFTransformersInterface):
                     trust_remote_code=False,
                 )
             )
-            self.commit = getattr(self.config, "_commit_hash", None) or revision
+            self.commit = revision
             if weights is True:
                 self.identity = {"commit": self.commit}
                 if local:
@@ -195,6 +195,7 @@ class TransformerLobe(HFTransformersInterface):
             Created. `load_lobe` (`load_text`) takes it, and so does
             transformers' `AutoModel.from_pretrained`.
         """
+        vars(self.config).pop("auto_map", None)  # names code that stays away
         self.config.save_pretrained(folder)
         self.extractor.save_pretrained(folder)
         tensors = {
