@@ -19,6 +19,7 @@ from ser_peft.io import refuse_pointer
 __all__ = [
     "AdapterFile",
     "BottleneckFile",
+    "HeardFile",
     "ManifestFile",
     "ModelFile",
     "PromptFile",
@@ -139,6 +140,14 @@ class ManifestFile(_File):
     format: Literal[1]
     encoders: dict[Name, _Identity]
     files: dict[Name, _Listed]
+
+
+class HeardFile(_File):
+    """``heard.json``, see `ser_peft.provenance.Heard`."""
+
+    speakers: dict[str, list[str]]
+    deals: list[str]
+    trust_start: list[str]
 
 
 class _Entry(_File):
