@@ -39,6 +39,9 @@ setup(
     extras_require={
         # GPL, and only ever run in a process of its own.
         "demo": ["espeakng-loader==0.2.4"],
+        # To sign model folders, and to check signatures.
+        # (pyopenssl: model-signing imports it without saying so.)
+        "sign": ["model-signing>=1.1,<2", "pyopenssl"],
         "dev": ["hypothesis", "pytest", "pytest-xdist", "ruff"],
     },
     entry_points={"console_scripts": ["ser-peft=ser_peft.cli:main"]},

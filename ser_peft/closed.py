@@ -6,17 +6,27 @@ folder, are in none.
 """
 
 import os
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ser_peft.errors import InputError
+from ser_peft.errors import BAD_ARGUMENTS, InputError
 from ser_peft.io import refuse_pointer, sha256_of, write_json
 from ser_peft.schemas import ManifestFile, parse, read_bytes
 
-__all__ = ["MANIFEST", "files_of", "hashes", "seal", "verify"]
+__all__ = [
+    "MANIFEST",
+    "check_signature",
+    "files_of",
+    "hashes",
+    "seal",
+    "sign",
+    "verify",
+]
 
 MANIFEST = "manifest.json"
-BESIDE = ("LICENSE", "README.md", "model.sig")
+SIGNATURE = "model.sig"
+BESIDE = ("LICENSE", "README.md", SIGNATURE)
 """What may be added to a folder, since no loader reads it; likewise names
 that begin with a dot."""
 CODE = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth", ".py", ".pyc",
@@ -198,3 +208,76 @@ def _prove(folder, files, path):
         key: identity.model_dump(exclude_none=True)
         for key, identity in manifest.encoders.items()
     }
+
+
+def sign(folder, private_key):
+    """Sign a model folder, in the format of OpenSSF's model-signing.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Of a model, sealed. Gets ``model.sig``.
+    private_key : str or Path
+        PEM file of an elliptic curve's key, as ``openssl ecparam -genkey
+        -name prime256v1 -noout -out KEY`` makes.
+
+    Raises
+    ------
+    InputError
+        If the key is none, or the package model-signing is not there.
+    """
+    hashing, signing = _model_signing("hashing", "signing")
+    folder = Path(folder)
+    how = hashing.Config().set_ignored_paths(
+        paths=[folder / name for name in BESIDE], ignore_git_paths=True
+    )
+    # Those of Hugging Face's cache: `files_of` knows which.
+    how.set_allow_symlinks(True)
+    try:
+        signing.Config().use_elliptic_key_signer(
+            private_key=private_key
+        ).set_hashing_config(how).sign(folder, folder / SIGNATURE)
+    except BAD_ARGUMENTS as error:
+        raise InputError(
+            f"--sign {private_key}: cannot sign ({error}); give a private key "
+            "of an elliptic curve, a PEM file without password"
+        ) from error
+
+
+def check_signature(folder, public_key):
+    """Prove that a model folder is as the owner of a key signed it.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Of a model, with ``model.sig``.
+    public_key : str or Path
+        PEM file, as ``openssl ec -in KEY -pubout`` makes.
+
+    Raises
+    ------
+    InputError
+        If it is not, or the package model-signing is not there.
+    """
+    (verifying,) = _model_signing("verifying")
+    folder = Path(folder)
+    try:
+        verifying.Config().use_elliptic_key_verifier(
+            public_key=public_key
+        ).verify(folder, folder / SIGNATURE)
+    except Exception as error:  # cryptography's have no common class
+        raise InputError(
+            f"{folder / SIGNATURE}: does not prove that the folder is as the "
+            f"owner of {public_key} signed it ({error or repr(error)}); get "
+            "the model and the key again from where you trust them"
+        ) from error
+
+
+def _model_signing(*names):
+    try:
+        return [import_module(f"model_signing.{name}") for name in names]
+    except ImportError as error:
+        raise InputError(
+            "signatures: the package model-signing is not there; install it "
+            "with pip install 'ser_peft[sign]'"
+        ) from error

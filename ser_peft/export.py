@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from ser_peft.adapters import PeftLobe
-from ser_peft.closed import MANIFEST, files_of, hashes, seal
+from ser_peft.closed import MANIFEST, SIGNATURE, files_of, hashes, seal, sign
 from ser_peft.errors import InputError
 from ser_peft.inference import identities, load_model, read_model
 from ser_peft.io import atomic_path, write_json
@@ -17,7 +17,9 @@ __all__ = ["export"]
 logger = logging.getLogger(__name__)
 
 
-def export(run, out, merge=False, backbone=None, text_backbone=None):
+def export(
+    run, out, merge=False, backbone=None, text_backbone=None, sign_with=None
+):
     """Copy a trained model to a folder of its own.
 
     Arguments
@@ -39,6 +41,8 @@ def export(run, out, merge=False, backbone=None, text_backbone=None):
         where they have the encoder.
     text_backbone : str, optional
         Likewise of the text encoder.
+    sign_with : str or Path, optional
+        Private key, see `ser_peft.closed.sign`.
 
     Returns
     -------
@@ -74,14 +78,16 @@ def export(run, out, merge=False, backbone=None, text_backbone=None):
                 if place != about[key]:
                     _rename(tmp, key, place)
             seal(tmp, encoders)
+        if sign_with:
+            sign(tmp, sign_with)
     source = str(out.resolve())
     return {out.name: {"source": source, "sha256": hashes(out)}}
 
 
 def _copy(folder, out):
-    """Copy a model folder, but for its manifest."""
+    """Copy a model folder, but for manifest and signature."""
     for name, path in files_of(folder).items():
-        if name != MANIFEST:
+        if name not in (MANIFEST, SIGNATURE):
             (out / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, out / name)
 

@@ -13,7 +13,8 @@ from ser_peft.adapters import load_adapter
 from ser_peft.adapters.folder import refuse_nonfinite
 from ser_peft.audio import SAMPLE_RATE, check_samples, read_audio, summary
 from ser_peft.checkpoints import load_tensors
-from ser_peft.closed import MANIFEST, seal, verify
+from ser_peft.closed import MANIFEST, check_signature, seal
+from ser_peft.closed import verify as verify_folder
 from ser_peft.errors import InputError, out_of_memory
 from ser_peft.fusion import FUSIONS
 from ser_peft.heads import HEADS
@@ -464,7 +465,7 @@ def read_model(folder, save_path=""):
                 f"{folder / 'model'}: is a link; give the folder itself"
             )
         folder = folder / "model"
-    encoders = verify(folder)
+    encoders = verify_folder(folder)
     path = folder / "model.json"
     text = read_bytes(path, "give a finished run or its model/ folder")
     how = "describes no model", "save it again"
@@ -566,7 +567,12 @@ def _inside(place):
 
 
 def load_model(
-    folder, backbone=None, save_path="", device="cpu", text_backbone=None
+    folder,
+    backbone=None,
+    save_path="",
+    device="cpu",
+    text_backbone=None,
+    verify=None,
 ):
     """Load a trained model for inference, in float32.
 
@@ -588,6 +594,9 @@ def load_model(
         Where to put the model.
     text_backbone : str, optional
         Where the text encoder is now, of a model that has one.
+    verify : str or Path, optional
+        Public key (PEM) of who must have signed the folder, see
+        `ser_peft.closed.sign`.
 
     Returns
     -------
@@ -608,7 +617,9 @@ def load_model(
     'happy'
     """
     folder, about = read_model(folder, save_path)
-    if not about["proven"]:
+    if verify:
+        check_signature(folder, verify)
+    elif not about["proven"]:
         logger.warning(
             "%s: has no %s, as older versions wrote none: nothing proves that "
             "its files are whole and as they were written", folder, MANIFEST,

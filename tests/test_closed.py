@@ -193,6 +193,53 @@ def test_hub_encoders_are_of_one_commit(tiny_backbones, tmp_path, monkeypatch):
         assert torch.equal(again(wav), model(wav))
 
 
+@pytest.fixture
+def keys(tmp_path):
+    """Files of a private key and its public one, and of a stranger's."""
+    reason = "pip install 'ser_peft[sign]'"
+    pytest.importorskip("model_signing", reason=reason, exc_type=ImportError)
+    from cryptography.hazmat.primitives import serialization as form
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    paths = []
+    for name in ("own", "strange"):
+        key = ec.generate_private_key(ec.SECP256R1())
+        private = key.private_bytes(
+            form.Encoding.PEM,
+            form.PrivateFormat.PKCS8,
+            form.NoEncryption(),
+        )
+        public = key.public_key().public_bytes(
+            form.Encoding.PEM, form.PublicFormat.SubjectPublicKeyInfo
+        )
+        for suffix, text in (("key", private), ("pub", public)):
+            paths.append(tmp_path / f"{name}.{suffix}")
+            paths[-1].write_bytes(text)
+    return paths[0], paths[1], paths[3]
+
+
+def test_signatures(saved, merged, tmp_path, keys):
+    """A manifest can be written anew, a signature cannot."""
+    private, public, strange = keys
+    out = tmp_path / "out"
+    export(merged, out, sign_with=private)
+    (out / "README.md").touch()
+    load_model(out, verify=public)
+    for key in (strange, private, tmp_path / "none"):
+        with pytest.raises(InputError, match="model.sig: does not prove"):
+            load_model(out, verify=key)
+    edit(out / "model.json", classes=CLASSES[::-1])
+    reseal(out)
+    load_model(out)
+    with pytest.raises(InputError, match="model.sig: does not prove"):
+        load_model(out, verify=public)
+    with pytest.raises(InputError, match="model.sig: does not prove"):
+        load_model(saved, verify=public)  # has none
+    with pytest.raises(InputError, match="--sign .*: cannot sign"):
+        export(merged, tmp_path / "other", sign_with=public)
+    assert not (tmp_path / "other").exists()
+
+
 # ------------------------------------------------------------ hostile folders
 
 MARK = "import os; open(os.environ['SER_PEFT_MARK'], 'w')\n"
