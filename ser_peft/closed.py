@@ -229,7 +229,7 @@ def sign(folder, private_key):
     hashing, signing = _model_signing("hashing", "signing")
     folder = Path(folder)
     how = hashing.Config().set_ignored_paths(
-        paths=[folder / name for name in BESIDE], ignore_git_paths=True
+        paths=BESIDE, ignore_git_paths=True
     )
     # Those of Hugging Face's cache: `files_of` knows which.
     how.set_allow_symlinks(True)

@@ -218,11 +218,12 @@ def keys(tmp_path):
     return paths[0], paths[1], paths[3]
 
 
-def test_signatures(saved, merged, tmp_path, keys):
+def test_signatures(saved, merged, tmp_path, keys, monkeypatch):
     """A manifest can be written anew, a signature cannot."""
     private, public, strange = keys
-    out = tmp_path / "out"
-    export(merged, out, sign_with=private)
+    monkeypatch.chdir(tmp_path)
+    export(merged, "before", sign_with=private)
+    out = (tmp_path / "before").rename(tmp_path / "out")
     (out / "README.md").touch()
     load_model(out, verify=public)
     for key in (strange, private, tmp_path / "none"):
