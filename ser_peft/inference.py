@@ -10,7 +10,7 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 from torch import nn
 
 from ser_peft.adapters import load_adapter
-from ser_peft.adapters.folder import refuse_nonfinite
+from ser_peft.adapters.folder import CONFIG, refuse_nonfinite, several
 from ser_peft.audio import SAMPLE_RATE, check_samples, read_audio, summary
 from ser_peft.checkpoints import load_tensors
 from ser_peft.closed import MANIFEST, check_signature, seal
@@ -529,9 +529,10 @@ def _encoder(folder, about, key, given, load, save_path, **how):
         # A merged one; the manifest covers it.
         return load(str(folder / place), save_path, **how)
     if Path(place).is_absolute():
-        # Older runs have no manifest; what was registered is vouched for.
-        run = (folder.parent / "results.json").exists() or about["proven"]
-        old = about["encoders"] is None and run
+        # Older models have no manifest; what was registered is vouched for.
+        old = about["encoders"] is None and (
+            about["proven"] or _adapter_names(folder, key, place)
+        )
         if "sha256" not in identity and not old:
             raise InputError(
                 f"{path}: {key}: {place}: is outside of the model's folder, "
@@ -559,6 +560,20 @@ def _encoder(folder, about, key, given, load, save_path, **how):
                 "go to another folder"
             )
     return load(place, save_path, revision=identity.get("commit"), **how)
+
+
+def _adapter_names(folder, key, place):
+    """Whether the adapter was trained in the encoder that is named."""
+    adapter = folder / key.replace("backbone", "adapter")
+    paths = [one / CONFIG for one in several(adapter)]
+    wrong, advice = "is no adapter configuration", "export the adapter again"
+    configs = [
+        parse(path, read_bytes(path, advice), dict[str, object], wrong, advice)
+        for path in paths
+    ]
+    return bool(configs) and all(
+        config.get("base_model_name_or_path") == place for config in configs
+    )
 
 
 def _inside(place):
