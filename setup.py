@@ -25,6 +25,7 @@ setup(
         "sentencepiece",
         "soundfile",
         "soxr",
+        "pydantic>=2.10,<3",
         "safetensors",
         "scikit-learn",
         "scipy",
@@ -39,6 +40,9 @@ setup(
     extras_require={
         # GPL, and only ever run in a process of its own.
         "demo": ["espeakng-loader==0.2.4"],
+        # To sign model folders, and to check signatures.
+        # (pyopenssl: model-signing imports it without saying so.)
+        "sign": ["model-signing>=1.1,<2", "pyopenssl"],
         "dev": ["hypothesis", "pytest", "pytest-xdist", "ruff"],
     },
     entry_points={"console_scripts": ["ser-peft=ser_peft.cli:main"]},

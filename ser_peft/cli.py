@@ -167,6 +167,7 @@ def _predict(args):
         args.backbone,
         device=find_device(args.device),
         text_backbone=args.text_backbone,
+        verify=args.verify,
     )
     texts = args.texts or [""] * len(args.audio)
     if len(texts) != len(args.audio):
@@ -212,7 +213,12 @@ def _export(args):
     from ser_peft.released import registry_file
 
     entry = export(
-        args.model, args.out, args.merge, args.backbone, args.text_backbone
+        args.model,
+        args.out,
+        args.merge,
+        args.backbone,
+        args.text_backbone,
+        args.sign,
     )
     print(json.dumps(entry, indent=2))
     _say(
@@ -462,6 +468,10 @@ def _parser():
         help="one object a line, with calibrated probabilities (scores) and "
         "uncalibrated ones",
     )  # fmt: skip
+    sub.add_argument(
+        "--verify", metavar="KEY",
+        help="public key (PEM) of who must have signed the model",
+    )  # fmt: skip
     sub.set_defaults(run=_predict)
 
     sub = commands.add_parser(
@@ -495,6 +505,11 @@ def _parser():
     )  # fmt: skip
     sub.add_argument("--backbone", help="where the encoder is for its users")
     sub.add_argument("--text_backbone", help="likewise of a text encoder")
+    sub.add_argument(
+        "--sign", metavar="KEY",
+        help="sign the folder with this private key (PEM), see `predict "
+        "--verify`; needs pip install 'ser_peft[sign]'",
+    )  # fmt: skip
     sub.set_defaults(run=_export)
 
     sub = commands.add_parser(

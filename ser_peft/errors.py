@@ -9,7 +9,25 @@ from traceback import walk_tb
 
 from safetensors import SafetensorError
 
-__all__ = ["InputError", "one_line_errors", "out_of_memory", "printable"]
+__all__ = [
+    "BAD_ARGUMENTS",
+    "InputError",
+    "one_line_errors",
+    "out_of_memory",
+    "printable",
+]
+
+BAD_ARGUMENTS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What a class or function raises that does not like its arguments."""
 
 
 class InputError(ValueError):

@@ -6,18 +6,20 @@ import shutil
 from pathlib import Path
 
 from ser_peft.adapters import PeftLobe
+from ser_peft.closed import MANIFEST, SIGNATURE, files_of, hashes, seal, sign
 from ser_peft.errors import InputError
-from ser_peft.inference import load_model, read_model
+from ser_peft.inference import identities, load_model, read_model
 from ser_peft.io import atomic_path, write_json
 from ser_peft.provenance import RECORD
-from ser_peft.released import hashes
 
 __all__ = ["export"]
 
 logger = logging.getLogger(__name__)
 
 
-def export(run, out, merge=False, backbone=None, text_backbone=None):
+def export(
+    run, out, merge=False, backbone=None, text_backbone=None, sign_with=None
+):
     """Copy a trained model to a folder of its own.
 
     Arguments
@@ -34,9 +36,13 @@ def export(run, out, merge=False, backbone=None, text_backbone=None):
         whose upper layers were cut off is for `load_lobe` with that depth.
     backbone : str, optional
         Hugging Face id or folder of the encoder, where it is not, or shall
-        not be looked for, where training found it.
+        not be looked for, where training found it. No folder of this machine
+        is named in what is shipped: without an id or `merge`, its users tell
+        where they have the encoder.
     text_backbone : str, optional
         Likewise of the text encoder.
+    sign_with : str or Path, optional
+        Private key, see `ser_peft.closed.sign`.
 
     Returns
     -------
@@ -54,24 +60,49 @@ def export(run, out, merge=False, backbone=None, text_backbone=None):
         raise InputError(f"{out}: is there already; give a new folder")
     folder, about = read_model(run)
     places = {"backbone": backbone, "text_backbone": text_backbone}
-    for key, place in places.items():
-        place = place or about.get(key)
-        if place and not merge and Path(place).is_dir():
-            logger.warning(
-                "%s: looks for its encoder in %s, a folder of this machine; "
-                "give --%s and a Hugging Face id if others shall load it",
-                out, place, key,
-            )  # fmt: skip
     with atomic_path(out) as tmp:
         if merge:
             _merge(folder, backbone, text_backbone, tmp)
         else:
-            shutil.copytree(folder, tmp)
-            for key, place in places.items():
-                if place is not None:
+            _copy(folder, tmp)
+            encoders = dict(about["encoders"] or {})
+            for key, given in places.items():
+                if key not in about:
+                    continue
+                place = given or about[key]
+                if place and (Path(place).is_absolute() or given):
+                    place = _outward(out, key, place)
+                # Of an encoder that is named anew nobody has seen more.
+                seen = {} if given and place else encoders.get(key, {})
+                encoders[key] = {**seen, "source": place}
+                if place != about[key]:
                     _rename(tmp, key, place)
+            seal(tmp, encoders)
+        if sign_with:
+            sign(tmp, sign_with)
     source = str(out.resolve())
     return {out.name: {"source": source, "sha256": hashes(out)}}
+
+
+def _copy(folder, out):
+    """Copy a model folder, but for manifest and signature."""
+    for name, path in files_of(folder).items():
+        if name not in (MANIFEST, SIGNATURE):
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, out / name)
+
+
+def _outward(out, key, place):
+    """Place of an encoder for those who have not this machine, or None."""
+    if not (Path(place).is_absolute() or Path(place).is_dir()):
+        return place
+    logger.warning(
+        "%s: its encoder is %s, a folder of this machine, which is not named "
+        "in it: those who load it give --%s; export with --%s and a Hugging "
+        "Face id, or with --merge, if they shall not have to",
+        out, place, key, key,
+    )  # fmt: skip
+    return None
 
 
 def _merge(folder, backbone, text_backbone, out):
@@ -79,7 +110,8 @@ def _merge(folder, backbone, text_backbone, out):
     lobes = {}
     for name, encoder in model.encoders.items():
         lobes[name] = encoder.merge().lobe
-        lobes[name].source = name  # beside model.json
+        # Beside model.json, and in the manifest with all other files.
+        lobes[name].source, lobes[name].identity = name, None
         setattr(model, name, PeftLobe(lobes[name], "frozen"))
     model.save(out)
     for name, lobe in lobes.items():
@@ -88,14 +120,15 @@ def _merge(folder, backbone, text_backbone, out):
         # Beside each encoder too, which others may train without the rest.
         for place in (out, *map(out.joinpath, lobes)):
             shutil.copy(folder / RECORD, place)
+    seal(out, identities(model.encoders))
 
 
 def _rename(folder, key, place):
-    """Name another place of an encoder wherever one is named."""
+    """Name another place of an encoder, or none, wherever one is named."""
     adapter = "adapter" if key == "backbone" else "text_adapter"
     about = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-    write_json(folder / "model.json", {**about, key: str(place)})
+    write_json(folder / "model.json", {**about, key: place})
     for path in (folder / adapter).rglob("adapter_config.json"):
         about = json.loads(path.read_text(encoding="utf-8"))
-        about["base_model_name_or_path"] = str(place)
+        about["base_model_name_or_path"] = place
         write_json(path, about)

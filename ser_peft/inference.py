@@ -1,32 +1,51 @@
 """A trained run, or a released model -> the emotions of a recording."""
 
-import json
+import inspect
+import logging
 import math
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
+from huggingface_hub.utils import HFValidationError, validate_repo_id
 from torch import nn
 
 from ser_peft.adapters import load_adapter
+from ser_peft.adapters.folder import CONFIG, refuse_nonfinite, several
 from ser_peft.audio import SAMPLE_RATE, Recording, check_samples, summary
 from ser_peft.checkpoints import load_tensors
+from ser_peft.closed import MANIFEST, check_signature, seal
+from ser_peft.closed import verify as verify_folder
 from ser_peft.errors import InputError, out_of_memory
 from ser_peft.fusion import FUSIONS
 from ser_peft.heads import HEADS
-from ser_peft.io import atomic_path, refuse_pointer, write_json
+from ser_peft.io import atomic_path, write_json
 from ser_peft.lobes import load_lobe, load_text
-from ser_peft.released import find, is_name
+from ser_peft.lobes.configs import SCRATCH
+from ser_peft.lobes.transformer import weights_of
+from ser_peft.released import find, is_name, is_registered
+from ser_peft.schemas import ModelFile, parse, read_bytes
 from ser_peft.text import clean_text
 
-__all__ = ["EmotionModel", "by_window", "load_model", "read_model"]
+__all__ = [
+    "EmotionModel",
+    "by_window",
+    "check_scores",
+    "identities",
+    "load_model",
+    "read_model",
+]
+
+logger = logging.getLogger(__name__)
 
 FORMAT = 1
 """Of model.json; higher where an older ser_peft cannot read a model."""
 TOGETHER = 30 * SAMPLE_RATE
 """Samples of the windows that are encoded at once: base-sized wav2vec 2.0 and
 its kin take 0.5 GB for these, most of it in the first convolution."""
+LARGEST_SCORE = 1e30
+"""Larger ones may become infinite by the temperature."""
 
 
 def by_window(encoder, wavs, lengths, score, text=()):
@@ -88,6 +107,29 @@ def _mean(encoder, windows, score, text=()):
             )
         parts.append(by_window(encoder, batch, sizes, score, beside))
     return torch.cat(parts).mean(0)
+
+
+def check_scores(scores, name):
+    """Refuse scores that no probability comes of.
+
+    Arguments
+    ---------
+    scores : torch.Tensor
+        From `EmotionModel.forward`.
+    name : str
+        What was scored, for the message.
+
+    Raises
+    ------
+    InputError
+        If one is NaN, infinite or near it.
+    """
+    if not (scores.abs() < LARGEST_SCORE).all():
+        raise InputError(
+            f"{name}: the model scores it {scores.flatten().tolist()[:8]}: its "
+            "weights are damaged, or its training went astray; copy it again, "
+            "or train it again with a lower learning rate"
+        )
 
 
 class EmotionModel(nn.Module):
@@ -274,7 +316,8 @@ class EmotionModel(nn.Module):
         ------
         InputError
             If files or arrays cannot be used; names all of them. Give them
-            one by one to have the answers for the others.
+            one by one to have the answers for the others. If the scores are
+            NaN or infinite.
         """
         if isinstance(recordings, (str, Path)):
             recordings = [recordings]
@@ -303,6 +346,7 @@ class EmotionModel(nn.Module):
                     + f" on its {seconds:.1f} s" * bool(seconds)
                     + "; cut it, or take a machine with more memory"
                 ) from error
+            check_scores(scores, name)
             answers.append(self._answer(scores[0]))
         if broken:
             raise InputError(summary(broken, len(recordings)))
@@ -324,15 +368,18 @@ class EmotionModel(nn.Module):
             answer["dimensions"] = dict(named)
         return answer
 
-    def save(self, folder):
+    def save(self, folder, heard=None):
         """Write what inference needs: adapter, head and a description.
 
         Arguments
         ---------
         folder : str or Path
             Gets ``adapter/`` (Hugging Face PEFT layout), where there is a
-            text encoder ``text_adapter/``, ``head.safetensors`` and
-            ``model.json``; replaced if it exists.
+            text encoder ``text_adapter/``, ``head.safetensors``,
+            ``model.json``, and ``manifest.json`` of all of them; replaced if
+            it exists.
+        heard : ser_peft.provenance.Heard, optional
+            Whom the model has heard, for ``heard.json``.
         """
         with atomic_path(folder) as tmp:
             tmp.mkdir()
@@ -359,6 +406,31 @@ class EmotionModel(nn.Module):
                     "first_seconds": self.first_seconds,
                 },
             )
+            if heard:
+                heard.write(tmp)
+            seal(tmp, identities(self.encoders))
+
+
+def identities(encoders):
+    """What the manifest of a model folder says of its encoders.
+
+    Arguments
+    ---------
+    encoders : dict of str to PeftLobe
+        See `EmotionModel.encoders`.
+
+    Returns
+    -------
+    dict
+        For `ser_peft.closed.seal`.
+    """
+    return {
+        name.replace("encoder", "backbone"): {
+            "source": encoder.lobe.source,
+            **(encoder.lobe.identity or {}),
+        }
+        for name, encoder in encoders.items()
+    }
 
 
 def _clip(recording, name):
@@ -412,54 +484,147 @@ def read_model(folder, save_path=""):
     folder : Path
         The ``model/`` folder.
     about : dict
-        ``model.json``; ``head`` is the class.
+        ``model.json``; ``head`` is the class. ``encoders`` is what the
+        manifest says of them, None without one; ``proven``, whether manifest
+        or registry have the hashes of all files.
 
     Raises
     ------
     InputError
-        If there is none, or it is not understood.
+        If there is none, it is not understood, or a file is not as the
+        manifest says.
     """
+    proven = is_registered(folder)
     folder = Path(find(folder, save_path) if is_name(folder) else folder)
     if (folder / "model" / "model.json").exists():
-        folder = folder / "model"
-    path = folder / "model.json"
-    refuse_pointer(path)
-    try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-        if about["format"] != FORMAT:
+        if (folder / "model").is_symlink():
             raise InputError(
-                f"{path}: format {about['format']}, this ser_peft reads "
-                f"{FORMAT}; install the one that wrote it"
+                f"{folder / 'model'}: is a link; give the folder itself"
             )
-        needed = ("backbone", "classes", "head_settings")
-        about |= {key: about[key] for key in needed}
-        about["head"] = (HEADS | FUSIONS)[about["head"]]
-        for key in ("backbone", "text_backbone"):
-            # A merged encoder lies beside model.json.
-            if key in about and (folder / about[key]).is_dir():
-                about[key] = str(folder / about[key])
-        if not about.setdefault("temperature", 1.0) > 0:
-            raise KeyError("temperature")
-        for mean, deviation in about.setdefault("dimensions", {}).values():
-            if not (deviation > 0 and math.isfinite(mean)):
-                raise KeyError("dimensions")
-        seconds = about.setdefault("first_seconds", None)
-        if seconds is not None and not seconds > 0:
-            raise KeyError("first_seconds")
-    except OSError as error:
+        folder = folder / "model"
+    encoders = verify_folder(folder)
+    path = folder / "model.json"
+    text = read_bytes(path, "give a finished run or its model/ folder")
+    how = "describes no model", "save it again"
+    written = parse(path, text, dict[str, object], *how)
+    if isinstance(written.get("format"), int) and written["format"] != FORMAT:
         raise InputError(
-            f"{path}: cannot be read ({error.strerror}); give a finished run "
-            "or its model/ folder"
-        ) from error
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+            f"{path}: format {written['format']}, this ser_peft reads "
+            f"{FORMAT}; install the one that wrote it"
+        )
+    described = parse(path, text, ModelFile, *how)
+    about = described.model_dump()
+    if "text_backbone" not in described.model_fields_set:
+        del about["text_backbone"], about["text_depth"]
+    kind = about["head"]
+    about["head"] = (HEADS | FUSIONS).get(kind)
+    wrong = _wrong_head(about)
+    if len({*about["classes"]}) < len(about["classes"]):
+        wrong = f"classes: {about['classes']}: one is there twice"
+    if not about["classes"] and not about["dimensions"]:
+        wrong = "classes: []: neither classes nor dimensions"
+    if wrong:
+        raise InputError(f"{path}: {how[0]} ({wrong}); {how[1]}")
+    return folder, {
+        **about,
+        "encoders": encoders,
+        "proven": proven or encoders is not None,
+    }
+
+
+def _wrong_head(about):
+    """What does not fit of a described head, if anything."""
+    head = about["head"]
+    if head is None:
+        return f"head: unknown; it must be one of {', '.join(HEADS | FUSIONS)}"
+    takes = {
+        name
+        for kind in head.__mro__
+        for name in inspect.signature(kind.__init__).parameters
+    }
+    for key, value in about["head_settings"].items():
+        if key not in takes:
+            return f"head_settings.{key}: {value!r}: {head.__name__} has none"
+    if (head.__name__ in FUSIONS) != ("text_backbone" in about):
+        return f"head: {head.__name__}: fusions and a text_backbone go together"
+    return None
+
+
+def _encoder(folder, about, key, given, load, save_path, **how):
+    """Load an encoder: the given one, or the very one of the training."""
+    if given:
+        return load(given, save_path, **how)
+    path, place = folder / "model.json", about[key]
+    if place is None:
         raise InputError(
-            f"{path}: describes no model ({error!r}); save it again"
-        ) from error
-    return folder, about
+            f"{path}: {key}: null: its encoder was a folder of the machine "
+            f"that trained it; give it as --{key}"
+        )
+    identity = (about["encoders"] or {}).get(key, {})
+    advice = f"give --{key} if you know the right one"
+    if (folder / place).is_dir() and _inside(place):
+        # A merged one; the manifest covers it.
+        return load(str(folder / place), save_path, **how)
+    if Path(place).is_absolute():
+        # Older models have no manifest; what was registered is vouched for.
+        old = about["encoders"] is None and (
+            about["proven"] or _adapter_names(folder, key, place)
+        )
+        if "sha256" not in identity and not old:
+            raise InputError(
+                f"{path}: {key}: {place}: is outside of the model's folder, "
+                f"and nothing says what was in it; {advice}"
+            )
+        found = weights_of(place)
+        if found and found != identity.get("sha256", found):
+            raise InputError(
+                f"{path}: {key}: {place}: has other weights than when the "
+                f"model was trained ({MANIFEST} has their SHA-256); restore "
+                f"them, or give --{key} to take others"
+            )
+    elif place not in SCRATCH or key != "backbone":
+        try:
+            validate_repo_id(place)
+        except HFValidationError as error:
+            raise InputError(
+                f"{path}: {key}: {place}: is neither a folder in the model's "
+                f"own nor a Hugging Face id; {advice}"
+            ) from error
+        if Path(place).exists():
+            raise InputError(
+                f"{path}: {key}: {place}: means the one of the Hugging Face "
+                f"hub, and a file or folder here has its name; {advice}, or "
+                "go to another folder"
+            )
+    return load(place, save_path, revision=identity.get("commit"), **how)
+
+
+def _adapter_names(folder, key, place):
+    """Whether the adapter was trained in the encoder that is named."""
+    adapter = folder / key.replace("backbone", "adapter")
+    paths = [one / CONFIG for one in several(adapter)]
+    wrong, advice = "is no adapter configuration", "export the adapter again"
+    configs = [
+        parse(path, read_bytes(path, advice), dict[str, object], wrong, advice)
+        for path in paths
+    ]
+    return bool(configs) and all(
+        config.get("base_model_name_or_path") == place for config in configs
+    )
+
+
+def _inside(place):
+    """Whether a path is that of something below."""
+    return not Path(place).is_absolute() and ".." not in Path(place).parts
 
 
 def load_model(
-    folder, backbone=None, save_path="", device="cpu", text_backbone=None
+    folder,
+    backbone=None,
+    save_path="",
+    device="cpu",
+    text_backbone=None,
+    verify=None,
 ):
     """Load a trained model for inference, in float32.
 
@@ -473,13 +638,17 @@ def load_model(
         The ``model/`` folder of a run, the run's folder, or the name of a
         released model: see `ser_peft.released`.
     backbone : str, optional
-        Where the encoder is now, if not where training found it.
+        Where the encoder is now, if not where training found it; what it
+        holds is not checked then.
     save_path : str
         Where a download is kept.
     device : str
         Where to put the model.
     text_backbone : str, optional
         Where the text encoder is now, of a model that has one.
+    verify : str or Path, optional
+        Public key (PEM) of who must have signed the folder, see
+        `ser_peft.closed.sign`.
 
     Returns
     -------
@@ -489,7 +658,9 @@ def load_model(
     Raises
     ------
     InputError
-        If the folder is not a model, or does not fit the backbone.
+        If the folder is not a model, a file or the encoder is not as its
+        manifest says, it does not fit the backbone, or a weight is NaN or
+        infinite.
 
     Example
     -------
@@ -498,26 +669,33 @@ def load_model(
     'happy'
     """
     folder, about = read_model(folder, save_path)
-    lobe = load_lobe(
-        backbone or about["backbone"],
-        save_path,
-        depth=about.get("depth"),
-        frame_stride=about.get("frame_stride", 1),
-    )
+    if verify:
+        check_signature(folder, verify)
+    elif not about["proven"]:
+        logger.warning(
+            "%s: has no %s, as older versions wrote none: nothing proves that "
+            "its files are whole and as they were written", folder, MANIFEST,
+        )  # fmt: skip
+    lobe = _encoder(
+        folder, about, "backbone", backbone, load_lobe, save_path,
+        depth=about["depth"], frame_stride=about["frame_stride"],
+    )  # fmt: skip
     encoder = load_adapter(lobe, folder / "adapter")
     text = {}
     if "text_backbone" in about:
-        lobe = load_text(
-            text_backbone or about["text_backbone"],
-            save_path,
-            depth=about["text_depth"],
-        )
+        lobe = _encoder(
+            folder, about, "text_backbone", text_backbone, load_text,
+            save_path, depth=about["text_depth"],
+        )  # fmt: skip
         text = {"text_encoder": load_adapter(lobe, folder / "text_adapter")}
     classes, dimensions = about["classes"], about["dimensions"]
     head = about["head"](
         encoder, len(classes), len(dimensions), **text, **about["head_settings"]
     )
     load_tensors(head, folder / "head.safetensors")
+    refuse_nonfinite(head.state_dict(), folder / "head.safetensors")
+    for one in (encoder, *text.values()):
+        refuse_nonfinite(one.state_dict(), one.lobe.source)
     model = EmotionModel(
         encoder,
         head,

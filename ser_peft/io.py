@@ -1,5 +1,6 @@
 """Files that are either whole or absent."""
 
+import functools
 import hashlib
 import json
 import os
@@ -18,6 +19,7 @@ __all__ = [
     "is_pointer",
     "refuse_pointer",
     "sha256",
+    "sha256_of",
     "write_json",
 ]
 
@@ -140,6 +142,32 @@ def sha256(file):
     while block := file.read(1 << 20):
         digest.update(block)
     return digest.hexdigest()
+
+
+def sha256_of(path):
+    """Hash a file, once as long as it stays as it is.
+
+    Arguments
+    ---------
+    path : str or Path
+        Of a file. One that has another size or time of change than when it
+        was hashed before is hashed again.
+
+    Returns
+    -------
+    str
+        Hexadecimal digest.
+    """
+    about = os.stat(path)
+    return _sha256_of(
+        os.path.abspath(path), about.st_ino, about.st_size, about.st_mtime_ns
+    )
+
+
+@functools.cache
+def _sha256_of(path, *about):
+    with open(path, "rb") as file:
+        return sha256(file)
 
 
 def find_file(path):

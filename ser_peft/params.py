@@ -9,11 +9,12 @@ from pathlib import Path
 import peft
 import torch
 from hyperpyyaml import load_hyperpyyaml, resolve_references
-from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml import YAML, MappingNode, ScalarNode, YAMLError
 
 from ser_peft.adapters import BottleneckConfig, PeftLobe, PromptConfig
 from ser_peft.errors import InputError, printable
 from ser_peft.evaluation.tables import markdown
+from ser_peft.fusion import FUSIONS
 from ser_peft.heads import HEADS, LayerMixHead
 from ser_peft.lobes import shapes
 from ser_peft.lobes.configs import config_folder
@@ -171,6 +172,9 @@ def count_methods(
 def count_recipe(hparams_file, backbone=None, classes=4):
     """Count what a recipe's yaml trains.
 
+    A yaml can name anything that Python can call: here only lobes, encoders,
+    methods and heads are built, and nothing else is called.
+
     Arguments
     ---------
     hparams_file : str or Path
@@ -189,9 +193,10 @@ def count_recipe(hparams_file, backbone=None, classes=4):
     Raises
     ------
     InputError
-        If it is no such yaml.
+        If it is no such yaml, or its model is made of anything else.
     """
     try:
+        _refuse_calls(hparams_file)
         text = Path(hparams_file).read_text(encoding="utf-8")
         given = re.findall(r"^(\w+): *!PLACEHOLDER", text, re.MULTILINE)
         given = dict.fromkeys(given, ".")
@@ -215,6 +220,7 @@ def count_recipe(hparams_file, backbone=None, classes=4):
                 tree["head"]["classes"] = classes
             model = StringIO()
             YAML().dump({key: tree[key] for key in (*parts, "head")}, model)
+            _refuse_strangers(hparams_file, model.getvalue())
             with torch.device("meta"):
                 model = load_hyperpyyaml(StringIO(model.getvalue()))
     except InputError:
@@ -230,6 +236,64 @@ def count_recipe(hparams_file, backbone=None, classes=4):
         "encoder": bare,
         **count(model["encoder"], model["head"], model.get("text_encoder")),
     }
+
+
+def _refuse_calls(path, depth=0):
+    """Refuse a yaml, or one that it includes, that calls when it is read."""
+    text = Path(path).read_text(encoding="utf-8")
+    if "!applyref" in text:
+        raise InputError(
+            f"--yaml {path}: !applyref calls what it names when the yaml is "
+            "read; write its result instead"
+        )
+    for name in re.findall(r"!include:(\S+)", text):
+        if depth > 10:
+            raise InputError(f"--yaml {path}: !include:{name}: goes in circles")
+        _refuse_calls(Path(path).parent / name, depth + 1)
+
+
+def _refuse_strangers(path, text):
+    """Refuse a yaml of a model that names more than parts of models."""
+    nodes = [YAML().compose(text)]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ScalarNode):
+            # HyperPyYAML reads a tuple once more, tags and all.
+            stranger = node.value.startswith("(") and "!" in node.value
+        else:
+            stranger = False
+            nodes += (
+                [part for pair in node.value for part in pair]
+                if isinstance(node, MappingNode)
+                else node.value
+            )
+        if stranger or not KNOWN_TAGS.fullmatch(str(node.tag)):
+            named = node.value if stranger else node.tag
+            raise InputError(
+                f"--yaml {path}: {named}: is not built for counting, only "
+                "lobes, encoders and heads of ser_peft, configurations of peft "
+                "and modules of torch.nn are; give one of a recipe's "
+                "hparams/*.yaml"
+            )
+
+
+KNOWN_TAGS = re.compile(
+    r"tag:yaml\.org,2002:(?:bool|float|int|map|merge|null|seq|str)|!tuple"
+    r"|!(?:new|name|apply):(?:ser_peft\.(?:"
+    + "|".join(
+        [
+            r"adapters\.(?:PeftLobe|BottleneckConfig|PromptConfig)",
+            r"lobes\.(?:load_lobe|load_text|SpanMask)",
+            rf"heads\.(?:{'|'.join(HEADS)})",
+            rf"fusion\.(?:{'|'.join(FUSIONS)})",
+            r"pretraining\.masked_prediction\.MaskedPrediction",
+            r"pretraining\.contrastive\.ContrastiveObjective",
+            r"pretraining\.states\.StateHead",
+        ]
+    )
+    + r")|peft\.[A-Z]\w*Config|torch\.nn\.[A-Z]\w*)"
+)
+"""Tags of what a counted model is made of."""
 
 
 def _numel(module):

@@ -418,8 +418,7 @@ def run_probe(
     results["method"] = "probe"
     if classes:
         model.temperature = results["calibration"]["temperature"]
-    model.save(Path(output_folder) / "model")
-    heard.write(Path(output_folder) / "model")
+    model.save(Path(output_folder) / "model", heard)
     write_report(
         output_folder,
         results,

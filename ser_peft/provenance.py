@@ -1,6 +1,5 @@
 """Who was heard: the speakers that a model, or any part of it, learned of."""
 
-import json
 import logging
 from collections import defaultdict
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 from ser_peft.corpora.emobox import own_name
 from ser_peft.errors import InputError
 from ser_peft.io import write_json
+from ser_peft.schemas import HeardFile, parse, read_bytes
 
 __all__ = ["RECORD", "Heard", "speakers_of"]
 
@@ -181,15 +181,6 @@ def _by_corpus(pairs):
 
 
 def _read(path):
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        lists = [*record["speakers"].values()]
-        lists += [record["deals"], record["trust_start"]]
-        good = all(isinstance(names, list) for names in lists) and all(
-            isinstance(name, str) for names in lists for name in names
-        )
-    except (AttributeError, KeyError, OSError, TypeError, ValueError):
-        good = False
-    if not good:
-        raise InputError(f"{path}: is no record of speakers; copy it again")
-    return record
+    text = read_bytes(path, "copy it again")
+    wrong = "is no record of speakers"
+    return parse(path, text, HeardFile, wrong, "copy it again").model_dump()

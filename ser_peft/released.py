@@ -1,15 +1,23 @@
-"""Released models: from a name to a folder whose weights are checked."""
+"""Released models: from a name to a folder all of which is checked."""
 
-import json
 import os
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
 
+from ser_peft.closed import hashes
 from ser_peft.errors import InputError
-from ser_peft.io import refuse_pointer, sha256
+from ser_peft.io import refuse_pointer
+from ser_peft.schemas import RegistryFile, parse, read_bytes
 
-__all__ = ["RELEASED", "find", "hashes", "is_name", "registry_file"]
+__all__ = [
+    "RELEASED",
+    "find",
+    "hashes",
+    "is_name",
+    "is_registered",
+    "registry_file",
+]
 
 RELEASED = {
     f"{name}-lora-16-conv": backbone
@@ -43,7 +51,8 @@ def registry_file():
 
     A JSON object from the name of a model to its entry, which `ser-peft
     export` prints: ``source`` (a folder, relative to the registry, or a
-    Hugging Face id) and ``sha256`` (what `hashes` gives).
+    Hugging Face id, of which a commit can be given as ``revision``) and
+    ``sha256`` (of every file, what `ser_peft.closed.hashes` gives).
 
     Returns
     -------
@@ -54,31 +63,16 @@ def registry_file():
     return Path(os.environ.get("SER_PEFT_REGISTRY") or default)
 
 
-def hashes(folder):
-    """SHA-256 of all weights in a folder.
-
-    Arguments
-    ---------
-    folder : str or Path
-        Of a model.
-
-    Returns
-    -------
-    dict of str to str
-        Path within the folder -> hexadecimal digest.
-    """
-    found = {}
-    for path in sorted(Path(folder).rglob("*.safetensors")):
-        with path.open("rb") as file:
-            found[path.relative_to(folder).as_posix()] = sha256(file)
-    return found
+def is_registered(source):
+    """Whether this is a name whose files the registry has hashes of."""
+    return is_name(source) and str(source) in _registry()
 
 
 def find(name, save_path=""):
     """Find the folder of a model.
 
     A folder of this name in $SER_PEFT_MODELS goes before the registry's. All
-    weights are as the registry says, where it knows the name; a folder of
+    files are as the registry says, where it knows the name; a folder of
     your own in $SER_PEFT_MODELS needs no entry.
 
     Arguments
@@ -96,7 +90,7 @@ def find(name, save_path=""):
     Raises
     ------
     InputError
-        If there is no such model, or its weights are nowhere or not those
+        If there is no such model, or its files are nowhere or not those
         that were registered.
     """
     name, known = str(name), _registry()
@@ -104,7 +98,7 @@ def find(name, save_path=""):
     if shelf and Path(shelf, name).is_dir():
         folder = Path(shelf, name)
     elif name in known:
-        folder = _fetch(name, known[name]["source"], save_path)
+        folder = _fetch(name, known[name], save_path)
     elif name in RELEASED:
         raise InputError(
             f"{name}: its weights are not public as safetensors and nowhere "
@@ -120,7 +114,7 @@ def find(name, save_path=""):
             f"its model/ folder, or one of {names}"
         )
     if name in known:
-        _check(name, folder, known[name]["sha256"])
+        _check(name, folder, known[name].sha256)
     return folder
 
 
@@ -128,34 +122,29 @@ def _registry():
     path = registry_file()
     if not path.exists() and "SER_PEFT_REGISTRY" not in os.environ:
         return {}
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-        for name, entry in entries.items():
-            if not isinstance(entry["source"], str) or not entry["sha256"]:
-                raise KeyError(name)
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be read ({error.strerror}); correct "
-            "$SER_PEFT_REGISTRY"
-        ) from error
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{path}: is no registry of models ({error!r}); every name needs "
-            "its source and sha256, as `ser-peft export` prints them"
-        ) from error
-    return entries
+    return parse(
+        path,
+        read_bytes(path, "correct $SER_PEFT_REGISTRY"),
+        RegistryFile,
+        "is no registry of models",
+        "every name needs its source and sha256, as `ser-peft export` prints "
+        "them",
+    )
 
 
-def _fetch(name, source, save_path):
+def _fetch(name, entry, save_path):
+    source = entry.source
     folder = registry_file().parent / Path(source).expanduser()
     if folder.is_dir():
         return folder
+    pinned = {"revision": entry.revision} if entry.revision else {}
     try:
         return Path(
             snapshot_download(
                 source,
                 cache_dir=str(save_path) or None,
                 allow_patterns=["*.json", "*.safetensors"],
+                **pinned,
             )
         )
     except (OSError, ValueError) as error:

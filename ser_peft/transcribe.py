@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from tqdm import tqdm
 from transformers import (
     AutoTokenizer,
@@ -14,9 +13,9 @@ from transformers import (
 
 from ser_peft.audio import SAMPLE_RATE, read_audio
 from ser_peft.data import read_manifests
-from ser_peft.errors import InputError
+from ser_peft.errors import InputError, out_of_memory
 from ser_peft.io import write_json
-from ser_peft.lobes.configs import read_config
+from ser_peft.lobes.configs import commit_of, read_config
 from ser_peft.lobes.lean import make_lean
 from ser_peft.lobes.transformer import quiet
 from ser_peft.text import text_sources
@@ -52,7 +51,8 @@ class Transcriber:
 
     def __init__(self, checkpoint, device="cpu", language=None):
         source = str(checkpoint)
-        config = read_config(source)
+        pinned = {"revision": commit_of(source)}
+        config = read_config(source, **pinned)
         if config.model_type != "whisper":
             raise InputError(
                 f"checkpoint {source}: '{config.model_type}' does not "
@@ -61,21 +61,20 @@ class Transcriber:
         with quiet():
             try:
                 self.tokenizer = AutoTokenizer.from_pretrained(
-                    source, trust_remote_code=False
+                    source, trust_remote_code=False, **pinned
                 )
                 model, report = WhisperForConditionalGeneration.from_pretrained(
                     source,
                     config=config,
                     dtype=torch.float32,
+                    trust_remote_code=False,
                     use_safetensors=True,
                     output_loading_info=True,
+                    **pinned,
                 )
-            except (
-                OSError,
-                RuntimeError,
-                ValueError,
-                SafetensorError,
-            ) as error:
+            except Exception as error:  # a tokenizer's has no class
+                if out_of_memory(error):
+                    raise
                 raise InputError(
                     f"checkpoint {source}: cannot be read ({error}); give a "
                     "Hugging Face id, or a folder with config.json, "

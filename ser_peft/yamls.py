@@ -14,7 +14,7 @@ from ruamel.yaml import YAML, MappingNode, ScalarNode, YAMLError
 from ruamel.yaml.comments import TaggedScalar
 from ruamel.yaml.constructor import DuplicateKeyError
 
-from ser_peft.errors import InputError
+from ser_peft.errors import BAD_ARGUMENTS, InputError
 from ser_peft.flags import RunOptions, is_place, parse, place
 
 __all__ = [
@@ -70,18 +70,6 @@ _OF_A_YAML = (
     TypeError,
     ValueError,
     YAMLError,
-)
-
-# What a class or function raises that does not like its arguments.
-_OF_A_CALL = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    LookupError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
 )
 
 # Options of SpeechBrain's command line that change what is trained: they are
@@ -284,7 +272,7 @@ def build(hparams_file, text):
         raise
     except (ErrorDuringImport, ImportError, YAMLError) as error:
         raise InputError(f"{hparams_file}: {error}") from error
-    except _OF_A_CALL as error:
+    except BAD_ARGUMENTS as error:
         # HyperPyYAML does not tell what it was building, its frames do.
         frames = [f.f_locals for f, _ in walk_tb(error.__traceback__)]
         names = [f["callable_string"] for f in frames if "callable_string" in f]

@@ -9,6 +9,7 @@ import peft
 import pytest
 import soundfile
 import torch
+from sealed import reseal
 from transformers import (
     Wav2Vec2Config,
     Wav2Vec2Model,
@@ -280,6 +281,7 @@ def test_saved_models_give_the_same_scores(model, tmp_path):
     }
     frozen = type(model.head) is LinearHead
     assert files == {
+        "model/manifest.json",
         "model/model.json",
         "model/head.safetensors",
         "model/adapter/adapter_config.json",
@@ -313,6 +315,7 @@ def test_the_backbone_may_have_moved(models, copy, tiny_backbones, tmp_path):
     about = json.loads((copy / "model.json").read_text())
     about["backbone"] = str(tmp_path / "gone")
     (copy / "model.json").write_text(json.dumps(about))
+    reseal(copy)
     with pytest.raises(InputError, match="backbone .*gone"):
         load_model(copy)
     moved = tmp_path / "elsewhere"
@@ -324,11 +327,19 @@ def test_the_backbone_may_have_moved(models, copy, tiny_backbones, tmp_path):
 
 
 def remove(name):
-    return lambda folder: (folder / name).unlink()
+    def unlink(folder):
+        (folder / name).unlink()
+        reseal(folder)
+
+    return unlink
 
 
 def garble(name):
-    return lambda folder: (folder / name).write_bytes(b"\0garbled")
+    def write(folder):
+        (folder / name).write_bytes(b"\0garbled")
+        reseal(folder)
+
+    return write
 
 
 def pointer(name):
@@ -342,6 +353,7 @@ def edit(**changes):
         about |= changes
         about = {k: v for k, v in about.items() if v is not None}
         (folder / "model.json").write_text(json.dumps(about))
+        reseal(folder)
 
     return write
 

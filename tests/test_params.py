@@ -303,6 +303,31 @@ def test_a_recipe_may_include(tmp_path):
     assert found == {**whole, "settings": "a.yaml"}
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ("!new:ser_peft.heads.ProbeMixHead", "!new:os.system", "!new:os.sys"),
+        ("!new:peft.LoraConfig", "!apply:os.system", "!apply:os.system"),
+        ("!apply:ser_peft.lobes.load_lobe", "!name:builtins.exec", "!name:"),
+        ("r: 16", "r: !!python/object/apply:os.getcwd []", "python/object"),
+        ("r: 16", "r: !module:antigravity", "!module:antigravity"),
+        ("r: 16", "r: (!!python/object/apply:os.getcwd [])", "python/object"),
+        ("seed: 8", "seed: !applyref:os.getcwd", "!applyref"),
+        ("seed: 8", "seed: !include:b.yaml", "b.yaml: !applyref"),
+    ],
+)
+def test_a_yaml_calls_nothing_else(tmp_path, monkeypatch, old, new, named):
+    text = (HPARAMS / "whisper_lora.yaml").read_text()
+    assert old in text
+    (tmp_path / "a.yaml").write_text(text.replace(old, new, 1))
+    (tmp_path / "b.yaml").write_text("x: !applyref:os.getcwd\n")
+    for name in ("getcwd", "system"):
+        monkeypatch.setattr(f"os.{name}", lambda *args: pytest.fail("called"))
+    monkeypatch.setattr("builtins.exec", lambda *args: pytest.fail("called"))
+    with pytest.raises(InputError, match=named):
+        count_recipe(tmp_path / "a.yaml")
+
+
 def test_refusals(tmp_path, capsys):
     def line(*argv):
         return refused(capsys, *argv)

@@ -7,6 +7,7 @@ import peft
 import pytest
 import torch
 import transformers
+from sealed import reseal
 
 import ser_peft
 from ser_peft import released
@@ -256,8 +257,11 @@ def test_registered_folder(shelf, register, tmp_path, relative):
     source = shelf / name
     sums = hashes(source)
     assert set(sums) == {
+        "adapter/adapter_config.json",
         "adapter/adapter_model.safetensors",
         "head.safetensors",
+        "manifest.json",
+        "model.json",
     }
     if relative:
         (tmp_path / "there").symlink_to(source)
@@ -279,13 +283,14 @@ def test_default_registry(shelf, tmp_path):
     assert find(name) == shelf / name
 
 
-def test_weights_must_be_those_registered(shelf, register, here):
+def test_files_must_be_those_registered(shelf, register, here):
     """Others, missing ones and further ones, on the shelf too."""
     name = "whisper-tiny-lora-16-conv"
     sums = hashes(shelf / name)
     register({name: {"source": "anywhere", "sha256": sums}})
     load_model(name)
-    head = {"head.safetensors": sums["head.safetensors"]}
+    head = dict(sums)
+    del head["adapter/adapter_model.safetensors"]
     for wrong, file in (
         (sums | {"head.safetensors": "0" * 64}, "head.safetensors"),
         (sums | {"more.safetensors": "0" * 64}, "more.safetensors"),
@@ -347,18 +352,20 @@ def test_registry_that_is_not_there(monkeypatch):
 
 
 def test_export_prints_what_the_registry_takes(
-    shelf, register, tmp_path, capsys
+    shelf, backbones, register, tmp_path, capsys
 ):
     run = tmp_path / "run"
-    run.mkdir()
-    (run / "model").symlink_to(shelf / "mms-lora-16-conv")
+    shutil.copytree(shelf / "mms-lora-16-conv", run / "model")
     out = tmp_path / "out" / "mms-lora-16-conv"
     main(["export", str(run), str(out)])
     entry = json.loads(capsys.readouterr().out)
     register(entry)
     wavs = noise((1, 8000))
+    # That the encoder is a folder here says nothing to others.
+    with pytest.raises(InputError, match="null: .*give it as --backbone"):
+        load_model("mms-lora-16-conv")
     assert torch.equal(
-        load_model("mms-lora-16-conv")(wavs),
+        load_model("mms-lora-16-conv", backbone=backbones["mms"])(wavs),
         load_model(shelf / "mms-lora-16-conv")(wavs),
     )
     assert entry["mms-lora-16-conv"]["source"] == str(out)
@@ -373,12 +380,14 @@ def test_export_names_the_backbone_for_others(shelf, tmp_path, caplog):
         backbone="facebook/mms-300m",
     )  # fmt: skip
     texts = [path.read_text() for path in (tmp_path / "out").rglob("*.json")]
-    assert len(texts) == 2
+    assert len(texts) == 3
     for text in texts:
         assert '"facebook/mms-300m"' in text and "/tmp" not in text
     assert not caplog.records
     export(shelf / "mms-lora-16-conv", tmp_path / "mine")
     assert "a folder of this machine" in caplog.text
+    for path in (tmp_path / "mine").rglob("*.json"):
+        assert "/tmp" not in path.read_text()
 
 
 @torch.no_grad()
@@ -390,11 +399,11 @@ def test_merged_export(shelf, tmp_path, name):
     out = tmp_path / "out"
     run = shutil.copytree(shelf / name, tmp_path / "run")
     (run / RECORD).write_text("{}")
+    reseal(run)
     entry = export(run, out, merge=True)
-    assert set(entry["out"]["sha256"]) == {
-        "encoder/model.safetensors",
-        "head.safetensors",
-    }
+    files = {p.relative_to(out).as_posix() for p in out.rglob("*.*")}
+    assert set(entry["out"]["sha256"]) == files
+    assert {"encoder/model.safetensors", "manifest.json"} < files
     records = {path.parent for path in out.rglob(RECORD)}
     assert records == {out, out / "encoder"}
     out = out.rename(tmp_path / "moved")

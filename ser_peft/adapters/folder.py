@@ -1,21 +1,35 @@
 """Adapters on disk, in Hugging Face PEFT's layout."""
 
+import functools
 import json
+import math
+import typing
 from dataclasses import asdict
 from pathlib import Path
 
 import peft
 import torch
-from safetensors import SafetensorError
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from pydantic import ConfigDict, TypeAdapter
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from ser_peft.adapters.bottleneck import BottleneckConfig
-from ser_peft.adapters.methods import WHOLE
+from ser_peft.adapters.methods import WHOLE, check_pattern
 from ser_peft.adapters.prompts import PromptConfig
+from ser_peft.closed import files_of, verify
 from ser_peft.errors import InputError
 from ser_peft.io import refuse_pointer
 from ser_peft.released import find as find_released
 from ser_peft.released import is_name
+from ser_peft.schemas import (
+    AdapterFile,
+    BottleneckFile,
+    PromptFile,
+    check_values,
+    parse,
+    read_bytes,
+)
 
 __all__ = [
     "BASE",
@@ -24,6 +38,7 @@ __all__ = [
     "load",
     "read",
     "read_tensors",
+    "refuse_nonfinite",
     "several",
     "write",
 ]
@@ -31,7 +46,20 @@ __all__ = [
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 BASE = "base"
 """Subfolder of an adapter that is folded into the encoder before it."""
-OURS = {config.peft_type: config for config in (BottleneckConfig, PromptConfig)}
+OURS = {
+    config.peft_type: (config, schema)
+    for config, schema in (
+        (BottleneckConfig, BottleneckFile),
+        (PromptConfig, PromptFile),
+    )
+}
+LARGEST = 1024
+"""No size in a configuration is larger, unless a tensor's dimension is."""
+FREE = ("alpha", "seed", "key", "step", "tinit", "tfinal", "deltaT", "warmup",
+        "interval")  # fmt: skip
+"""Parts of the names of PEFT's settings that are no sizes."""
+PATTERNS = ("_modules", "_pattern", "_parameters", "modules_to_save")
+"""Ends of the names of those that name modules, some by regex."""
 
 
 def find(run, name="adapter"):
@@ -55,15 +83,19 @@ def find(run, name="adapter"):
     Raises
     ------
     InputError
-        If there is none at all.
+        If there is none at all, or the model's files are not as its manifest
+        says.
     """
     root = Path(find_released(run) if is_name(run) else run)
     for folder in (root / "model", root):
+        if several(folder / "adapter"):
+            verify(folder)
         if several(folder / name):
             return folder / name
         if several(folder / "adapter"):
             return None
     if several(root):
+        files_of(root)
         return root
     raise InputError(
         f"{root}: holds no adapter; give a finished run or its model/ folder"
@@ -75,7 +107,7 @@ def several(folder):
     folder = Path(folder)
     if (folder / CONFIG).exists():
         return [folder]
-    parts = sorted(path.parent for path in folder.glob(f"*/{CONFIG}"))
+    parts = sorted(path.parent for path in folder.glob(f"[!.]*/{CONFIG}"))
     return [part for part in parts if part.name != BASE]
 
 
@@ -147,33 +179,78 @@ def read(folder):
         If there is no such file or it cannot be understood.
     """
     path = folder / CONFIG
-    refuse_pointer(path)
+    text = read_bytes(path, "give the folder of an exported adapter")
+    how = "is no adapter configuration", "export the adapter again"
+    config = parse(path, text, dict[str, typing.Any], *how)
+    kind = str(config.get("peft_type"))
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        kind = config.pop("peft_type")
-        backbone = (config.get("auto_mapping") or {}).get("base_model_class")
-        if kind.lower() in WHOLE:
-            return kind.lower(), config["layers"], backbone
-        if kind in OURS:
-            config.setdefault("residual", False)  # older than this field
-            fields = OURS[kind].__dataclass_fields__
-            method = OURS[kind](**{name: config[name] for name in fields})
-            return method, None, backbone
-        method = peft.PeftConfig.from_pretrained(str(folder))
-    except OSError as error:
+        check_values(config, max(LARGEST, _largest(folder / TENSORS)), FREE)
+        if kind in PEFT_TYPE_TO_CONFIG_MAPPING:
+            method = _of_peft(config)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path}: {how[0]} ({error}); {how[1]}") from error
+    if kind in PEFT_TYPE_TO_CONFIG_MAPPING:
+        mapping = config.get("auto_mapping") or {}
+        return method, None, mapping.get("base_model_class")
+    if kind.lower() not in WHOLE and kind not in OURS:
         raise InputError(
-            f"{path}: cannot be read ({error.strerror}); give the folder of "
-            "an exported adapter"
-        ) from error
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{path}: is no adapter configuration ({error!r}); export the "
-            "adapter again"
-        ) from error
+            f"{path}: {how[0]} (peft_type: {kind!r}: no such method); {how[1]}"
+        )
+    build, schema = OURS.get(kind, (None, AdapterFile))
+    config = parse(path, text, schema, *how)
+    mapping = config.auto_mapping
+    backbone = mapping and mapping.base_model_class
+    if build is None:
+        return kind.lower(), config.layers, backbone
+    fields = build.__dataclass_fields__
+    method = build(**{name: getattr(config, name) for name in fields})
+    return method, None, backbone
+
+
+def _largest(path):
+    """Largest dimension of the tensors of a file, 0 where it is none."""
+    try:
+        with safe_open(path, "pt") as file:
+            shapes = [file.get_slice(name).get_shape() for name in file.keys()]
+    except (OSError, SafetensorError):
+        return 0  # whoever loads it tells
+    return max((max(s, default=0) for s in shapes if math.prod(s)), default=0)
+
+
+@functools.cache
+def _hints(kind):
+    """Fields of one of PEFT's configurations -> how they are checked."""
+    hints = typing.get_type_hints(PEFT_TYPE_TO_CONFIG_MAPPING[kind])
+    strict = ConfigDict(strict=True)
+    return {
+        name: TypeAdapter(hint, config=strict)
+        for name, hint in hints.items()
+        if not name.endswith("_config")
+    }
+
+
+def _of_peft(config):
+    """A configuration of PEFT from what its file says, or a ValueError."""
+    kind = config["peft_type"]
+    for key, value in config.items():
+        if key.endswith("_config") and value:
+            raise ValueError(f"{key}: {value!r:.60}: leave it out")
+        if key in _hints(kind):
+            try:
+                _hints(kind)[key].validate_json(json.dumps(value))
+            except ValueError as error:
+                reason = error.errors()[0]["msg"]
+                raise ValueError(f"{key}: {value!r:.60}: {reason}") from error
+        if key.endswith(PATTERNS):
+            for pattern in [value] if isinstance(value, str) else value or ():
+                check_pattern(pattern, key)
+    if config.get("layer_replication"):
+        raise ValueError("layer_replication: copies layers; leave it out")
+    method = peft.PeftConfig.from_peft_type(**config)
     method.inference_mode = False  # else PEFT builds it without parameters
     # PEFT would warn that the backbone has moved, which is no matter.
     method.base_model_name_or_path = None
-    return method, None, backbone
+    return method
 
 
 def read_tensors(path):
@@ -185,6 +262,30 @@ def read_tensors(path):
         raise InputError(
             f"{path}: cannot be read ({error}); restore or export it again"
         ) from error
+
+
+def refuse_nonfinite(tensors, path):
+    """Refuse weights that are no numbers, whose scores would be none either.
+
+    Arguments
+    ---------
+    tensors : dict of str to torch.Tensor
+        Weights.
+    path : str or Path
+        Where they are from, for the message.
+
+    Raises
+    ------
+    InputError
+        If one holds NaN or infinity.
+    """
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise InputError(
+                f"{path}: {name} holds NaN or infinity, so that no score would "
+                "mean anything; copy it again, or train again with a lower "
+                "learning rate"
+            )
 
 
 def load(lobe, method, own, folder):
@@ -211,6 +312,7 @@ def load(lobe, method, own, folder):
         return
     path = folder / TENSORS
     tensors = read_tensors(path)
+    refuse_nonfinite(tensors, path)
     if not isinstance(method, peft.PeftConfig):
         copy_tensors(tensors, own, path)
         return

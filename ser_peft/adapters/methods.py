@@ -10,7 +10,7 @@ from ser_peft.adapters.bottleneck import BottleneckConfig
 from ser_peft.adapters.prompts import PromptConfig
 from ser_peft.errors import InputError
 
-__all__ = ["as_methods", "method_name", "prepare"]
+__all__ = ["as_methods", "check_pattern", "method_name", "prepare"]
 
 OURS = (BottleneckConfig, PromptConfig)
 WHOLE = ("frozen", "full", "transformer")
@@ -132,6 +132,8 @@ def prepare(lobe, config, targets, layers):
             "targets, layers: the method's target_modules says already where "
             f"it goes ({config.target_modules}); leave the two out"
         )
+    elif isinstance(config.target_modules, str):
+        check_pattern(config.target_modules, "target_modules")
     return config
 
 
@@ -177,6 +179,61 @@ REFUSED = {
 UNREPEATABLE = ("corda", "eva", "loftq", "lora_ga", "pissa_niter")
 
 
+def check_pattern(pattern, key):
+    r"""Refuse a regex of module names that could take for ever to match.
+
+    Arguments
+    ---------
+    pattern : str
+        A name, or a regex of names with groups, alternatives, sets and
+        repeated characters; nothing else, and no repeated group.
+    key : str
+        Where it is from, for the message.
+
+    Raises
+    ------
+    InputError
+        If it is another, or can be matched in too many ways.
+
+    Example
+    -------
+    >>> check_pattern(r"layers\.\d+\.(q|v)_proj", "targets")
+    >>> check_pattern("(a+)+b", "targets")
+    Traceback (most recent call last):
+    ...
+    ser_peft.errors.InputError: targets: '(a+)+b' is no regex of ...
+    """
+    if not isinstance(pattern, str) or not PATTERN.fullmatch(pattern):
+        raise InputError(
+            f"{key}: {pattern!r:.80} is no regex of names, groups, "
+            "alternatives and repeated characters; give a list of module names"
+        )
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise InputError(f"{key}: {pattern!r:.80}: {error}") from error
+    # How often a name may be read anew: by which alternative it is, and by
+    # where a repetition ends in a name of some 60 characters.
+    ways = 1
+    for group in pattern.split("("):
+        ways *= 1 + group.count("|")
+    digits = pattern.count(r"\d+")
+    ways *= 4**digits * 64 ** (len(REPEATED.findall(pattern)) - digits)
+    if ways > MOST_WAYS:
+        raise InputError(
+            f"{key}: {pattern!r:.80} can be matched in too many ways; give a "
+            "list of module names"
+        )
+
+
+PATTERN = re.compile(
+    r"(?:[\w\-^$]|\.|\\[.\-dw]|\[[\w\-]+\]|\((?:\?:)?|\)(?![*+?{])|\|"
+    r"|(?<![(|*+?])[*+?](?![*+?]))*"
+)
+REPEATED = re.compile(r"[*+?]")
+MOST_WAYS = 1_000_000
+
+
 def _target_regex(lobe, config, targets, layers):
     """Regex of module names within the encoder."""
     names = [name for name, _ in lobe.backbone.named_modules()]
@@ -186,11 +243,8 @@ def _target_regex(lobe, config, targets, layers):
                 f"layers: goes with targets in {PRESETS}; with a regex of "
                 "your own, put the layers in it"
             )
-        try:
-            matches = any(re.fullmatch(targets, name) for name in names)
-        except (re.error, TypeError) as error:
-            raise InputError(f"targets: {targets!r}: {error}") from error
-        if not matches:
+        check_pattern(targets, "targets")
+        if not any(re.fullmatch(targets, name) for name in names):
             inside = [
                 n for n in names if n.startswith(f"{lobe.layers_path}.0.")
             ]

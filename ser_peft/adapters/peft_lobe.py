@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import shutil
 import warnings
 from itertools import chain
@@ -22,7 +23,7 @@ from ser_peft.adapters.folder import several
 from ser_peft.adapters.liveness import gradients, reference_states
 from ser_peft.adapters.methods import as_methods, method_name, prepare
 from ser_peft.adapters.prompts import PromptConfig
-from ser_peft.errors import InputError
+from ser_peft.errors import BAD_ARGUMENTS, InputError, out_of_memory
 from ser_peft.io import atomic_path
 from ser_peft.lobes.lean import LeanLinear
 
@@ -673,12 +674,21 @@ def load_adapter(lobe, folder):
                 f"{one}: was trained in a {backbone}; {lobe.source} is a {here}"
             )
         methods.append(method)
-    encoder = PeftLobe(
-        lobe,
-        methods if methods[1:] else methods[0],
-        layers=layers,
-        trainable=False,
-    )
+    try:
+        encoder = PeftLobe(
+            lobe,
+            methods if methods[1:] else methods[0],
+            layers=layers,
+            trainable=False,
+        )
+    except (*BAD_ARGUMENTS, re.error) as error:
+        if out_of_memory(error):
+            raise
+        # The configuration's fault: the lobe has been proven by loading.
+        raise InputError(
+            f"{folder}/{adapter_folder.CONFIG}: cannot be built: "
+            f"{str(error) or repr(error)}"
+        ) from error
     for method, one in zip(methods, folders, strict=True):
         adapter_folder.load(lobe, method, encoder._tensors(method), one)
     encoder.base = base if base.is_dir() else None

@@ -563,8 +563,7 @@ class EmotionBrain(CachingBrain):
             self.model.temperature = results["calibration"]["temperature"]
         if if_main_process():
             folder = Path(self.hparams.output_folder)
-            self.model.save(folder / "model")
-            self.heard.write(folder / "model")
+            self.model.save(folder / "model", self.heard)
             gender_of = self.groups.get("gender", {})
             write_report(
                 folder,

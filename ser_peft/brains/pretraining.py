@@ -10,10 +10,12 @@ from speechbrain.utils.distributed import if_main_process
 
 from ser_peft.brains.base import PeftBrain
 from ser_peft.brains.emotion import EmotionBrain
+from ser_peft.closed import seal
 from ser_peft.data import datasets
 from ser_peft.errors import InputError
 from ser_peft.evaluation.pretraining import write_pretraining_report
 from ser_peft.evaluation.results import versions
+from ser_peft.inference import identities
 from ser_peft.io import atomic_path, write_json
 from ser_peft.lobes import SpeechLobe
 from ser_peft.pretraining.pseudo_labels import (
@@ -206,6 +208,7 @@ class PretrainBrain(PeftBrain):
                 self.encoder.export(tmp / "adapter")
                 self.head.save(tmp / "objective.safetensors")
                 self.heard.write(tmp)
+                seal(tmp, identities({"encoder": self.encoder}))
             write_pretraining_report(
                 folder, results, list(self.history), self.example(), self.counts
             )

@@ -33,7 +33,7 @@ from ser_peft.errors import InputError
 from ser_peft.evaluation.fairness import group_columns
 from ser_peft.evaluation.report import write_report
 from ser_peft.evaluation.results import corpus_scores, run_results
-from ser_peft.inference import load_model, read_model
+from ser_peft.inference import check_scores, load_model, read_model
 from ser_peft.lobes import lengths_in_samples
 from ser_peft.provenance import Heard
 
@@ -240,6 +240,7 @@ def _measure(model, about, entries, device, batch_seconds):
         lengths = lengths_in_samples(wavs, lens)
         with torch.no_grad():
             scores = model(wavs.to(device), lengths, batch.text).float().cpu()
+        check_scores(scores, ", ".join(batch.id))
         logits, values = scores.tensor_split([len(model.classes)], 1)
         chances = logits.softmax(-1).numpy()
         rows |= dict(

@@ -6,6 +6,7 @@ from ser_peft.errors import InputError
 from ser_peft.lobes.base import SpeechLobe, lengths_in_samples
 from ser_peft.lobes.configs import (
     SCRATCH,
+    commit_of,
     config_folder,
     config_of,
     read_config,
@@ -79,7 +80,8 @@ def load_lobe(source, save_path="", **kwargs):
             lobe = LOBES[source](folder, save_path, **kwargs)
         lobe.source = source
         return lobe
-    config = read_config(source, save_path)
+    kwargs["revision"] = commit_of(source, kwargs.get("revision"), save_path)
+    config = read_config(source, save_path, kwargs["revision"])
     if config.model_type not in LOBES:
         raise InputError(
             f"backbone {source}: '{config.model_type}' is not a speech "
@@ -107,7 +109,8 @@ def load_text(source, save_path="", **kwargs):
     InputError
         If there is no such checkpoint or it is no text encoder.
     """
-    config = read_config(source, save_path)
+    kwargs["revision"] = commit_of(source, kwargs.get("revision"), save_path)
+    config = read_config(source, save_path, kwargs["revision"])
     if config.model_type not in FAMILIES:
         raise InputError(
             f"backbone {source}: '{config.model_type}' is not a text encoder; "

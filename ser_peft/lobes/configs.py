@@ -4,6 +4,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     AutoConfig,
     BertConfig,
@@ -14,13 +15,21 @@ from transformers import (
     WavLMConfig,
     WhisperConfig,
 )
+from transformers.utils.hub import resolve_revision
 
-from ser_peft.errors import InputError
+from ser_peft.errors import BAD_ARGUMENTS, InputError
 from ser_peft.io import refuse_pointer
 from ser_peft.lobes.filterbank_cnn import FilterbankCnnConfig
 from ser_peft.lobes.vggish import VGGishConfig
 
-__all__ = ["KNOWN", "SCRATCH", "config_folder", "config_of", "read_config"]
+__all__ = [
+    "KNOWN",
+    "SCRATCH",
+    "commit_of",
+    "config_folder",
+    "config_of",
+    "read_config",
+]
 
 _LARGE = {
     "hidden_size": 1024,
@@ -117,7 +126,29 @@ Shapes only: dropout rates and the like are not those of the checkpoint.
 """
 
 
-def read_config(source, save_path=""):
+def commit_of(source, revision=None, save_path=""):
+    """Commit that a Hugging Face id stands for.
+
+    Arguments
+    ---------
+    source : str or Path
+        The id, or a local folder.
+    revision : str, optional
+        Commit, branch or tag; the newest commit where absent.
+    save_path : str
+        Where downloads are kept.
+
+    Returns
+    -------
+    str or None
+        The commit; `revision` itself of a folder, or where nobody knows.
+    """
+    cache = str(save_path) or None
+    found = resolve_revision(str(source), revision, cache_dir=cache)
+    return getattr(found, "resolved", found)
+
+
+def read_config(source, save_path="", revision=None):
     """Read the configuration of a checkpoint.
 
     Arguments
@@ -126,6 +157,8 @@ def read_config(source, save_path=""):
         Hugging Face id or local folder.
     save_path : str
         Where downloads are kept.
+    revision : str, optional
+        Commit of a Hugging Face id; the newest one where absent.
 
     Returns
     -------
@@ -145,10 +178,11 @@ def read_config(source, save_path=""):
         return AutoConfig.from_pretrained(
             str(source),
             cache_dir=str(save_path) or None,
+            revision=revision,
             trust_remote_code=False,
         )
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    except (*BAD_ARGUMENTS, StrictDataclassError) as error:
+        reason = (str(error).splitlines() or [repr(error)])[0]
         raise InputError(
             f"backbone {source}: cannot be read ({reason}); give a Hugging "
             "Face id or a folder with config.json and model.safetensors"

@@ -59,6 +59,7 @@ class TextLobe(TransformerLobe):
             self.extractor = AutoTokenizer.from_pretrained(
                 source,
                 cache_dir=str(save_path) or None,
+                revision=self.commit,
                 trust_remote_code=False,
             )
             # transformers makes one up where there is no file.
@@ -66,8 +67,8 @@ class TextLobe(TransformerLobe):
                 *self.extractor.all_special_tokens
             }:
                 raise ValueError("its vocabulary is empty")
-        except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
+        except Exception as error:  # what its library raises has no class
+            reason = (str(error).splitlines() or [repr(error)])[0]
             raise InputError(
                 f"backbone {source}: no tokenizer ({reason}); give a folder "
                 "that has tokenizer.json too"

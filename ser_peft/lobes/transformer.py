@@ -3,6 +3,7 @@
 import os
 import warnings
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from huggingface_hub.constants import HF_HUB_CACHE
@@ -12,10 +13,11 @@ from safetensors.torch import save_file
 from speechbrain.integrations.huggingface.huggingface import (
     HFTransformersInterface,
 )
-from transformers import AutoModel
+from transformers import AutoConfig, AutoModel
 from transformers.utils import logging
 
-from ser_peft.errors import InputError
+from ser_peft.errors import BAD_ARGUMENTS, InputError, out_of_memory
+from ser_peft.io import sha256_of
 from ser_peft.lobes.lean import make_lean
 
 __all__ = ["TransformerLobe"]
@@ -44,6 +46,9 @@ class TransformerLobe(HFTransformersInterface):
     depth : int, optional
         Keep so many of the lowest layers; all where absent. The checkpoint
         may lack the others.
+    revision : str, optional
+        Commit of a Hugging Face id, of which all files are; `load_lobe`
+        finds the newest.
     """
 
     not_needed = ()
@@ -71,6 +76,9 @@ class TransformerLobe(HFTransformersInterface):
     """Whether it starts from scratch."""
     adapter_name = "adapter"
     """Of the folder of a saved model that its adapter is in."""
+    identity = None
+    """Of the weights: ``commit`` of a Hugging Face id, or ``sha256``, file to
+    digest, of a local folder. None of what has no checkpoint."""
 
     def __init__(
         self,
@@ -80,29 +88,44 @@ class TransformerLobe(HFTransformersInterface):
         gradient_checkpointing=False,
         weights=True,
         depth=None,
+        revision=None,
     ):
-        source = str(source)
+        source, local = str(source), os.path.isdir(source)
+        save_path = str(save_path or HF_HUB_CACHE)
+        # Not SpeechBrain's constructor: it takes whatever commit is newest.
+        torch.nn.Module.__init__(self)
         with quiet():
-            super().__init__(
+            self.config = self.override_config(
+                AutoConfig.from_pretrained(
+                    source,
+                    cache_dir=save_path,
+                    revision=revision,
+                    trust_remote_code=False,
+                )
+            )
+            self.commit = revision
+            if weights is True:
+                self.identity = {"commit": self.commit}
+                if local:
+                    self.identity = {"sha256": weights_of(source)}
+            self._from_pretrained(
                 source,
-                save_path=str(save_path or HF_HUB_CACHE),
+                save_path=save_path,
                 dtype=getattr(torch, dtype),
                 weights=weights,
                 depth=depth,
             )
+            self.model.train()
             if gradient_checkpointing:
                 self.model.gradient_checkpointing_enable(
                     gradient_checkpointing_kwargs={"use_reentrant": False}
                 )
         # Absolute, so that a saved model finds its backbone from anywhere.
-        local = os.path.isdir(source)
         self.source = os.path.abspath(source) if local else source
         if depth is not None:
             self._truncate(depth)
 
-    def _from_pretrained(
-        self, source, save_path, cache_dir, device, dtype, weights, depth
-    ):
+    def _from_pretrained(self, source, save_path, dtype, weights, depth):
         """Load safetensors, all of them, and unpickle nothing.
 
         Replaces SpeechBrain's, which would unpickle its own checkpoints and
@@ -111,18 +134,24 @@ class TransformerLobe(HFTransformersInterface):
         self.random = weights == "random"
         if weights is not True:
             with torch.device("cpu" if self.random else "meta"):
-                self.model = AutoModel.from_config(self.config, dtype=dtype)
+                self.model = AutoModel.from_config(
+                    self.config, dtype=dtype, trust_remote_code=False
+                )
             return
         try:
             self.model, report = AutoModel.from_pretrained(
                 source,
                 config=self.config,
                 cache_dir=save_path,
+                revision=self.commit,
                 dtype=dtype,
+                trust_remote_code=False,
                 use_safetensors=True,
                 output_loading_info=True,
             )
-        except (OSError, RuntimeError, SafetensorError) as error:
+        except (*BAD_ARGUMENTS, SafetensorError) as error:
+            if out_of_memory(error):
+                raise
             raise InputError(
                 f"backbone {source}: model.safetensors is missing or damaged "
                 f"({error}); where there is a pytorch_model.bin only, convert "
@@ -166,6 +195,7 @@ class TransformerLobe(HFTransformersInterface):
             Created. `load_lobe` (`load_text`) takes it, and so does
             transformers' `AutoModel.from_pretrained`.
         """
+        vars(self.config).pop("auto_map", None)  # names code that stays away
         self.config.save_pretrained(folder)
         self.extractor.save_pretrained(folder)
         tensors = {
@@ -211,6 +241,23 @@ class TransformerLobe(HFTransformersInterface):
     def hidden_size(self):
         """Width of the hidden states."""
         return self.config.hidden_size
+
+
+def weights_of(folder):
+    """SHA-256 of an encoder's weights.
+
+    Arguments
+    ---------
+    folder : str or Path
+        In Hugging Face layout.
+
+    Returns
+    -------
+    dict of str to str
+        File -> hexadecimal digest.
+    """
+    files = sorted(Path(folder).glob("*.safetensors"))
+    return {file.name: sha256_of(file) for file in files}
 
 
 @contextmanager

@@ -1,10 +1,13 @@
 """wav2vec 2.0 and HuBERT encoders."""
 
+from pathlib import Path
+
 import torch
 from speechbrain.dataio.dataio import length_to_mask
 from torch.nn.functional import batch_norm
-from transformers import AutoFeatureExtractor, Wav2Vec2FeatureExtractor
+from transformers import Wav2Vec2FeatureExtractor
 
+from ser_peft.errors import BAD_ARGUMENTS, InputError
 from ser_peft.lobes.base import SpeechLobe
 
 __all__ = ["Wav2Vec2Lobe"]
@@ -73,13 +76,21 @@ class Wav2Vec2Lobe(SpeechLobe):
     def __init__(self, source, save_path="", **kwargs):
         super().__init__(source, save_path, **kwargs)
         try:
-            extractor = AutoFeatureExtractor.from_pretrained(
-                source, cache_dir=str(save_path) or None
+            extractor = Wav2Vec2FeatureExtractor.from_pretrained(
+                source,
+                cache_dir=str(save_path) or None,
+                revision=self.commit,
+                trust_remote_code=False,
             )
             self.normalize_wav = bool(extractor.do_normalize)
-        except OSError:
-            # A folder without preprocessor_config.json: models with layer
-            # norm in the extractor were pretrained on normalised waves.
+        except BAD_ARGUMENTS as error:
+            path = Path(source, "preprocessor_config.json")
+            if path.exists():
+                raise InputError(
+                    f"backbone {path}: cannot be read ({error}); copy it again"
+                ) from error
+            # A folder without: models with layer norm in the extractor were
+            # pretrained on normalised waves.
             self.normalize_wav = self.config.feat_extract_norm == "layer"
         # Most trainings mask nothing, and nothing would ever reach this.
         if hasattr(self.model, "masked_spec_embed"):

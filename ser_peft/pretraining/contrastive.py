@@ -249,7 +249,9 @@ def _pretrained(lobe, save_path):
         model, report = Wav2Vec2ForPreTraining.from_pretrained(
             lobe.source,
             cache_dir=str(save_path or HF_HUB_CACHE),
+            revision=lobe.commit,
             dtype=torch.float32,
+            trust_remote_code=False,
             use_safetensors=True,
             output_loading_info=True,
         )
