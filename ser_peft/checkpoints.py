@@ -83,7 +83,7 @@ class SafeCheckpointer(Checkpointer):
         self.intact = {}
         """Name of a folder that was proven -> its Checkpoint."""
         self.damaged = {}
-        """Name of a folder that failed -> its epoch."""
+        """Name of a folder that failed, or is gone -> its epoch."""
         if if_main_process():
             sweep(self.checkpoints_dir)
             for leftover in self.checkpoints_dir.glob(f"{PARTIAL}CKPT+*"):
@@ -117,9 +117,9 @@ class SafeCheckpointer(Checkpointer):
             with atomic_path(whole) as tmp:  # a name may be given again
                 os.replace(checkpoint.path, tmp)
                 _write_hashes(tmp)
-            for damaged, epoch in self.damaged.items():
-                if epoch is UNKNOWN:
-                    _remove(self.checkpoints_dir / damaged)
+            for path in self.checkpoints_dir.glob("CKPT+*"):
+                if self.damaged.get(path.name) is UNKNOWN:
+                    _remove(path)
             checkpoint = _read(whole)
         ddp_barrier()
         self.damaged = {
@@ -144,38 +144,48 @@ class SafeCheckpointer(Checkpointer):
         for path in paths:
             if path.name not in {*self.intact, *self.damaged}:
                 self._prove(path)
-        intact = [self.intact.get(path.name) for path in paths]
+        names = {path.name for path in paths}
+        self.intact = {k: v for k, v in self.intact.items() if k in names}
         first = min(self.damaged.values(), default=UNKNOWN)
-        return [
-            checkpoint
-            for checkpoint in intact
-            if checkpoint and ckpt_recency(checkpoint) < (first,)
-        ]
+        return [c for c in self.intact.values() if ckpt_recency(c) < (first,)]
+
+    def expect(self, epochs):
+        """Take checkpoints that are gone for damaged ones.
+
+        Arguments
+        ---------
+        epochs : list of int
+            Of those that must be there.
+        """
+        there = {c.meta["epoch"] for c in self.list_checkpoints()}
+        for epoch in sorted({*epochs} - there):
+            path = self.checkpoints_dir / f"CKPT+epoch{epoch:04d}"
+            if path.name not in self.damaged:
+                self._leave_out(path, "is gone", epoch)
 
     def _prove(self, path):
         """Look at a checkpoint that another process wrote."""
         epoch = EPOCH.fullmatch(path.name)
-        unproven = not epoch and not (path / HASHES).exists()
         try:
-            if not unproven:
+            if epoch or (path / HASHES).exists():
                 _check_hashes(path)
+            else:
+                _warn(f"{path}: an earlier version's, without {HASHES}: used")
             self.intact[path.name] = _read(path)
         except (OSError, ValueError) as error:
-            self.damaged[path.name] = int(epoch[1]) if epoch else UNKNOWN
-            more = "left out"
-            if epoch:
-                more += f", and what is newer, until epoch {int(epoch[1])} "
-                more += "has been done again"
             reason = error
             if isinstance(error, OSError):
                 name = Path(error.filename or path).name
                 reason = f"{name}: {error.strerror}"
-            warning = f"{path}: damaged ({reason}): {more}"
-        else:
-            warning = f"{path}: an earlier version's, without {HASHES}: used"
-        if unproven or path.name in self.damaged:
-            if if_main_process():
-                logger.warning(warning)
+            epoch = int(epoch[1]) if epoch else UNKNOWN
+            self._leave_out(path, f"damaged ({reason})", epoch)
+
+    def _leave_out(self, path, reason, epoch):
+        self.damaged[path.name] = epoch
+        more = "left out"
+        if epoch is not UNKNOWN:
+            more += f", and what is newer, until epoch {epoch} is done again"
+        _warn(f"{path}: {reason}: {more}")
 
     def delete_checkpoints(
         self,
@@ -204,6 +214,11 @@ class SafeCheckpointer(Checkpointer):
                     _remove(path)
                     logger.log(verbosity, f"Deleted checkpoint in {path}")
         ddp_barrier()
+
+
+@main_process_only
+def _warn(message):
+    logger.warning(message)
 
 
 def newest_epoch(folder):

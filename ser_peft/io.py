@@ -71,7 +71,7 @@ def atomic_path(path):
     try:
         with naming(path, tmp):
             yield tmp
-            for part in (*tmp.rglob("*"), tmp):
+            for part in (*tmp.rglob("*"), tmp, tmp.parent):
                 _sync(part)
             if tmp.is_dir() and path.exists():
                 # A folder cannot replace anything in one step: move that
@@ -88,6 +88,9 @@ def _sync(path):
     number = os.open(path, os.O_RDONLY)
     try:
         os.fsync(number)
+    except OSError:
+        if not os.path.isdir(path):  # some network file systems refuse those
+            raise
     finally:
         os.close(number)
 

@@ -324,6 +324,7 @@ def _fit(brain_class, prepare, hparams_file, run_opts, text):
     _check_built(hparams_file, hparams, brain_class.head_name)
     run_opts = replace(run_opts, precision=settings["precision"])
     brain = brain_class(hparams, run_opts, about, sets)
+    brain.look_for_kept()
     if run_opts["test_only"]:
         newest = brain.checkpointer.find_checkpoint()
         where = f"--test_only: {settings['save_folder']} holds"

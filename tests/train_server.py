@@ -39,7 +39,9 @@ def kill_at(path, count, number=signal.SIGKILL):
         opened = event == "open" and arguments[1] in ("w", "wb")
         if not opened and event not in ("os.rename", "os.remove"):
             return
-        seen += path in str(arguments[0])
+        if path not in str(arguments[0]):
+            return
+        seen += 1
         if seen == count:
             if opened:  # what a kill between opening and writing leaves
                 os.close(os.open(arguments[0], os.O_TRUNC | os.O_CREAT))

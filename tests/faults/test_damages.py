@@ -45,6 +45,20 @@ def test_damaged(run, killed, unbroken, soak):
         assert outcome(killed) == outcome(unbroken.folder), (name, victim)
 
 
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_one_that_is_wanted_is_gone(run, killed, unbroken, soak, epoch):
+    if not soak and epoch:
+        pytest.skip("only by make soak")
+    shutil.rmtree(killed)
+    shutil.copytree(killed.with_name("copy"), killed)
+    shutil.rmtree(killed / "save" / f"CKPT+epoch000{epoch}")
+    end = run(killed)
+    assert end.code == 0, end.log
+    (line,) = [x for x in end.log.splitlines() if "is gone" in x]
+    assert f"CKPT+epoch000{epoch}: is gone: left out, and what is" in line
+    assert outcome(killed) == outcome(unbroken.folder)
+
+
 def test_none_intact(run, killed, unbroken, soak):
     if not soak:
         pytest.skip("only by make soak")
