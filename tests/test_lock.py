@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from ser_peft.cli import main
 from ser_peft.errors import InputError
 from ser_peft.lock import only_process
 
@@ -119,3 +120,26 @@ def test_sweeps_what_killed_writes_left(tmp_path):
     kept = [".a.json.abcd_124", ".b.json.short", ".git", "c"]
     assert sorted(os.listdir(tmp_path)) == kept
     assert os.listdir(tmp_path / "c") == ["new"]
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        "prepare ravdess data OUT",
+        "probe backbone manifests --out OUT",
+        "evaluate model test.json --out OUT",
+        "transcribe OUT whisper",
+        "crossval train.py train.py --folds 1 --output_folder OUT",
+    ],
+)
+def test_commands_take_turns(tmp_path, monkeypatch, capsys, argv):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.py").touch()
+    with only_process(tmp_path / "out", "out"):
+        with pytest.raises(SystemExit) as stop:
+            main([w.replace("OUT", f"{tmp_path}/out") for w in argv.split()])
+        assert os.listdir(tmp_path / "out") == [".lock"]
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    said = f" {tmp_path}/out: process {os.getpid()} on "
+    assert line.startswith("error: ") and said in line

@@ -1,7 +1,11 @@
 """Of two starts in one folder one trains, and the other says so and goes."""
 
+import os
+
 import pytest
 from outcomes import same
+
+from ser_peft.lock import only_process
 
 GAPS = [0, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1, 1.5, 2]
 
@@ -42,3 +46,24 @@ def test_shared_manifests(run, argv_of, unbroken, tmp_path):
         predictions = (folder / "predictions.csv").read_bytes()
         expected = (unbroken.folder / "predictions.csv").read_bytes()
         assert predictions == expected
+
+
+def test_two_processes_are_refused_as_one(run, tmp_path):
+    """Nobody else says a word."""
+    with only_process(tmp_path / "run", "output_folder"):
+        end = run(
+            tmp_path / "run", {"distributed_backend": "gloo"}, processes=2
+        )
+        assert os.listdir(tmp_path / "run") == [".lock"]
+    assert end.code == 2
+    (line,) = end.log.splitlines()
+    assert f"process {os.getpid()} on" in line
+
+
+def test_two_processes_are_one(run, argv_of, tmp_path):
+    """Both of a run that has the folder go on."""
+    given = {"distributed_backend": "gloo", "number_of_epochs": 1}
+    folder = tmp_path / "run"
+    end = run(folder, given, processes=2, rival=(1, argv_of(folder, seed=9)))
+    assert end.code == 0, end.log
+    assert end.rival_code == 2 and end.rival_log.count("\n") == 1
