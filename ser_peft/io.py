@@ -4,11 +4,14 @@ import functools
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import unicodedata
 from contextlib import contextmanager
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 from ser_peft.errors import InputError
 
@@ -17,9 +20,11 @@ __all__ = [
     "check_writable",
     "find_file",
     "is_pointer",
+    "naming",
     "refuse_pointer",
     "sha256",
     "sha256_of",
+    "sweep",
     "write_json",
 ]
 
@@ -29,8 +34,9 @@ def atomic_path(path):
     """Give a temporary path that becomes `path` if the block succeeds.
 
     Works for files and for whole folders (create the folder in the block).
-    A process killed at any moment leaves the old `path` or the new one, and
-    at worst a hidden leftover beside it, never a half-written file.
+    A process killed at any moment, or a power failure, leaves the old `path`
+    or the new one, and at worst a hidden leftover beside it, which `sweep`
+    takes away, never a half-written file.
 
     Arguments
     ---------
@@ -47,6 +53,8 @@ def atomic_path(path):
     InputError
         If `path` is a device or a pipe, as ``/dev/null``, which would be
         replaced too.
+    OSError, SafetensorError
+        As raised in the block, with `path` as its ``filename``.
 
     Example
     -------
@@ -63,14 +71,85 @@ def atomic_path(path):
     scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     tmp = scratch / path.name
     try:
-        yield tmp
-        if tmp.is_dir() and path.is_dir():
-            # A non-empty folder cannot be replaced in one step: move the old
-            # one aside first, so that the gap is two renames long.
-            os.replace(path, scratch / "old")
-        os.replace(tmp, path)
+        with naming(path, tmp):
+            yield tmp
+            for part in (*tmp.rglob("*"), tmp, tmp.parent):
+                _sync(part)
+            if tmp.is_dir() and path.exists():
+                # A folder cannot replace anything in one step: move that
+                # aside first; the gap is two renames long.
+                os.replace(path, scratch / "old")
+            os.replace(tmp, path)
+            _sync(path.parent)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _sync(path):
+    """Have a file, or the names in a folder, written to the disk itself."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    except OSError:
+        if not os.path.isdir(path):  # some network file systems refuse those
+            raise
+    finally:
+        os.close(number)
+
+
+@contextmanager
+def naming(path, tmp=None):
+    """Give errors of writing the file's name where they have none.
+
+    Arguments
+    ---------
+    path : str or Path
+        What is written in the block.
+    tmp : Path, optional
+        What it is called meanwhile.
+
+    Example
+    -------
+    >>> try:
+    ...     with naming("a.json"):
+    ...         raise OSError(28, "No space left on device")
+    ... except OSError as error:
+    ...     print(error)
+    [Errno 28] No space left on device: 'a.json'
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        name = getattr(error, "filename", None)
+        if name is None:
+            error.filename = str(path)
+        elif tmp is not None:
+            error.filename = str(name).replace(str(tmp), str(path))
+        raise
+
+
+def sweep(folder):
+    """Take away what killed processes left of `atomic_path` in a folder.
+
+    Only for who alone writes there; see `ser_peft.lock.only_process`.
+
+    Arguments
+    ---------
+    folder : str or Path
+        What is in its subfolders stays.
+    """
+    for scratch in Path(folder).glob(".*.*"):
+        match = re.fullmatch(r"\.(.+)\.[a-z0-9_]{8}", scratch.name)
+        if not match or scratch.is_symlink() or not scratch.is_dir():
+            continue
+        inside = {path.name for path in scratch.iterdir()}
+        if not inside <= {match[1], "old"}:
+            continue  # no scratch folder of ours
+        path = scratch.with_name(match[1])
+        if inside == {match[1], "old"} and not path.exists():
+            # Killed between the two renames: the new one is whole.
+            os.replace(scratch / match[1], path)
+        shutil.rmtree(scratch)
 
 
 def check_writable(folder, key):

@@ -1,8 +1,9 @@
 """Trainings from the first check to the report: SpeechBrain's skeleton."""
 
+import re
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from inspect import signature
 from pathlib import Path
@@ -10,8 +11,8 @@ from pathlib import Path
 import speechbrain as sb
 import torch
 from ruamel.yaml import YAML, YAMLError
-from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain.utils.distributed import (
+    ddp_broadcast,
     ddp_init_group,
     if_main_process,
     run_on_main,
@@ -29,12 +30,14 @@ from ser_peft.brains import (
     TaptBrain,
 )
 from ser_peft.brains.settings import check_settings
+from ser_peft.checkpoints import SafeCheckpointer, newest_epoch
 from ser_peft.data import datasets, eval_batches
 from ser_peft.device import check_precision, find_device
 from ser_peft.errors import InputError
 from ser_peft.evaluation.results import headline
 from ser_peft.io import atomic_path, check_writable
 from ser_peft.lobes import load_lobe, shapes
+from ser_peft.lock import only_process
 from ser_peft.precision import choose_precision, run_precision
 from ser_peft.pretraining.clusters import cluster_frames, random_labels
 from ser_peft.provenance import Heard
@@ -52,7 +55,7 @@ __all__ = ["train_distill", "train_emotion", "train_ptapt", "train_tapt"]
 # What a yaml's keys must have been built to.
 KINDS = {
     "adapter_opt": Callable,
-    "checkpointer": Checkpointer,
+    "checkpointer": SafeCheckpointer,
     "epoch_counter": EpochCounter,
     "head_opt": Callable,
     "modules": Mapping,
@@ -93,19 +96,24 @@ def train_ptapt(prepare, hparams_file, run_opts, given):
         text, settings = _settings(
             PtaptBrain, prepare, hparams_file, run_opts, given
         )
-        folder = Path(settings["output_folder"])
-        if not finished(text, folder):
-            states = None
-            if settings["states"]:
-                states = _states(settings, prepare, hparams_file)
-                _settings(StateBrain, prepare, states[0], run_opts, states[1])
-            _prepare(settings, prepare)
-            _check_start(settings)
-            _claim(folder, text)
-            if states:
-                _train(StateBrain, prepare, states[0], run_opts, states[1])
-            run_on_main(_label, (settings, prepare, run_opts, states))
-        _say(_train(PtaptBrain, prepare, hparams_file, run_opts, given))
+        with _only_run(settings):
+            if not finished(text, settings["output_folder"]):
+                _first_phases(prepare, hparams_file, run_opts, text, settings)
+            _say(_fit(PtaptBrain, prepare, hparams_file, run_opts, text))
+
+
+def _first_phases(prepare, hparams_file, run_opts, text, settings):
+    """Pseudo-labels for P-TAPT's third phase."""
+    states = None
+    if settings["states"]:
+        states = _states(settings, prepare, hparams_file)
+        _settings(StateBrain, prepare, states[0], run_opts, states[1])
+    _prepare(settings, prepare)
+    _check_start(settings)
+    _claim(Path(settings["output_folder"]), text)
+    if states:
+        _train(StateBrain, prepare, states[0], run_opts, states[1])
+    run_on_main(_label, (settings, prepare, run_opts, states))
 
 
 def _check_start(settings):
@@ -262,13 +270,47 @@ def _device(settings, run_opts):
     return find_device(named)
 
 
+@contextmanager
+def _only_run(settings):
+    """Hold a run's folders: all its processes together, or none."""
+    refusal = None
+    with ExitStack() as stack:
+        if if_main_process():
+            try:
+                for key in ("output_folder", "save_folder"):
+                    stack.enter_context(only_process(settings[key], key))
+            except InputError as error:
+                refusal = str(error)
+        if refusal := ddp_broadcast(refusal):
+            if if_main_process():
+                raise InputError(refusal)
+            raise SystemExit(2)
+        try:
+            yield
+        except KeyboardInterrupt as stop:
+            if not if_main_process():
+                raise SystemExit(130) from None
+            last = newest_epoch(settings["save_folder"])
+            kept = f"epochs up to {last}" if last else "what was finished"
+            said = f"{settings['output_folder']} keeps {kept}"
+            said += "; the same command goes on from there"
+            raise KeyboardInterrupt(*stop.args or [said]) from None
+
+
 def _train(brain_class, prepare, hparams_file, run_opts, given):
-    """SpeechBrain's skeleton; gives the Brain, or None if all was done."""
+    """One training in a folder of its own; see `_fit`."""
     # Everything that can be checked at once is, before anything is
     # written or loaded.
     text, settings = _settings(
         brain_class, prepare, hparams_file, run_opts, given
     )
+    with _only_run(settings):
+        return _fit(brain_class, prepare, hparams_file, run_opts, text)
+
+
+def _fit(brain_class, prepare, hparams_file, run_opts, text):
+    """SpeechBrain's skeleton; gives the Brain, or None if all was done."""
+    settings = YAML().load(text)
     folder = Path(settings["output_folder"])
     if finished(text, folder):
         print(f"{folder}: this run is finished")
@@ -282,21 +324,52 @@ def _train(brain_class, prepare, hparams_file, run_opts, given):
     _check_built(hparams_file, hparams, brain_class.head_name)
     run_opts = replace(run_opts, precision=settings["precision"])
     brain = brain_class(hparams, run_opts, about, sets)
-    if run_opts["test_only"] and not brain.checkpointer.find_checkpoint():
-        raise InputError(
-            f"--test_only: {settings['save_folder']} holds no checkpoint; "
-            "train first"
-        )
+    brain.look_for_kept()
+    if run_opts["test_only"]:
+        newest = brain.checkpointer.find_checkpoint()
+        where = f"--test_only: {settings['save_folder']} holds"
+        if brain.checkpointer.damaged:
+            raise InputError(
+                f"{where} a damaged checkpoint; leave --test_only out: what "
+                "it was is trained again"
+            )
+        if not newest:
+            raise InputError(f"{where} no checkpoint; train first")
     loaders = brain.train_loader(), brain.eval_loader("valid")
     # Last: a run that was refused may be started again with other settings.
     _claim(folder, text)
-    chosen, reason = choose_precision(_device(settings, run_opts))
-    hparams["train_logger"].log_stats(
-        {"precision": settings["precision"], "auto": f"{chosen} ({reason})"}
-    )
+    if not _rewind(hparams["train_logger"], brain.checkpointer):
+        chosen, reason = choose_precision(_device(settings, run_opts))
+        hparams["train_logger"].log_stats(
+            {"precision": settings["precision"], "auto": f"{chosen} ({reason})"}
+        )
     brain.fit(hparams["epoch_counter"], *loaders)
     brain.results = brain.report()
     return brain
+
+
+def _rewind(logger, checkpointer):
+    """Take epochs that are to be done again out of the training log.
+
+    Returns
+    -------
+    bool
+        Whether the log goes on.
+    """
+    newest = checkpointer.find_checkpoint()
+    path = Path(getattr(logger, "save_file", ""))
+    if not path.is_file():
+        return False
+    kept = []
+    if newest:
+        for line in path.read_text("utf-8").splitlines(keepends=True):
+            epoch = re.search(r"\bepoch: (\d+)", line)
+            if not epoch or int(epoch[1]) <= newest.meta["epoch"]:
+                kept.append(line)
+    if if_main_process():
+        with atomic_path(path) as tmp:
+            tmp.write_text("".join(kept), "utf-8")
+    return bool(kept)
 
 
 def _check_built(hparams_file, hparams, head):
@@ -324,12 +397,18 @@ def _need(hparams_file, key, good):
 
 
 def _prepare(settings, prepare):
-    """Write the manifests, on the main process."""
-    keys = signature(prepare).parameters
-    given = settings | {"save_folder": settings["manifests_folder"]}
-    run_on_main(
-        prepare, kwargs={key: given[key] for key in keys if key in given}
-    )
+    """Write the manifests, on the main process.
+
+    Other trainings may share them: who comes later finds them written.
+    """
+    keys, folder = signature(prepare).parameters, settings["manifests_folder"]
+    given = settings | {"save_folder": folder}
+
+    def alone():
+        with only_process(folder, "manifests_folder", wait=True):
+            prepare(**{key: given[key] for key in keys if key in given})
+
+    run_on_main(alone)
 
 
 def _claim(folder, text):

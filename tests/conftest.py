@@ -244,7 +244,8 @@ def train(tmp_path_factory, arguments):
 
     In a process of its own, forked from one that has trained before; see
     train_server.py. `code` is the exit status, negative where a signal ended
-    it, `log` all it printed, `seconds` the processor time it took.
+    it, `log` all it printed, `seconds` the processor time it took;
+    `rival_code` and `rival_log` are the other start's.
     """
     server = subprocess.Popen(
         [
@@ -266,6 +267,9 @@ def train(tmp_path_factory, arguments):
         kill_at=None,
         kill_after=None,
         largest_file=None,
+        interrupt_at=None,
+        clock=None,
+        rival=None,
         script="train.py",
     ):
         folder = tmp_path_factory.mktemp("train")
@@ -277,10 +281,19 @@ def train(tmp_path_factory, arguments):
             "kill_at": kill_at,
             "kill_after": kill_after,
             "largest_file": largest_file,
+            "interrupt_at": interrupt_at,
+            "clock": clock,
+            "rival": None,
         }
+        if rival:
+            gap, argv = rival
+            log = str(folder / "rival")
+            job["rival"] = gap, [*map(str, argv)], log
         print(json.dumps(job), file=server.stdin, flush=True)
         end = SimpleNamespace(**json.loads(server.stdout.readline()))
         end.log = (folder / "log").read_text()
+        if rival:
+            end.rival_log = (folder / "rival").read_text()
         return end
 
     rehearsal = arguments(

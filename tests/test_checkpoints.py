@@ -2,12 +2,15 @@
 
 import multiprocessing
 import os
+import random
 import shutil
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
 import torch
+from damages import DAMAGES
 from safetensors.torch import load_file, save_file
 from speechbrain.utils.checkpoints import (
     mark_as_loader,
@@ -83,11 +86,16 @@ def test_saved_and_recovered(tmp_path):
     assert saved.path.is_dir()
     assert sorted(p.name for p in saved.path.iterdir()) == [
         "CKPT.yaml",
+        "SHA256SUMS",
         "first.ckpt",
         "second.ckpt",
     ]
+    assert saved.path.name == "CKPT+epoch0002"
     assert saved.paramfiles == saver.find_checkpoint().paramfiles
     assert saver.find_checkpoint().meta["epoch"] == 2
+    # As the tool of that name checks them.
+    command = ["sha256sum", "--check", "--strict", "SHA256SUMS"]
+    subprocess.run(command, cwd=saved.path, check=True, capture_output=True)
 
 
 def test_killed_while_saving(tmp_path):
@@ -166,6 +174,101 @@ def test_others_files_stay(tmp_path):
     (tmp_path / "notes.txt").touch()
     checkpointer(tmp_path)
     assert names(tmp_path) == ["backbone", "notes.txt"]
+
+
+# -------------------------------------------------------------------- damage
+
+
+def save_epochs(folder, ranks, saver=None):
+    """A checkpoint an epoch, whose first value is the epoch's number."""
+    saver = saver or checkpointer(folder)
+    for epoch, rank in ranks.items():
+        for value, recoverable in enumerate(saver.recoverables.values(), epoch):
+            recoverable.value.data.fill_(value)
+        saver.save_and_keep_only(
+            meta={"epoch": epoch, "rank": rank}, max_keys=["rank"]
+        )
+    return saver
+
+
+def epochs(saver):
+    return sorted(c.meta["epoch"] for c in saver.list_checkpoints())
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_damage_is_found_whatever_it_is(tmp_path, caplog, name):
+    save_epochs(tmp_path, {1: 0.9, 2: 0.5})
+    victim = tmp_path / "CKPT+epoch0002"
+    file = DAMAGES[name](victim, random.Random(name))
+    assert recovered(tmp_path) == [1.0, 2.0]
+    (warning,) = [m for m in caplog.messages if "damaged" in m]
+    assert warning.startswith(f"{victim}: damaged (")
+    assert file in warning or file == "SHA256SUMS"
+    # Done again, it is as if nothing had happened.
+    saver = save_epochs(tmp_path, {2: 0.5})
+    assert epochs(saver) == [1, 2] and recovered(tmp_path) == [2.0, 3.0]
+    assert names(tmp_path) == ["CKPT+epoch0001", "CKPT+epoch0002"]
+
+
+def test_what_follows_a_damaged_one_waits_for_it(tmp_path):
+    """Or the best were chosen among others than without the damage."""
+    save_epochs(tmp_path, {1: 0.2, 2: 0.9, 3: 0.1, 4: 0.3})
+    assert names(tmp_path) == ["CKPT+epoch0002", "CKPT+epoch0004"]
+    DAMAGES["a bit"](tmp_path / "CKPT+epoch0002", random.Random(0))
+    saver = checkpointer(tmp_path)
+    assert saver.recover_if_possible() is None
+    save_epochs(tmp_path, {1: 0.2}, saver)
+    assert epochs(saver) == [1]
+    # Killed here, the next one finds the same.
+    saver = checkpointer(tmp_path)
+    assert saver.recover_if_possible().meta["epoch"] == 1
+    save_epochs(tmp_path, {2: 0.9}, saver)
+    assert epochs(saver) == [2, 4]
+    save_epochs(tmp_path, {3: 0.1, 4: 0.3}, saver)
+    assert epochs(saver) == [2, 4]
+    assert names(tmp_path) == ["CKPT+epoch0002", "CKPT+epoch0004"]
+
+
+def test_hashed_once_a_process(tmp_path, monkeypatch):
+    save_epochs(tmp_path, {1: 0.2, 2: 0.1})
+    hashed = []
+    monkeypatch.setattr(
+        "ser_peft.checkpoints._check_hashes", lambda path: hashed.append(path)
+    )
+    saver = checkpointer(tmp_path)
+    save_epochs(tmp_path, {3: 0.3, 4: 0.4}, saver)
+    assert [path.name[-1] for path in hashed] == ["1", "2"]
+
+
+def test_of_an_earlier_version(tmp_path, caplog):
+    """Without hashes, called after the time: used, and that is said."""
+    saver = checkpointer(tmp_path, 1.0)
+    for epoch in (1, 2):
+        saver.save_checkpoint(meta={"epoch": epoch}, name=f"2026+{epoch}")
+    for path in tmp_path.glob("*/SHA256SUMS"):
+        path.unlink()
+    assert recovered(tmp_path) == [1.0, 1.0]
+    assert [m for m in caplog.messages if "an earlier version" in m]
+    # Damaged it is left out.
+    (tmp_path / "CKPT+2026+2" / "CKPT.yaml").write_bytes(b"")
+    saver = checkpointer(tmp_path, 2.0)
+    assert saver.recover_if_possible().meta["epoch"] == 1
+    save_epochs(tmp_path, {2: 0.1}, saver)
+    assert names(tmp_path) == ["CKPT+epoch0002"]
+
+
+# --------------------------------------------------------------------- clocks
+
+
+def test_newer_is_the_later_epoch(tmp_path, monkeypatch):
+    """Also among equal ranks, and whatever is deleted."""
+    days = iter(range(100, 0, -1))
+    monkeypatch.setattr("time.time", lambda: 86400.0 * next(days))
+    for epoch in range(1, 5):
+        saver = save_epochs(tmp_path, {epoch: 0.5})
+        assert saver.find_checkpoint().meta["epoch"] == epoch
+        assert saver.find_checkpoint(max_key="rank").meta["epoch"] == epoch
+        assert epochs(saver) == [epoch]
 
 
 # ----------------------------------------------------------------- optimisers

@@ -11,8 +11,10 @@ import pytest
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
+from speechbrain.utils.train_logger import FileTrainLogger
 
 from ser_peft.errors import InputError, one_line_errors
+from ser_peft.io import atomic_path, write_json
 
 
 def read(capsys, error):
@@ -86,6 +88,17 @@ def test_bugs_keep_their_traceback(error):
     assert raised.value is error
 
 
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (KeyboardInterrupt(), "stopped\n"),
+        (KeyboardInterrupt("run keeps all"), "stopped: run keeps all\n"),
+    ],
+)
+def test_ctrl_c_is_one_line(capsys, error, line):
+    assert read(capsys, error) == (130, line)
+
+
 def test_nothing_wrong(capsys):
     with one_line_errors():
         pass
@@ -110,11 +123,22 @@ def json_file(path):
     path.write_text("1" * 2**20)
 
 
+def whole_file(path):
+    write_json(path, "1" * 2**20)
+
+
 def tensor_file(path):
-    save_file({"a": torch.zeros(2**18)}, path)
+    with atomic_path(path) as tmp:
+        save_file({"a": torch.zeros(2**18)}, tmp)
 
 
-@pytest.mark.parametrize("write", [json_file, tensor_file])
+def log_file(path):
+    FileTrainLogger(path).log_stats({"a": "1" * 2**20}, verbose=False)
+
+
+@pytest.mark.parametrize(
+    "write", [json_file, whole_file, tensor_file, log_file]
+)
 def test_a_full_disk_is_one_line(small_disk, write, capsys):
     with pytest.raises(SystemExit) as stop, one_line_errors():
         write(small_disk / "big")
@@ -122,6 +146,7 @@ def test_a_full_disk_is_one_line(small_disk, write, capsys):
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "No space left on device" in error and "free some space" in error
+    assert error.startswith(f"error: {small_disk}/big: ")
 
 
 @pytest.mark.parametrize("write", [json_file, tensor_file])

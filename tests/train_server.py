@@ -5,8 +5,10 @@ caches. The first job is therefore done right here.
 
 One JSON object a line on stdin starts ``python train.py ARGV``, one on
 stdout says how it ended. `processes` (more than one: DDP), `kill_at` (see the
-function), `kill_after` (seconds of processor time) and `largest_file` (bytes)
-are those of the fixture `train` in conftest.py.
+function), `kill_after` (seconds of processor time), `largest_file` (bytes),
+`interrupt_at` (as `kill_at`, by Ctrl-C), `clock` (seconds that it is ahead) and
+`rival` (seconds later another start, its argv and its log) are those of the
+fixture `train` in conftest.py.
 """
 
 import contextlib
@@ -20,6 +22,7 @@ import runpy
 import signal
 import socket
 import sys
+import time
 import traceback
 
 import numpy
@@ -27,7 +30,7 @@ import torch
 from quick import be_quick
 
 
-def kill_at(path, count):
+def kill_at(path, count, number=signal.SIGKILL):
     """Die just before a path is written, moved or removed for the nth time."""
     seen = 0
 
@@ -36,11 +39,13 @@ def kill_at(path, count):
         opened = event == "open" and arguments[1] in ("w", "wb")
         if not opened and event not in ("os.rename", "os.remove"):
             return
-        seen += path in str(arguments[0])
+        if path not in str(arguments[0]):
+            return
+        seen += 1
         if seen == count:
             if opened:  # what a kill between opening and writing leaves
                 os.close(os.open(arguments[0], os.O_TRUNC | os.O_CREAT))
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), number)
 
     sys.addaudithook(hook)
 
@@ -99,6 +104,13 @@ def run(job, rank):
         signal.setitimer(signal.ITIMER_PROF, job["kill_after"])
     if job["kill_at"]:
         kill_at(*job["kill_at"])
+    if job["interrupt_at"]:
+        # Behind nohup it would be ignored.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        kill_at(*job["interrupt_at"], signal.SIGINT)
+    if job["clock"]:
+        now = time.time
+        time.time = lambda: now() + job["clock"]
     code = 0
     try:
         act(job)
@@ -128,17 +140,28 @@ def serve():
             if not pid:
                 run(job, rank)
             pids.add(pid)
+        rival, answer = None, {}
+        if job["rival"]:
+            gap, argv, log = job["rival"]
+            time.sleep(gap)
+            rival = os.fork()
+            if not rival:
+                run(job | {"argv": argv, "log": log}, 0)
+            pids.add(rival)
         codes = []
         seconds = 0.0
         while pids:
             pid, status, used = os.wait4(-1, 0)
             pids.discard(pid)
+            if pid == rival:
+                answer["rival_code"] = os.waitstatus_to_exitcode(status)
+                continue
             codes.append(os.waitstatus_to_exitcode(status))
             seconds += used.ru_utime + used.ru_stime
             if codes[-1]:  # as torchrun: without one, the others wait
-                for other in pids:
+                for other in pids - {rival}:
                     os.kill(other, signal.SIGKILL)
-        answer = {"code": codes[0], "seconds": seconds}
+        answer |= {"code": codes[0], "seconds": seconds}
         print(json.dumps(answer), flush=True)
 
 

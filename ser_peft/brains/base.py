@@ -484,6 +484,28 @@ class PeftBrain(sb.Brain):
             verbosity=logging.DEBUG,  # it would name the provisional folder
         )
 
+    def look_for_kept(self):
+        """See that no checkpoint is gone which the report will want.
+
+        By what the newest one says of all epochs; what is gone is trained
+        again.
+        """
+        newest = self.checkpointer.find_checkpoint()
+        if newest is None or "epoch" not in newest.path.name:
+            return  # or of an earlier version
+        history = json.loads(newest.paramfiles["history"].read_text("utf-8"))
+        history.sort(key=lambda past: (self.rank_of(past), past["epoch"]))
+        keep = self.hparams.keep
+        count = {"last": 0, "best": 1, "average": self.hparams.keep_best}[keep]
+        epochs = [past["epoch"] for past in history[::-1][:count]]
+        if getattr(self.hparams, "start_from_probe", False):
+            epochs.append(0)
+        self.checkpointer.expect(epochs)
+
+    def rank_of(self, past):
+        """Order of an epoch, from its entry in the history."""
+        raise NotImplementedError
+
 
 def rank(score, loss):
     """Order of checkpoints: among equal scores the lower loss is better."""

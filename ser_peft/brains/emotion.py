@@ -470,6 +470,11 @@ class EmotionBrain(CachingBrain):
         measures = {"UA": judged["ua"], "CCC": judged.get("ccc_mean")}
         return {k: v for k, v in measures.items() if v is not None}
 
+    def rank_of(self, past):
+        """Order of an epoch, or of the start, from what it measured."""
+        key = f"valid_{self.chosen_by.lower()}"
+        return rank(past[key], past["valid_loss"])
+
     def on_evaluate_start(self, max_key=None, min_key=None):
         """Nothing: what is evaluated is there."""
 
@@ -605,11 +610,7 @@ class EmotionBrain(CachingBrain):
                 "method": text.method_name,
                 "sources": text_sources(self.sets["test"].data.values()),
             }
-        key = f"valid_{self.chosen_by.lower()}"
-        best = max(
-            self.epochs(start),
-            key=lambda past: rank(past[key], past["valid_loss"]),
-        )
+        best = max(self.epochs(start), key=self.rank_of)
         return run_results(
             self.about,
             valid,

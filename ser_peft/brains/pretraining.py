@@ -8,7 +8,7 @@ import speechbrain as sb
 import torch
 from speechbrain.utils.distributed import if_main_process
 
-from ser_peft.brains.base import PeftBrain
+from ser_peft.brains.base import PeftBrain, rank
 from ser_peft.brains.emotion import EmotionBrain
 from ser_peft.closed import seal
 from ser_peft.data import datasets
@@ -148,6 +148,10 @@ class PretrainBrain(PeftBrain):
             {"loss": self.train_loss()},
             {"loss": loss, **self.scores(sums)},
         )
+
+    def rank_of(self, past):
+        """See `PeftBrain.rank_of`."""
+        return rank(-past["valid_loss"], past["valid_loss"])
 
     def on_evaluate_start(self, max_key=None, min_key=None):
         """Load what is kept: best or last."""

@@ -40,7 +40,7 @@ REAL = {
     "adapter_lr": (0, math.inf),
     "head_lr": (0, math.inf),
     "max_grad_norm": (-math.inf, math.inf),
-    "ckpt_interval_minutes": (-math.inf, math.inf),
+    "ckpt_interval_minutes": (-math.inf, 0),
     "weight_decay": (0, math.inf),
     "warmup_epochs": (0, math.inf),
     "label_smoothing": (0, 1),
