@@ -43,7 +43,7 @@ FORMAT = 1
 """Of model.json; higher where an older ser_peft cannot read a model."""
 TOGETHER = 30 * SAMPLE_RATE
 """Samples of the windows that are encoded at once: base-sized wav2vec 2.0 and
-its kin take 0.5 GB for these, most of it in the first convolution."""
+its kin take 0.7 GB for these, most of it in the first convolution."""
 LARGEST_SCORE = 1e30
 """Larger ones may become infinite by the temperature."""
 
