@@ -99,11 +99,13 @@ def _refuse_code(files):
             advice = "copy the folder again"
             text = read_bytes(path, advice)
             told = parse(path, text, dict[str, Any], "is no table", advice)
-            if "auto_map" in told:
-                raise InputError(
-                    f"{path}: auto_map: {told['auto_map']!r:.80}: names code, "
-                    "which is never run; get the model where it needs none"
-                )
+            for key, value in told.items():
+                if key == "auto_map" or (key.endswith("_file") and value):
+                    raise InputError(
+                        f"{path}: {key}: {value!r:.80}: names code or a file "
+                        "elsewhere, which is never used; get the model where "
+                        "it needs none"
+                    )
 
 
 def hashes(folder):

@@ -156,7 +156,9 @@ def test_registered_models_are_proven(run, tmp_path, monkeypatch, caplog):
             load_model("mine")
 
 
-def test_the_encoder_is_the_one_of_the_training(tiny_backbones, tmp_path):
+def test_the_encoder_is_the_one_of_the_training(
+    tiny_backbones, tmp_path, caplog
+):
     backbone = shutil.copytree(tiny_backbones["wavlm"], tmp_path / "wavlm")
     model_of(backbone).save(tmp_path / "model")
     about = json.loads((tmp_path / "model" / MANIFEST).read_text())
@@ -166,7 +168,9 @@ def test_the_encoder_is_the_one_of_the_training(tiny_backbones, tmp_path):
     save_file(tensors, backbone / "model.safetensors", {"format": "pt"})
     with pytest.raises(InputError, match="backbone: /.* has other weights"):
         load_model(tmp_path / "model")
+    assert not caplog.records
     load_model(tmp_path / "model", backbone=backbone)  # as the caller says
+    assert "has other weights than" in caplog.text
 
 
 def test_hub_encoders_are_of_one_commit(tiny_backbones, tmp_path, monkeypatch):
@@ -313,6 +317,25 @@ def test_code_of_an_encoder_is_left_alone(
     edit(folder / "config.json", model_type="theirs")
     with pytest.raises(InputError, match="encoder: cannot be read"):
         load_lobe(folder)
+
+
+def test_a_checkpoint_has_no_parts_elsewhere(tiny_backbones, tmp_path):
+    folder = shutil.copytree(tiny_backbones["wavlm"], tmp_path / "encoder")
+    for place, name in (
+        (tmp_path, "../a.safetensors"),
+        (folder, "a.safetensors"),
+    ):
+        (folder / "model.safetensors").rename(place / "a.safetensors")
+        names = load_file(place / "a.safetensors")
+        index = {"metadata": {}, "weight_map": dict.fromkeys(names, name)}
+        path = folder / "model.safetensors.index.json"
+        path.write_text(json.dumps(index))
+        if place == folder:
+            load_lobe(folder)
+            break
+        with pytest.raises(InputError, match="weight_map: .*another folder"):
+            load_lobe(folder)
+        (place / "a.safetensors").rename(folder / "model.safetensors")
 
 
 @pytest.mark.parametrize("name", ["model.json", "adapter", "head.safetensors"])
