@@ -375,6 +375,16 @@ def test_the_cache_of_the_hub_is_made_of_links(merged, tmp_path):
         load_model(snapshot)
 
 
+def test_a_folder_ends_somewhere(run):
+    deep = run / "model" / "adapter"
+    for _ in range(40):
+        deep /= "base"
+    deep.mkdir(parents=True)
+    (deep / "adapter_config.json").touch()
+    with pytest.raises(InputError, match="too deep"):
+        load_model(run)
+
+
 def test_pipes_are_refused(run):
     (run / "model" / "model.json").unlink()
     os.mkfifo(run / "model" / "model.json")
@@ -560,7 +570,7 @@ def changed(draw, content):
     return content
 
 
-@settings(LONG, max_examples=100)
+@settings(LONG, max_examples=50)
 @given(st.data())
 def test_no_model_json_is_a_traceback(saved, tmp_path, data):
     folder = tmp_path / "run"
@@ -576,7 +586,7 @@ def test_no_model_json_is_a_traceback(saved, tmp_path, data):
         assert path.name in str(error)
 
 
-@settings(LONG, max_examples=150)
+@settings(LONG, max_examples=100)
 @given(st.data())
 def test_no_adapter_config_is_a_traceback(adapters, tmp_path, data):
     one = data.draw(st.sampled_from(adapters))
