@@ -385,6 +385,15 @@ def test_a_folder_ends_somewhere(run):
         load_model(run)
 
 
+def test_a_folder_is_no_file(merged, tmp_path):
+    folder = shutil.copytree(merged, tmp_path / "model")
+    (folder / "encoder" / "model.safetensors").unlink()
+    (folder / "encoder" / "model.safetensors").mkdir()
+    reseal(folder)
+    with pytest.raises(InputError, match="model.safetensors is missing"):
+        load_model(folder)
+
+
 def test_pipes_are_refused(run):
     (run / "model" / "model.json").unlink()
     os.mkfifo(run / "model" / "model.json")

@@ -172,7 +172,7 @@ def read_config(source, save_path="", revision=None):
         If there is no such checkpoint, or a file of it is a pointer.
     """
     # All that is read of it, here: others tell a pointer for damage.
-    for file in Path(source).glob("*"):
+    for file in filter(Path.is_file, Path(source).glob("*")):
         if file.suffix in (".json", ".safetensors", ".model", ".txt"):
             refuse_pointer(file)
         if file.name.endswith(".index.json"):

@@ -260,7 +260,7 @@ def weights_of(folder):
         File -> hexadecimal digest.
     """
     files = sorted(Path(folder).glob("*.safetensors"))
-    return {file.name: sha256_of(file) for file in files}
+    return {file.name: sha256_of(file) for file in files if file.is_file()}
 
 
 @contextmanager
