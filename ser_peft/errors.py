@@ -8,7 +8,8 @@ from traceback import walk_tb
 
 from safetensors import SafetensorError
 
-__all__ = ["BAD_ARGUMENTS", "InputError", "one_line_errors", "out_of_memory"]
+__all__ = ["InputError", "one_line_errors", "out_of_memory"]
+
 
 BAD_ARGUMENTS = (
     ArithmeticError,

@@ -37,10 +37,10 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
-"""Of model.json; higher where an older ser_peft cannot read a model."""
 LARGEST_SCORE = 1e30
 """Larger ones may become infinite by the temperature."""
+FORMAT = 1
+"""Of model.json; higher where an older ser_peft cannot read a model."""
 TOGETHER = 60 * SAMPLE_RATE
 """Samples of the windows that are encoded at once."""
 
@@ -93,29 +93,6 @@ def by_window(encoder, wavs, lengths, score, text=()):
             parts.append(by_window(encoder, batch, sizes, score, beside))
         means.append(torch.cat(parts).mean(0))
     return torch.stack(means)
-
-
-def check_scores(scores, name):
-    """Refuse scores that no probability comes of.
-
-    Arguments
-    ---------
-    scores : torch.Tensor
-        From `EmotionModel.forward`.
-    name : str
-        What was scored, for the message.
-
-    Raises
-    ------
-    InputError
-        If one is NaN, infinite or near it.
-    """
-    if not (scores.abs() < LARGEST_SCORE).all():
-        raise InputError(
-            f"{name}: the model scores it {scores.flatten().tolist()[:8]}: its "
-            "weights are damaged, or its training went astray; copy it again, "
-            "or train it again with a lower learning rate"
-        )
 
 
 class EmotionModel(nn.Module):
@@ -373,6 +350,29 @@ class EmotionModel(nn.Module):
             if heard:
                 heard.write(tmp)
             seal(tmp, identities(self.encoders))
+
+
+def check_scores(scores, name):
+    """Refuse scores that no probability comes of.
+
+    Arguments
+    ---------
+    scores : torch.Tensor
+        From `EmotionModel.forward`.
+    name : str
+        What was scored, for the message.
+
+    Raises
+    ------
+    InputError
+        If one is NaN, infinite or near it.
+    """
+    if not (scores.abs() < LARGEST_SCORE).all():
+        raise InputError(
+            f"{name}: the model scores it {scores.flatten().tolist()[:8]}: its "
+            "weights are damaged, or its training went astray; copy it again, "
+            "or train it again with a lower learning rate"
+        )
 
 
 def identities(encoders):
