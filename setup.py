@@ -25,7 +25,7 @@ setup(
         "sentencepiece",
         "soundfile",
         "soxr",
-        "pydantic>=2.10,<3",
+        "pydantic>=2.14,<3",
         "safetensors",
         "scikit-learn",
         "scipy",

@@ -32,8 +32,8 @@ that begin with a dot."""
 CODE = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth", ".py", ".pyc",
         ".so")  # fmt: skip
 """Endings of the names of files that are run or unpickled elsewhere."""
-MOST = 10_000
-"""Files of a folder."""
+MOST, DEEPEST = 10_000, 20
+"""Files of a folder, and how many folders one may be in."""
 
 
 def files_of(folder):
@@ -79,9 +79,10 @@ def files_of(folder):
             elif not entry.is_file():
                 raise InputError(f"{folder}/{name}: is no file; remove it")
             found[name] = path
-            if len(found) > MOST:
+            if len(found) > MOST or name.count("/") > DEEPEST:
                 raise InputError(
-                    f"{folder}: more than {MOST} files; give a model folder"
+                    f"{folder}: too many files, or too deep ones, for a model "
+                    "folder; give one"
                 )
     return dict(sorted(found.items()))
 
@@ -99,11 +100,13 @@ def _refuse_code(files):
             advice = "copy the folder again"
             text = read_bytes(path, advice)
             told = parse(path, text, dict[str, Any], "is no table", advice)
-            if "auto_map" in told:
-                raise InputError(
-                    f"{path}: auto_map: {told['auto_map']!r:.80}: names code, "
-                    "which is never run; get the model where it needs none"
-                )
+            for key, value in told.items():
+                if key == "auto_map" or (key.endswith("_file") and value):
+                    raise InputError(
+                        f"{path}: {key}: {value!r:.80}: names code or a file "
+                        "elsewhere, which is never used; get the model where "
+                        "it needs none"
+                    )
 
 
 def hashes(folder):

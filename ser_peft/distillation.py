@@ -81,7 +81,7 @@ class Teacher:
                 f"apart, the student {', '.join(about['classes'])}; they must "
                 "be the same, in the same order"
             )
-        self.model = load_model(self.folder, device=device)
+        self.model = load_model(run, device=device)
         self.model.merge()
 
     @torch.no_grad()

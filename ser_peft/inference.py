@@ -109,29 +109,6 @@ def _mean(encoder, windows, score, text=()):
     return torch.cat(parts).mean(0)
 
 
-def check_scores(scores, name):
-    """Refuse scores that no probability comes of.
-
-    Arguments
-    ---------
-    scores : torch.Tensor
-        From `EmotionModel.forward`.
-    name : str
-        What was scored, for the message.
-
-    Raises
-    ------
-    InputError
-        If one is NaN, infinite or near it.
-    """
-    if not (scores.abs() < LARGEST_SCORE).all():
-        raise InputError(
-            f"{name}: the model scores it {scores.flatten().tolist()[:8]}: its "
-            "weights are damaged, or its training went astray; copy it again, "
-            "or train it again with a lower learning rate"
-        )
-
-
 class EmotionModel(nn.Module):
     """Encoder, adapter and head: waveforms to emotion scores.
 
@@ -411,6 +388,29 @@ class EmotionModel(nn.Module):
             seal(tmp, identities(self.encoders))
 
 
+def check_scores(scores, name):
+    """Refuse scores that no probability comes of.
+
+    Arguments
+    ---------
+    scores : torch.Tensor
+        From `EmotionModel.forward`.
+    name : str
+        What was scored, for the message.
+
+    Raises
+    ------
+    InputError
+        If one is NaN, infinite or near it.
+    """
+    if not (scores.abs() < LARGEST_SCORE).all():
+        raise InputError(
+            f"{name}: the model scores it {scores.flatten().tolist()[:8]}: its "
+            "weights are damaged, or its training went astray; copy it again, "
+            "or train it again with a lower learning rate"
+        )
+
+
 def identities(encoders):
     """What the manifest of a model folder says of its encoders.
 
@@ -552,19 +552,23 @@ def _wrong_head(about):
 
 def _encoder(folder, about, key, given, load, save_path, **how):
     """Load an encoder: the given one, or the very one of the training."""
+    identity = (about["encoders"] or {}).get(key, {})
     if given:
-        return load(given, save_path, **how)
+        lobe = load(given, save_path, **how)
+        found = (lobe.identity or {}).get("sha256")
+        if found and found != identity.get("sha256", found):
+            logger.warning(
+                "--%s %s: has other weights than the encoder that %s was "
+                "trained in", key, given, folder,
+            )  # fmt: skip
+        return lobe
     path, place = folder / "model.json", about[key]
     if place is None:
         raise InputError(
             f"{path}: {key}: null: its encoder was a folder of the machine "
             f"that trained it; give it as --{key}"
         )
-    identity = (about["encoders"] or {}).get(key, {})
     advice = f"give --{key} if you know the right one"
-    if (folder / place).is_dir() and _inside(place):
-        # A merged one; the manifest covers it.
-        return load(str(folder / place), save_path, **how)
     if Path(place).is_absolute():
         # Older models have no manifest; what was registered is vouched for.
         old = about["encoders"] is None and (
@@ -582,6 +586,8 @@ def _encoder(folder, about, key, given, load, save_path, **how):
                 f"model was trained ({MANIFEST} has their SHA-256); restore "
                 f"them, or give --{key} to take others"
             )
+    elif (folder / place).is_dir():
+        place = str(folder / place)  # a merged one, proven with the rest
     elif place not in SCRATCH or key != "backbone":
         try:
             validate_repo_id(place)
@@ -613,11 +619,6 @@ def _adapter_names(folder, key, place):
     )
 
 
-def _inside(place):
-    """Whether a path is that of something below."""
-    return not Path(place).is_absolute() and ".." not in Path(place).parts
-
-
 def load_model(
     folder,
     backbone=None,
@@ -638,8 +639,8 @@ def load_model(
         The ``model/`` folder of a run, the run's folder, or the name of a
         released model: see `ser_peft.released`.
     backbone : str, optional
-        Where the encoder is now, if not where training found it; what it
-        holds is not checked then.
+        Where the encoder is now, if not where training found it. Other
+        weights than those of the training are taken then, with a warning.
     save_path : str
         Where a download is kept.
     device : str

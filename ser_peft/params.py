@@ -286,8 +286,6 @@ KNOWN_TAGS = re.compile(
             r"lobes\.(?:load_lobe|load_text|SpanMask)",
             rf"heads\.(?:{'|'.join(HEADS)})",
             rf"fusion\.(?:{'|'.join(FUSIONS)})",
-            r"pretraining\.masked_prediction\.MaskedPrediction",
-            r"pretraining\.contrastive\.ContrastiveObjective",
             r"pretraining\.states\.StateHead",
         ]
     )

@@ -22,6 +22,7 @@ __all__ = [
     "HeardFile",
     "ManifestFile",
     "ModelFile",
+    "PartsFile",
     "PromptFile",
     "RegistryFile",
     "check_values",
@@ -148,6 +149,12 @@ class HeardFile(_File):
     speakers: dict[str, list[str]]
     deals: list[str]
     trust_start: list[str]
+
+
+class PartsFile(TypedDict):
+    """``model.safetensors.index.json`` of a checkpoint in several parts."""
+
+    weight_map: dict[Name, Name]
 
 
 class _Entry(_File):

@@ -156,7 +156,9 @@ def test_registered_models_are_proven(run, tmp_path, monkeypatch, caplog):
             load_model("mine")
 
 
-def test_the_encoder_is_the_one_of_the_training(tiny_backbones, tmp_path):
+def test_the_encoder_is_the_one_of_the_training(
+    tiny_backbones, tmp_path, caplog
+):
     backbone = shutil.copytree(tiny_backbones["wavlm"], tmp_path / "wavlm")
     model_of(backbone).save(tmp_path / "model")
     about = json.loads((tmp_path / "model" / MANIFEST).read_text())
@@ -166,7 +168,9 @@ def test_the_encoder_is_the_one_of_the_training(tiny_backbones, tmp_path):
     save_file(tensors, backbone / "model.safetensors", {"format": "pt"})
     with pytest.raises(InputError, match="backbone: /.* has other weights"):
         load_model(tmp_path / "model")
+    assert not caplog.records
     load_model(tmp_path / "model", backbone=backbone)  # as the caller says
+    assert "has other weights than" in caplog.text
 
 
 def test_hub_encoders_are_of_one_commit(tiny_backbones, tmp_path, monkeypatch):
@@ -315,6 +319,25 @@ def test_code_of_an_encoder_is_left_alone(
         load_lobe(folder)
 
 
+def test_a_checkpoint_has_no_parts_elsewhere(tiny_backbones, tmp_path):
+    folder = shutil.copytree(tiny_backbones["wavlm"], tmp_path / "encoder")
+    for place, name in (
+        (tmp_path, "../a.safetensors"),
+        (folder, "a.safetensors"),
+    ):
+        (folder / "model.safetensors").rename(place / "a.safetensors")
+        names = load_file(place / "a.safetensors")
+        index = {"metadata": {}, "weight_map": dict.fromkeys(names, name)}
+        path = folder / "model.safetensors.index.json"
+        path.write_text(json.dumps(index))
+        if place == folder:
+            load_lobe(folder)
+            break
+        with pytest.raises(InputError, match="weight_map: .*another folder"):
+            load_lobe(folder)
+        (place / "a.safetensors").rename(folder / "model.safetensors")
+
+
 @pytest.mark.parametrize("name", ["model.json", "adapter", "head.safetensors"])
 def test_links_are_refused(run, outside, tmp_path, name):
     path = run / "model" / name
@@ -350,6 +373,25 @@ def test_the_cache_of_the_hub_is_made_of_links(merged, tmp_path):
     (snapshot / "model.json").symlink_to(merged / "model.json")
     with pytest.raises(InputError, match="model.json: is a link"):
         load_model(snapshot)
+
+
+def test_a_folder_ends_somewhere(run):
+    deep = run / "model" / "adapter"
+    for _ in range(40):
+        deep /= "base"
+    deep.mkdir(parents=True)
+    (deep / "adapter_config.json").touch()
+    with pytest.raises(InputError, match="too deep"):
+        load_model(run)
+
+
+def test_a_folder_is_no_file(merged, tmp_path):
+    folder = shutil.copytree(merged, tmp_path / "model")
+    (folder / "encoder" / "model.safetensors").unlink()
+    (folder / "encoder" / "model.safetensors").mkdir()
+    reseal(folder)
+    with pytest.raises(InputError, match="model.safetensors is missing"):
+        load_model(folder)
 
 
 def test_pipes_are_refused(run):
@@ -537,7 +579,7 @@ def changed(draw, content):
     return content
 
 
-@settings(LONG, max_examples=100)
+@settings(LONG, max_examples=50)
 @given(st.data())
 def test_no_model_json_is_a_traceback(saved, tmp_path, data):
     folder = tmp_path / "run"
@@ -553,7 +595,7 @@ def test_no_model_json_is_a_traceback(saved, tmp_path, data):
         assert path.name in str(error)
 
 
-@settings(LONG, max_examples=150)
+@settings(LONG, max_examples=100)
 @given(st.data())
 def test_no_adapter_config_is_a_traceback(adapters, tmp_path, data):
     one = data.draw(st.sampled_from(adapters))

@@ -51,7 +51,8 @@ class PeftLobe(torch.nn.Module):
     targets : str
         Where a method of PEFT goes: "attention", "ffn", "attention+ffn",
         "norm", or a regex that matches full module names within the
-        encoder. A `target_modules` in the configuration goes first.
+        encoder (names, groups, alternatives, sets and a few repetitions: see
+        `check_pattern`). A `target_modules` in the configuration goes first.
     layers : list of int, optional
         Transformer layers that are adapted, counted from 0 at the bottom;
         all where absent. With "full": the layers that train, nothing else.

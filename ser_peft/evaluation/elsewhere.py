@@ -103,7 +103,7 @@ def evaluate(
         about, {"train": {}, "valid": {}, "test": entries}, trust_start
     )
     heard.add("model", folder)
-    model = load_model(folder, device=device, **places)
+    model = load_model(run, device=device, **places)
     measured = _measure(model, about, entries, device, batch_seconds)
     results = run_results(
         about,

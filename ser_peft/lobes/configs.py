@@ -21,6 +21,7 @@ from ser_peft.errors import BAD_ARGUMENTS, InputError
 from ser_peft.io import refuse_pointer
 from ser_peft.lobes.filterbank_cnn import FilterbankCnnConfig
 from ser_peft.lobes.vggish import VGGishConfig
+from ser_peft.schemas import PartsFile, parse, read_bytes
 
 __all__ = [
     "KNOWN",
@@ -171,9 +172,11 @@ def read_config(source, save_path="", revision=None):
         If there is no such checkpoint, or a file of it is a pointer.
     """
     # All that is read of it, here: others tell a pointer for damage.
-    for file in Path(source).glob("*"):
+    for file in filter(Path.is_file, Path(source).glob("*")):
         if file.suffix in (".json", ".safetensors", ".model", ".txt"):
             refuse_pointer(file)
+        if file.name.endswith(".index.json"):
+            _refuse_way_out(file)
     try:
         return AutoConfig.from_pretrained(
             str(source),
@@ -187,6 +190,19 @@ def read_config(source, save_path="", revision=None):
             f"backbone {source}: cannot be read ({reason}); give a Hugging "
             "Face id or a folder with config.json and model.safetensors"
         ) from error
+
+
+def _refuse_way_out(path):
+    """Refuse a list of a checkpoint's parts that are in other folders."""
+    advice = "copy the checkpoint again"
+    text, wrong = read_bytes(path, advice), "is no list of parts"
+    listed = parse(path, text, PartsFile, wrong, advice)["weight_map"]
+    for name, part in listed.items():
+        if Path(part).name != part:
+            raise InputError(
+                f"backbone {path}: weight_map: {name}: {part}: is in another "
+                f"folder; {advice}"
+            )
 
 
 def config_of(backbone):

@@ -195,9 +195,12 @@ class TransformerLobe(HFTransformersInterface):
             Created. `load_lobe` (`load_text`) takes it, and so does
             transformers' `AutoModel.from_pretrained`.
         """
-        vars(self.config).pop("auto_map", None)  # names code that stays away
+        extractor = self.extractor
+        # Names code, which stays where it was.
+        for told in (vars(self.config), getattr(extractor, "init_kwargs", {})):
+            told.pop("auto_map", None)
         self.config.save_pretrained(folder)
-        self.extractor.save_pretrained(folder)
+        extractor.save_pretrained(folder)
         tensors = {
             self.prefix + name: tensor.detach().cpu().clone().contiguous()
             for name, tensor in self.backbone.state_dict().items()
@@ -257,7 +260,7 @@ def weights_of(folder):
         File -> hexadecimal digest.
     """
     files = sorted(Path(folder).glob("*.safetensors"))
-    return {file.name: sha256_of(file) for file in files}
+    return {file.name: sha256_of(file) for file in files if file.is_file()}
 
 
 @contextmanager

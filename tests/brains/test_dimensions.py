@@ -11,6 +11,7 @@ import pytest
 import torch
 import trees_a
 from safetensors.torch import load_file
+from sealed import reseal
 from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -465,5 +466,6 @@ def test_a_garbled_scale(alone, tmp_path, garbled):
     path = tmp_path / "model" / "model.json"
     about = json.loads(path.read_text())
     path.write_text(json.dumps(about | {"dimensions": garbled}))
+    reseal(path.parent)
     with pytest.raises(InputError, match="model.json: describes no model"):
         ser_peft.load_model(tmp_path)

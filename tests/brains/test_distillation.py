@@ -79,8 +79,7 @@ def write_yaml(path, *changes, source=STUDENT):
 
 def as_run(model, folder, manifests):
     """Save a model as a finished training on these manifests leaves it."""
-    model.save(folder / "model")
-    Heard(*read_manifests(manifests)).write(folder / "model")
+    model.save(folder / "model", Heard(*read_manifests(manifests)))
     return folder
 
 
