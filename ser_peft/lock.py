@@ -12,7 +12,7 @@ from pathlib import Path
 from ser_peft.errors import InputError
 from ser_peft.io import sweep
 
-__all__ = ["only_process"]
+__all__ = ["check_free", "only_process"]
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +21,8 @@ POLL_SECONDS = 0.2
 
 _held = set()
 """Open lock files of this process."""
+_unlockable = []
+"""What has no locks and was warned of: one warning will do."""
 
 
 def _forget():
@@ -30,6 +32,28 @@ def _forget():
 
 
 os.register_at_fork(after_in_child=_forget)
+
+
+def check_free(folder, key):
+    """Refuse a folder that another process holds; touch nothing.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Need not exist.
+    key : str
+        Key or flag that it was given for, for the message.
+
+    Raises
+    ------
+    InputError
+        See `only_process`.
+    """
+    path = Path(folder) / NAME
+    if path.exists():
+        with suppress(FileNotFoundError), open(path, encoding="utf-8") as file:
+            if _is_held(file, key, fcntl.LOCK_SH):
+                raise _refusal(file, key)
 
 
 @contextmanager
@@ -88,43 +112,52 @@ def _take(path, key, wait):
             file = open(path, "a+", encoding="utf-8")
         except FileNotFoundError:
             continue  # the folder was taken away again
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            message = f"{key} {path.parent}: {_holder(file)} writes there"
-            file.close()
+        if _is_held(file, key, fcntl.LOCK_EX):
             if not wait:
-                raise InputError(
-                    f"{message}; wait for it, stop it, or choose another folder"
-                ) from None
+                raise _refusal(file, key)
             if not said:
-                print(f"{message}; waiting for it", file=sys.stderr)
+                print(f"waiting: {_refusal(file, key)}", file=sys.stderr)
                 said = True
             time.sleep(POLL_SECONDS)
-            continue
-        except OSError as error:
-            logger.warning(
-                "%s %s: its file system locks no file (%s): let no other "
-                "process write there",
-                key, path.parent, error.strerror,
-            )  # fmt: skip
-            return file
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                file.truncate(0)
-                now = time.strftime("%Y-%m-%d %H:%M:%S")
-                host = socket.gethostname()
-                file.write(f"process {os.getpid()} on {host} (since {now})")
-                file.flush()
-                return file
-        file.close()  # its holder has taken it away
+        else:
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                    file.truncate(0)
+                    now = time.strftime("%Y-%m-%d %H:%M:%S")
+                    host = socket.gethostname()
+                    file.write(f"process {os.getpid()} on {host} (since {now})")
+                    file.flush()
+                    return file
+        file.close()  # its holder may have taken it away
 
 
-def _holder(file):
-    """Who holds a lock, from what is in its file."""
+def _is_held(file, key, how):
+    """Whether another process has the lock; it is ours otherwise."""
+    try:
+        fcntl.flock(file, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError as error:
+        if _unlockable:
+            return False
+        _unlockable.append(key)
+        logger.warning(
+            "%s: %s: its file system has no locks (%s): let no other process "
+            "write there", key, Path(file.name).parent, error.strerror,
+        )  # fmt: skip
+    return False
+
+
+def _refusal(file, key):
+    """InputError that names who holds a lock, from what is in its file."""
+    holder = "another process"
     for _ in range(10):
         file.seek(0)
         if text := file.read():
-            return text
+            holder = text
+            break
         time.sleep(0.05)  # it has the lock, and is about to write
-    return "another process"
+    return InputError(
+        f"{key} {Path(file.name).parent}: {holder} writes there; wait for it, "
+        "stop it, or choose another folder"
+    )

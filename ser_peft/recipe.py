@@ -3,6 +3,8 @@
 The command line is checked first: what trains takes seconds to import.
 """
 
+import logging
+
 from ser_peft.errors import one_line_errors
 from ser_peft.yamls import read_command_line
 
@@ -68,6 +70,10 @@ def train_ptapt(argv, prepare):
 def _run(name, argv, prepare):
     with one_line_errors():
         arguments = read_command_line(argv)
+        # SpeechBrain misses torchvision, which nothing here needs: of a start
+        # that is refused one line is read.
+        logging.disable(logging.WARNING)
         from ser_peft import training
 
+        logging.disable(logging.NOTSET)
         getattr(training, name)(prepare, *arguments)

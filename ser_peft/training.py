@@ -37,7 +37,7 @@ from ser_peft.errors import InputError
 from ser_peft.evaluation.results import headline
 from ser_peft.io import atomic_path, check_writable
 from ser_peft.lobes import load_lobe, shapes
-from ser_peft.lock import only_process
+from ser_peft.lock import check_free, only_process
 from ser_peft.precision import choose_precision, run_precision
 from ser_peft.pretraining.clusters import cluster_frames, random_labels
 from ser_peft.provenance import Heard
@@ -96,7 +96,7 @@ def train_ptapt(prepare, hparams_file, run_opts, given):
         text, settings = _settings(
             PtaptBrain, prepare, hparams_file, run_opts, given
         )
-        with _only_run(settings):
+        with _only_run(text, settings):
             if not finished(text, settings["output_folder"]):
                 _first_phases(prepare, hparams_file, run_opts, text, settings)
             _say(_fit(PtaptBrain, prepare, hparams_file, run_opts, text))
@@ -271,14 +271,19 @@ def _device(settings, run_opts):
 
 
 @contextmanager
-def _only_run(settings):
-    """Hold a run's folders: all its processes together, or none."""
-    refusal = None
+def _only_run(text, settings):
+    """Hold a run's folders: all its processes together, or none.
+
+    What is finished, or another run's, is not touched.
+    """
+    folder, refusal = settings["output_folder"], None
     with ExitStack() as stack:
         if if_main_process():
             try:
-                for key in ("output_folder", "save_folder"):
-                    stack.enter_context(only_process(settings[key], key))
+                check_free(folder, "output_folder")
+                if not finished(text, folder):
+                    for key in ("output_folder", "save_folder"):
+                        stack.enter_context(only_process(settings[key], key))
             except InputError as error:
                 refusal = str(error)
         if refusal := ddp_broadcast(refusal):
@@ -292,8 +297,7 @@ def _only_run(settings):
                 raise SystemExit(130) from None
             last = newest_epoch(settings["save_folder"])
             kept = f"epochs up to {last}" if last else "what was finished"
-            said = f"{settings['output_folder']} keeps {kept}"
-            said += "; the same command goes on from there"
+            said = f"{folder} keeps {kept}; the same command goes on from there"
             raise KeyboardInterrupt(*stop.args or [said]) from None
 
 
@@ -304,7 +308,7 @@ def _train(brain_class, prepare, hparams_file, run_opts, given):
     text, settings = _settings(
         brain_class, prepare, hparams_file, run_opts, given
     )
-    with _only_run(settings):
+    with _only_run(text, settings):
         return _fit(brain_class, prepare, hparams_file, run_opts, text)
 
 

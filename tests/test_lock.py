@@ -13,7 +13,7 @@ import pytest
 
 from ser_peft.cli import main
 from ser_peft.errors import InputError
-from ser_peft.lock import only_process
+from ser_peft.lock import check_free, only_process
 
 fork = multiprocessing.get_context("fork")
 
@@ -43,12 +43,16 @@ def test_the_second_is_refused_in_one_line(tmp_path, holder):
     with pytest.raises(InputError, match=f"^out .*run: {said}.*; wait for"):
         with only_process(tmp_path / "run", "out"):
             raise AssertionError
+    with pytest.raises(InputError, match=said):
+        check_free(tmp_path / "run", "out")
     assert os.listdir(tmp_path / "run") == [".lock"]
 
 
 def test_a_killed_one_holds_nothing(tmp_path, holder):
     holder.kill()
     holder.join()
+    check_free(tmp_path / "run", "out")
+    check_free(tmp_path / "none", "out")
     with only_process(tmp_path / "run", "out"):
         assert str(os.getpid()) in (tmp_path / "run/.lock").read_text()
     # It was there before.
@@ -60,7 +64,7 @@ def test_waits_and_says_so_once(tmp_path, holder, capsys):
     with only_process(tmp_path / "run", "out", wait=True):
         pass
     (line,) = capsys.readouterr().err.splitlines()
-    assert f"process {holder.pid}" in line and line.endswith("waiting for it")
+    assert line.startswith("waiting: ") and f"process {holder.pid}" in line
 
 
 def test_nothing_stays_of_what_was_refused(tmp_path):
@@ -100,7 +104,7 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch, caplog):
     with only_process(tmp_path / "run", "out"):
         pass
     (warning,) = caplog.messages
-    assert "locks no file (Operation not supported)" in warning
+    assert "has no locks (Operation not supported)" in warning
     assert os.listdir(tmp_path) == []
 
 

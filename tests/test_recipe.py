@@ -335,7 +335,7 @@ def test_goes_on_when_there_is_space_again(train, arguments, tmp_path):
             for line in end.log.replace("\r", "\n").splitlines()
             if line.startswith("error: ")
         ]
-        assert "ulimit" in line
+        assert line.startswith(f"error: {tmp_path}/run/") and "ulimit" in line
         assert not (tmp_path / "run" / "results.json").exists()
     assert (tmp_path / "run" / "results.json").exists()
     assert not list((tmp_path / "run" / "save").glob("partial-*"))
