@@ -12,7 +12,7 @@ from typing import Any
 
 from ser_peft.errors import BAD_ARGUMENTS, InputError
 from ser_peft.io import refuse_pointer, sha256_of, write_json
-from ser_peft.schemas import ManifestFile, parse, read_bytes
+from ser_peft.model_files import ManifestFile, parse, read_bytes
 
 __all__ = [
     "MANIFEST",

@@ -24,8 +24,8 @@ from ser_peft.io import atomic_path, write_json
 from ser_peft.lobes import load_lobe, load_text
 from ser_peft.lobes.configs import SCRATCH
 from ser_peft.lobes.transformer import weights_of
+from ser_peft.model_files import ModelFile, parse, read_bytes
 from ser_peft.released import find, is_name, is_registered
-from ser_peft.schemas import ModelFile, parse, read_bytes
 from ser_peft.text import clean_text
 
 __all__ = [

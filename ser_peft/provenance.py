@@ -7,7 +7,7 @@ from pathlib import Path
 from ser_peft.corpora.emobox import own_name
 from ser_peft.errors import InputError
 from ser_peft.io import write_json
-from ser_peft.schemas import HeardFile, parse, read_bytes
+from ser_peft.model_files import HeardFile, parse, read_bytes
 
 __all__ = ["RECORD", "Heard", "speakers_of"]
 

@@ -8,7 +8,7 @@ from huggingface_hub import snapshot_download
 from ser_peft.closed import hashes
 from ser_peft.errors import InputError
 from ser_peft.io import refuse_pointer
-from ser_peft.schemas import RegistryFile, parse, read_bytes
+from ser_peft.model_files import RegistryFile, parse, read_bytes
 
 __all__ = [
     "RELEASED",

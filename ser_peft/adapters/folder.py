@@ -20,9 +20,7 @@ from ser_peft.adapters.prompts import PromptConfig
 from ser_peft.closed import files_of, verify
 from ser_peft.errors import InputError
 from ser_peft.io import refuse_pointer
-from ser_peft.released import find as find_released
-from ser_peft.released import is_name
-from ser_peft.schemas import (
+from ser_peft.model_files import (
     AdapterFile,
     BottleneckFile,
     PromptFile,
@@ -30,6 +28,8 @@ from ser_peft.schemas import (
     parse,
     read_bytes,
 )
+from ser_peft.released import find as find_released
+from ser_peft.released import is_name
 
 __all__ = [
     "BASE",
