@@ -41,6 +41,7 @@ __all__ = [
     "entries_of",
     "eval_batches",
     "held",
+    "measured_on",
     "prepare",
     "read_audio",
     "read_manifests",
@@ -553,6 +554,46 @@ def values_of(entries, dimensions):
     """
     rows = [[entry[name] for name in dimensions] for entry in entries]
     return np.array(rows, float)
+
+
+def measured_on(entries, ids, about, chances, guesses):
+    """Clips of a manifest with what a model says of them.
+
+    Arguments
+    ---------
+    entries : dict
+        Manifest, id -> entry.
+    ids : list of str
+        Which of them, in the order of what follows.
+    about : dict
+        ``protocol.json`` of the manifests.
+    chances, guesses : np.ndarray
+        Probabilities, [N, C], and dimensions, [N, D], that a model gives.
+
+    Returns
+    -------
+    dict
+        See `ser_peft.evaluation.results.run_results`; and ``gender``,
+        None where it is unknown.
+    """
+    chosen = [entries[key] for key in ids]
+    measured = {
+        "id": list(ids),
+        "speaker": [entry["speaker"] for entry in chosen],
+        "gender": [entry.get("gender") for entry in chosen],
+    }
+    if classes := about["classes"]:
+        measured |= {
+            "label": [classes.index(entry["emotion"]) for entry in chosen],
+            "predicted": chances.argmax(1).tolist(),
+            "probabilities": chances,
+        }
+    if names := about["dimensions"]:
+        measured |= {
+            "values": values_of(chosen, names),
+            "predicted_values": guesses,
+        }
+    return measured
 
 
 def scale_of(values, dimensions):

@@ -18,7 +18,13 @@ from speechbrain.dataio.dataset import FilteredSortedDynamicItemDataset
 from tqdm import tqdm
 
 from ser_peft.adapters import PeftLobe
-from ser_peft.data import datasets, eval_batches, scale_of, values_of
+from ser_peft.data import (
+    datasets,
+    eval_batches,
+    measured_on,
+    scale_of,
+    values_of,
+)
 from ser_peft.evaluation.fairness import group_columns
 from ser_peft.evaluation.metrics import concordance
 from ser_peft.evaluation.report import write_report
@@ -380,23 +386,13 @@ def run_probe(
         with torch.no_grad():
             scores = model.rescale(head.score(head.standardize(states[split])))
         logits, guess = scores.tensor_split([len(classes)], 1)
-        ids, speakers, _ = zip(*clips[split], strict=True)
-        measured[split] = {
-            "id": list(ids),
-            "speaker": list(speakers),
-            "gender": [sets[split].data[key].get("gender") for key in ids],
-        }
-        if classes:
-            measured[split] |= {
-                "label": labels[split],
-                "predicted": logits.argmax(1).tolist(),
-                "probabilities": logits.softmax(-1).numpy(),
-            }
-        if names:
-            measured[split] |= {
-                "values": values[split],
-                "predicted_values": guess.numpy(),
-            }
+        measured[split] = measured_on(
+            sets[split].data,
+            [id_ for id_, *_ in clips[split]],
+            about,
+            logits.softmax(-1).numpy(),
+            guess.numpy(),
+        )
     results = run_results(
         about,
         measured["valid"],

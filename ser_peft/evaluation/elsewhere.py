@@ -24,9 +24,9 @@ from ser_peft.data import (
     dataset_of,
     entries_of,
     eval_batches,
+    measured_on,
     read_manifests,
     root_of,
-    values_of,
 )
 from ser_peft.device import loader_workers
 from ser_peft.errors import InputError
@@ -251,23 +251,5 @@ def _measure(model, about, entries, device, batch_seconds):
             )
         )
     ids = sorted(rows)
-    gender = [entries[key].get("gender") for key in ids]
-    measured = {
-        "id": ids,
-        "speaker": [entries[key]["speaker"] for key in ids],
-        "gender": gender,
-    }
-    if about["classes"]:
-        chances = np.array([rows[key][0] for key in ids])
-        labels = [about["classes"].index(entries[k]["emotion"]) for k in ids]
-        measured |= {
-            "label": labels,
-            "predicted": chances.argmax(1).tolist(),
-            "probabilities": chances,
-        }
-    if about["dimensions"]:
-        measured |= {
-            "values": values_of((entries[k] for k in ids), about["dimensions"]),
-            "predicted_values": np.array([rows[key][1] for key in ids]),
-        }
-    return measured
+    chances, guesses = (np.array([rows[key][i] for key in ids]) for i in (0, 1))
+    return measured_on(entries, ids, about, chances, guesses)
