@@ -12,9 +12,9 @@ from pathlib import Path
 
 from ser_peft.corpora import CORPORA
 from ser_peft.errors import InputError, one_line_errors, printable
-from ser_peft.flags import place
 from ser_peft.io import check_writable
-from ser_peft.lock import only_process
+from ser_peft.settings.flags import place
+from ser_peft.storage.lock import only_process
 
 # Heavy imports wait for the command that needs them: --help is quick.
 
@@ -87,7 +87,7 @@ def _prepare(args):
 def _probe(args):
     from ser_peft.device import find_device
     from ser_peft.evaluation.results import headline
-    from ser_peft.probe import run_probe
+    from ser_peft.training.probe import run_probe
 
     out = args.out or Path(args.manifests) / "probe" / Path(args.backbone).name
     check_writable(out, "out")
@@ -128,8 +128,8 @@ def _evaluate(args):
 
 
 def _transcribe(args):
+    from ser_peft.data.transcribe import transcribe
     from ser_peft.device import find_device
-    from ser_peft.transcribe import transcribe
 
     with only_process(args.manifests, "manifests"):
         counts = transcribe(
@@ -164,7 +164,7 @@ def _vggish(args):
 def _predict(args):
     from tqdm import tqdm
 
-    from ser_peft.audio import summary
+    from ser_peft.data.audio import summary
     from ser_peft.device import find_device
     from ser_peft.inference import load_model
 
@@ -215,8 +215,8 @@ def _listed(values):
 
 
 def _export(args):
-    from ser_peft.export import export
-    from ser_peft.released import registry_file
+    from ser_peft.inference.export import export
+    from ser_peft.storage.released import registry_file
 
     entry = export(
         args.model,
@@ -236,7 +236,7 @@ def _export(args):
 
 def _summarize(args):
     from ser_peft.evaluation.summary import summarize
-    from ser_peft.evaluation.tables import format_table
+    from ser_peft.report.tables import format_table
 
     summary = summarize(args.results, args.compare)
     print(format_table(summary), end="")
@@ -245,11 +245,11 @@ def _summarize(args):
 
 def _compare(args):
     from ser_peft.evaluation.compare import compare
-    from ser_peft.evaluation.compare_page import (
+    from ser_peft.io import atomic_path, write_json
+    from ser_peft.report.comparison_page import (
         format_comparison,
         render_comparison,
     )
-    from ser_peft.io import atomic_path, write_json
 
     if args.repeats < 1:
         raise InputError(f"--repeats {args.repeats}: give 1 or more")
@@ -266,8 +266,8 @@ def _compare(args):
 
 def _write_summary(summary, out, html):
     """As JSON and as a page, where told so."""
-    from ser_peft.evaluation.summary_page import render_summary
     from ser_peft.io import atomic_path, write_json
+    from ser_peft.report.summary_page import render_summary
 
     if out:
         write_json(out, summary)
@@ -279,7 +279,11 @@ def _write_summary(summary, out, html):
 
 
 def _params(args):
-    from ser_peft.params import count_methods, count_recipe, format_table
+    from ser_peft.evaluation.params import (
+        count_methods,
+        count_recipe,
+        format_table,
+    )
 
     if args.classes < 1:
         raise InputError(f"--classes {args.classes}: give 1 or more")
@@ -336,7 +340,7 @@ def _stoppable():
 def _crossval(args):
     from ser_peft.crossval import crossval, numbers, trainings
     from ser_peft.evaluation.summary import summarize
-    from ser_peft.evaluation.tables import format_table
+    from ser_peft.report.tables import format_table
 
     if args.jobs < 1:
         raise InputError(f"--jobs {args.jobs}: give 1 or more")

@@ -131,7 +131,7 @@ def naming(path, tmp=None):
 def sweep(folder):
     """Take away what killed processes left of `atomic_path` in a folder.
 
-    Only for who alone writes there; see `ser_peft.lock.only_process`.
+    Only for who alone writes there; see `ser_peft.storage.lock.only_process`.
 
     Arguments
     ---------

@@ -6,7 +6,7 @@ The command line is checked first: what trains takes seconds to import.
 import logging
 
 from ser_peft.errors import one_line_errors
-from ser_peft.yamls import read_command_line
+from ser_peft.settings.yamls import read_command_line
 
 __all__ = ["train_distill", "train_emotion", "train_ptapt", "train_tapt"]
 
@@ -73,7 +73,7 @@ def _run(name, argv, prepare):
         # SpeechBrain misses torchvision, which nothing here needs: of a start
         # that is refused one line is read.
         logging.disable(logging.WARNING)
-        from ser_peft import training
+        from ser_peft.training import runs as training
 
         logging.disable(logging.NOTSET)
         getattr(training, name)(prepare, *arguments)

@@ -2,10 +2,10 @@
 
 import speechbrain.utils.logger
 
-from ser_peft.evaluation import plots
+from ser_peft.report import figures
 
 
 def be_quick():
     """No ``pip freeze`` in every training; figures drawn, but not laid out."""
     speechbrain.utils.logger.get_environment_description = lambda: "not asked"
-    plots.STYLE["figure.constrained_layout.use"] = False
+    figures.STYLE["figure.constrained_layout.use"] = False

@@ -2,7 +2,7 @@
 
 import json
 
-from ser_peft.closed import MANIFEST, seal
+from ser_peft.storage.closed import MANIFEST, seal
 
 
 def reseal(folder):

@@ -11,16 +11,16 @@ import pytest
 import soundfile
 from ruamel.yaml import YAML
 
-from ser_peft.brains import EmotionBrain
 from ser_peft.data import prepare
 from ser_peft.errors import InputError
 from ser_peft.recipe import train_emotion
-from ser_peft.yamls import (
+from ser_peft.settings.yamls import (
     build,
     finished,
     read_command_line,
     read_settings,
 )
+from ser_peft.training import EmotionBrain
 
 HPARAMS = (
     Path(__file__).resolve().parents[1] / "recipes" / "RAVDESS" / "hparams"

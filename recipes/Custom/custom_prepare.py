@@ -1,7 +1,7 @@
 """Data preparation of one's own corpus: csv -> SpeechBrain manifests."""
 
 from ser_peft.data import prepare
-from ser_peft.flags import place
+from ser_peft.settings.flags import place
 
 
 def prepare_custom(

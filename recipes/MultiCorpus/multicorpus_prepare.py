@@ -1,6 +1,6 @@
 """Data preparation of several corpora: folders -> SpeechBrain manifests."""
 
-from ser_peft.pool import prepare_pool
+from ser_peft.data.pool import prepare_pool
 
 
 def prepare_multicorpus(

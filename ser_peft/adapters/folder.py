@@ -17,10 +17,10 @@ from safetensors.torch import load_file, save_file
 from ser_peft.adapters.bottleneck import BottleneckConfig
 from ser_peft.adapters.methods import WHOLE, check_pattern
 from ser_peft.adapters.prompts import PromptConfig
-from ser_peft.closed import files_of, verify
 from ser_peft.errors import InputError
 from ser_peft.io import refuse_pointer
-from ser_peft.model_files import (
+from ser_peft.storage.closed import files_of, verify
+from ser_peft.storage.model_files import (
     AdapterFile,
     BottleneckFile,
     PromptFile,
@@ -28,8 +28,8 @@ from ser_peft.model_files import (
     parse,
     read_bytes,
 )
-from ser_peft.released import find as find_released
-from ser_peft.released import is_name
+from ser_peft.storage.released import find as find_released
+from ser_peft.storage.released import is_name
 
 __all__ = [
     "BASE",

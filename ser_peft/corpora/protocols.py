@@ -4,8 +4,8 @@ import hashlib
 from dataclasses import dataclass, field
 from math import isfinite
 
+from ser_peft.corpora.transcripts import clean_text
 from ser_peft.errors import InputError
-from ser_peft.text import clean_text
 
 __all__ = [
     "Folds",

@@ -12,17 +12,17 @@ from sklearn.manifold import TSNE
 from sklearn.metrics import cohen_kappa_score
 from tqdm import tqdm
 
-from ser_peft.audio import SAMPLE_RATE, read_audio
+from ser_peft.corpora.transcripts import clean_text
 from ser_peft.data import read_manifests
+from ser_peft.data.audio import SAMPLE_RATE, read_audio
 from ser_peft.errors import InputError
-from ser_peft.evaluation.comparison import paired_difference
 from ser_peft.evaluation.latency import latency
 from ser_peft.evaluation.metrics import speaker_interval
+from ser_peft.evaluation.paired import paired_difference
 from ser_peft.evaluation.results import versions
 from ser_peft.evaluation.runs import read_runs
 from ser_peft.evaluation.summary import lacks, level, summarize
 from ser_peft.inference import load_model
-from ser_peft.text import clean_text
 
 __all__ = ["METRICS", "agreement", "compare"]
 
@@ -153,7 +153,7 @@ def agreement(reference, runs):
         right predictions where the reference is right, and where it is not
         (None where there is no such); ``difference``, ``ci95``, ``p`` and
         ``reason`` of the UA minus that of the reference, from
-        `ser_peft.evaluation.comparison.paired_difference`; ``pairs``, how
+        `ser_peft.evaluation.paired.paired_difference`; ``pairs``, how
         many.
 
     Raises

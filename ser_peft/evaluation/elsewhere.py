@@ -11,7 +11,6 @@ import torch
 from speechbrain.dataio.dataloader import make_dataloader
 from tqdm import tqdm
 
-from ser_peft.audio import durations
 from ser_peft.corpora import load_corpus
 from ser_peft.corpora.protocols import (
     Whole,
@@ -28,14 +27,15 @@ from ser_peft.data import (
     read_manifests,
     root_of,
 )
+from ser_peft.data.audio import durations
+from ser_peft.data.provenance import Heard
 from ser_peft.device import loader_workers
 from ser_peft.errors import InputError
 from ser_peft.evaluation.fairness import group_columns
-from ser_peft.evaluation.report import write_report
 from ser_peft.evaluation.results import corpus_scores, run_results
 from ser_peft.inference import check_scores, load_model, read_model
 from ser_peft.lobes import lengths_in_samples
-from ser_peft.provenance import Heard
+from ser_peft.report.run_page import write_report
 
 __all__ = ["evaluate"]
 
@@ -60,7 +60,7 @@ def evaluate(
     run : str or Path
         A finished run, its ``model/`` folder, or a model's name.
     test : str or Path
-        All of a corpus: its name, as for `ser_peft.data.prepare`, or a
+        All of a corpus: its name, as for `ser_peft.data.datasets.prepare`, or a
         manifests folder. One split: that folder's ``test.json``, say.
         Utterances of other classes than the model's are left out.
     out : str or Path

@@ -20,7 +20,7 @@ from torchaudio.functional import (
     mu_law_encoding,
 )
 
-from ser_peft.audio import SAMPLE_RATE, resample
+from ser_peft.data.audio import SAMPLE_RATE, resample
 from ser_peft.errors import InputError
 
 __all__ = [
@@ -166,7 +166,7 @@ def disturbed(train, test):
     Arguments
     ---------
     train, test : DynamicItemDataset
-        From `ser_peft.data.datasets`, whole clips.
+        From `ser_peft.data.datasets.datasets`, whole clips.
 
     Returns
     -------

@@ -9,9 +9,9 @@ import numpy as np
 from ruamel.yaml import YAML, YAMLError
 
 from ser_peft.errors import InputError
-from ser_peft.evaluation.cells import of_cell
 from ser_peft.evaluation.metrics import from_confusion, missing_classes
-from ser_peft.yamls import dump, map_texts
+from ser_peft.settings.yamls import dump, map_texts
+from ser_peft.storage.cells import of_cell
 
 __all__ = ["read_runs"]
 

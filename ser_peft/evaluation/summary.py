@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from ser_peft.errors import InputError
-from ser_peft.evaluation.comparison import paired_difference
 from ser_peft.evaluation.metrics import (
     from_confusion,
     over_classes,
     speaker_interval,
 )
+from ser_peft.evaluation.paired import paired_difference
 from ser_peft.evaluation.results import below_start
 from ser_peft.evaluation.runs import read_runs
 
@@ -31,7 +31,7 @@ def summarize(paths, compare=None):
     settings (the ``hyperparams.yaml`` beside the results, but for seed, fold
     and folders) are one group: its folds and seeds are averaged, nothing else
     is. Two groups are compared on the folds and seeds that both have, see
-    `ser_peft.evaluation.comparison.paired_difference`; a linear probe has no
+    `ser_peft.evaluation.paired.paired_difference`; a linear probe has no
     seed and goes with any.
 
     Arguments

@@ -21,7 +21,7 @@ from ser_peft.errors import BAD_ARGUMENTS, InputError
 from ser_peft.io import refuse_pointer
 from ser_peft.lobes.filterbank_cnn import FilterbankCnnConfig
 from ser_peft.lobes.vggish import VGGishConfig
-from ser_peft.model_files import PartsFile, parse, read_bytes
+from ser_peft.storage.model_files import PartsFile, parse, read_bytes
 
 __all__ = [
     "KNOWN",

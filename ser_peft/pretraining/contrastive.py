@@ -10,9 +10,9 @@ from torch.nn.functional import (
 )
 from transformers import Wav2Vec2ForPreTraining
 
-from ser_peft.checkpoints import SafeModule
 from ser_peft.errors import InputError
 from ser_peft.lobes.transformer import quiet
+from ser_peft.storage.checkpoints import SafeModule
 
 __all__ = ["ContrastiveObjective", "sample_negatives"]
 

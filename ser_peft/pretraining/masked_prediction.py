@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from ser_peft.checkpoints import SafeModule
+from ser_peft.storage.checkpoints import SafeModule
 
 __all__ = ["MaskedPrediction"]
 

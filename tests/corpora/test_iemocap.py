@@ -10,7 +10,7 @@ from ser_peft.corpora import Utterance, iemocap
 from ser_peft.corpora.protocols import classes_of, relabel
 from ser_peft.data import prepare, read_manifests
 from ser_peft.errors import InputError
-from ser_peft.probe import run_probe
+from ser_peft.training.probe import run_probe
 
 SPEAKERS = [f"Ses0{number}{sex}" for number in range(1, 6) for sex in "FM"]
 

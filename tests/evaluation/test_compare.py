@@ -16,15 +16,15 @@ from ser_peft.cli import main
 from ser_peft.data import read_manifests
 from ser_peft.errors import InputError
 from ser_peft.evaluation.compare import METRICS, agreement, compare
-from ser_peft.evaluation.compare_page import (
+from ser_peft.evaluation.metrics import scores, speaker_interval
+from ser_peft.heads import LayerMixHead
+from ser_peft.heads.fusion import FusionHead
+from ser_peft.inference import EmotionModel
+from ser_peft.lobes import load_lobe, load_text
+from ser_peft.report.comparison_page import (
     format_comparison,
     render_comparison,
 )
-from ser_peft.evaluation.metrics import scores, speaker_interval
-from ser_peft.fusion import FusionHead
-from ser_peft.heads import LayerMixHead
-from ser_peft.inference import EmotionModel
-from ser_peft.lobes import load_lobe, load_text
 
 NAMES = ["teacher", "student", "prompted", "reader"]
 METHODS = {

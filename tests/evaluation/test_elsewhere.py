@@ -7,12 +7,12 @@ import pytest
 from trees_b import emodb_tree
 
 from ser_peft.cli import main
-from ser_peft.closed import MANIFEST
 from ser_peft.corpora.emodb import SPEAKERS
 from ser_peft.data import prepare, read_manifests
+from ser_peft.data.provenance import RECORD
 from ser_peft.errors import InputError
 from ser_peft.evaluation.elsewhere import evaluate
-from ser_peft.provenance import RECORD
+from ser_peft.storage.closed import MANIFEST
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from ser_peft.cli import main
 from ser_peft.errors import InputError
 from ser_peft.evaluation.metrics import scores, speaker_interval
 from ser_peft.evaluation.summary import summarize
-from ser_peft.evaluation.summary_page import render_summary
-from ser_peft.evaluation.tables import format_table
+from ser_peft.report.summary_page import render_summary
+from ser_peft.report.tables import format_table
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import os
 import pytest
 from outcomes import same
 
-from ser_peft.lock import only_process
+from ser_peft.storage.lock import only_process
 
 GAPS = [0, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1, 1.5, 2]
 

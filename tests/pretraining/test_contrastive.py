@@ -15,7 +15,6 @@ from transformers.models.wav2vec2.modeling_wav2vec2 import (
 )
 
 from ser_peft.adapters import PeftLobe
-from ser_peft.checkpoints import SafeCheckpointer
 from ser_peft.errors import InputError
 from ser_peft.lobes import load_lobe
 from ser_peft.pretraining import contrastive
@@ -23,6 +22,7 @@ from ser_peft.pretraining.contrastive import (
     ContrastiveObjective,
     sample_negatives,
 )
+from ser_peft.storage.checkpoints import SafeCheckpointer
 
 TERMS = ("loss", "contrastive", "diversity")
 

@@ -9,13 +9,13 @@ import pytest
 import trees_a
 import trees_b
 
-from ser_peft.brains.objectives import clip_weights
 from ser_peft.corpora import CORPORA, load_corpus
 from ser_peft.corpora.protocols import FOUR, classes_of
 from ser_peft.data import read_manifests
+from ser_peft.data.pool import prepare_pool
+from ser_peft.data.provenance import Heard
 from ser_peft.errors import InputError
-from ser_peft.pool import prepare_pool
-from ser_peft.provenance import Heard
+from ser_peft.training.objectives import clip_weights
 
 POOL = ["crema-d", "iemocap", "msp-improv", "msp-podcast"]
 HPARAMS = "MultiCorpus/hparams/whisper_lora.yaml"

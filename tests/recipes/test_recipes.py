@@ -20,20 +20,20 @@ import trees_b
 from ruamel.yaml import YAML
 from short import short_states
 
-from ser_peft.brains import (
+from ser_peft.cli import main
+from ser_peft.errors import InputError
+from ser_peft.inference import load_model
+from ser_peft.lobes.vggish import VGGishConfig, VGGishModel
+from ser_peft.precision import choose_precision
+from ser_peft.settings.yamls import read_command_line, read_settings
+from ser_peft.training import (
     DistillBrain,
     EmotionBrain,
     PtaptBrain,
     StateBrain,
     TaptBrain,
 )
-from ser_peft.brains.settings import check_settings
-from ser_peft.cli import main
-from ser_peft.errors import InputError
-from ser_peft.inference import load_model
-from ser_peft.lobes.vggish import VGGishConfig, VGGishModel
-from ser_peft.precision import choose_precision
-from ser_peft.yamls import read_command_line, read_settings
+from ser_peft.training.checks import check_settings
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 ALL = sorted(
@@ -454,7 +454,7 @@ def test_no_other_key_is_taken(brain, key, tmp_path):
 @pytest.mark.parametrize("brain", BRAINS.values())
 def test_what_is_said_to_be_read_is_read(brain):
     """The keys that a Brain claims stand in the code."""
-    package = Path(sys.modules["ser_peft.brains"].__file__).parents[1]
+    package = Path(sys.modules["ser_peft.training"].__file__).parents[1]
     code = "".join(
         path.read_text()
         for path in (

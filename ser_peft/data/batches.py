@@ -1,0 +1,325 @@
+"""Datasets and batches: from manifests to tensors."""
+
+import hashlib
+import random
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from ser_peft.corpora.transcripts import clean_text
+from ser_peft.data.audio import SAMPLE_RATE, read_audio
+from ser_peft.data.manifests import read_manifests
+
+__all__ = [
+    "Progress",
+    "batch_sampler",
+    "dataset_of",
+    "datasets",
+    "eval_batches",
+    "measured_on",
+    "scale_of",
+    "seeded",
+    "values_of",
+]
+
+
+@dataclass
+class Progress:
+    """What a Brain tells a dataset and its workers before an epoch.
+
+    Arguments
+    ---------
+    version : object
+        Training clips are cut as this says, whoever cuts them when; None:
+        anew every time.
+    kept : set of str
+        Ids of clips whose audio nobody asks for, since their hidden states
+        are kept: one sample stands for it.
+    """
+
+    version: object = None
+    kept: set = field(default_factory=set)
+
+
+@contextmanager
+def seeded(*content, device="cpu"):
+    """Make what is drawn in a block follow from `content` alone.
+
+    Arguments
+    ---------
+    *content : object
+        Whose text is hashed.
+    device : str or torch.device
+        Whose generator is drawn from too.
+
+    Yields
+    ------
+    None
+        All generators of Python and torch go on behind the block as if
+        nothing had been drawn.
+
+    Example
+    -------
+    >>> with seeded(8, "clip 1"):
+    ...     first = torch.rand(())
+    >>> with seeded(8, "clip 1"):
+    ...     print(bool(torch.rand(()) == first))
+    True
+    """
+    digest = hashlib.sha256(repr(content).encode()).digest()
+    state = random.getstate()
+    devices = [device] if torch.device(device).type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        random.seed(digest)
+        try:
+            yield
+        finally:
+            random.setstate(state)
+
+
+def datasets(folder, max_seconds=None, crop=1.0, first_seconds=None, hop=1):
+    """SpeechBrain datasets of a manifests folder.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Manifests.
+    max_seconds : float, optional
+        Longer training clips are cut to a random stretch of this length,
+        another one every epoch. Valid and test clips stay whole.
+    crop : float
+        Training clips are cut to a random stretch of at least this share.
+    first_seconds : float, optional
+        Of all clips, those of valid and test too, only the beginning is
+        taken, as PEFT-SER does.
+    hop : int
+        Training clips are cut at multiples of so many samples, so that
+        frames of the whole clip are frames of the cut one.
+
+    Returns
+    -------
+    about : dict
+        ``protocol.json``.
+    sets : dict
+        Split -> DynamicItemDataset with ``id``, ``sig`` (16 kHz mono, [T]),
+        ``start`` (its first sample's place in the clip),
+        ``label`` (index into the classes, -1 without them), ``values`` (of
+        the dimensions, [D]), ``text`` (cleaned; empty where there is none),
+        ``speaker`` and ``duration``. Its attribute ``progress`` is a
+        `Progress`.
+    """
+    about, manifests = read_manifests(folder)
+
+    def cut(sig):
+        # Nothing is drawn for a clip that stays whole.
+        share = crop + (1 - crop) * float(torch.rand(())) if crop < 1 else 1.0
+        length = int(share * len(sig))
+        if max_seconds is not None:
+            length = min(length, int(max_seconds * SAMPLE_RATE))
+        if length == len(sig):
+            return sig, 0
+        start = int(torch.randint(len(sig) - length + 1, ()))
+        start -= start % hop
+        return sig[start : start + length], start
+
+    return about, {
+        split: dataset_of(
+            entries, about, first_seconds, cut if split == "train" else None
+        )
+        for split, entries in manifests.items()
+    }
+
+
+def dataset_of(entries, about, first_seconds=None, cut=None):
+    """SpeechBrain dataset of a manifest.
+
+    Arguments
+    ---------
+    entries : dict
+        Id -> entry.
+    about : dict
+        ``protocol.json``.
+    first_seconds : float, optional
+        See `datasets`.
+    cut : callable, optional
+        Whole clip, [T] -> its stretch and that one's first sample.
+
+    Returns
+    -------
+    DynamicItemDataset
+        See `datasets`.
+    """
+    # Here, as below: who only writes manifests, or is told of a wrong flag,
+    # does not wait for SpeechBrain.
+    from speechbrain.dataio.dataset import DynamicItemDataset
+    from speechbrain.utils.data_pipeline import provides, takes
+
+    index = {name: i for i, name in enumerate(about["classes"])}
+    progress = Progress()
+
+    @takes("id", "wav")
+    @provides("sig", "start")
+    def audio(id_, wav):
+        if id_ in progress.kept:
+            return torch.zeros(1), 0
+        sig = read_audio(wav.replace("{data_root}", about["data_folder"], 1))
+        if first_seconds is not None:
+            sig = sig[: int(first_seconds * SAMPLE_RATE)]
+        if not cut:
+            return sig, 0
+        if progress.version is None:
+            return cut(sig)
+        with seeded(progress.version, id_):
+            return cut(sig)
+
+    @takes("id")
+    @provides("label")
+    def label(id_):
+        return index[entries[id_]["emotion"]] if index else -1
+
+    @takes("id")
+    @provides("values")
+    def values(id_):
+        return [float(entries[id_][name]) for name in about["dimensions"]]
+
+    # A key of some entries only would be one of all or none.
+    said = {
+        key: {**entry, "text": clean_text(entry.get("text", ""))}
+        for key, entry in entries.items()
+    }
+    dataset = DynamicItemDataset(
+        said,
+        dynamic_items=[audio, label, values],
+        output_keys=[
+            *("id", "sig", "start", "label", "values", "text", "speaker")
+        ],
+    )
+    dataset.progress = progress
+    return dataset
+
+
+def values_of(entries, dimensions):
+    """The dimensions of a manifest's entries.
+
+    Arguments
+    ---------
+    entries : iterable of dict
+        Of a manifest.
+    dimensions : list of str
+        Their names.
+
+    Returns
+    -------
+    numpy.ndarray
+        [N, D].
+    """
+    rows = [[entry[name] for name in dimensions] for entry in entries]
+    return np.array(rows, float)
+
+
+def measured_on(entries, ids, about, chances, guesses):
+    """Clips of a manifest with what a model says of them.
+
+    Arguments
+    ---------
+    entries : dict
+        Manifest, id -> entry.
+    ids : list of str
+        Which of them, in the order of what follows.
+    about : dict
+        ``protocol.json`` of the manifests.
+    chances, guesses : np.ndarray
+        Probabilities, [N, C], and dimensions, [N, D], that a model gives.
+
+    Returns
+    -------
+    dict
+        See `ser_peft.evaluation.results.run_results`; and ``gender``,
+        None where it is unknown.
+    """
+    chosen = [entries[key] for key in ids]
+    measured = {
+        "id": list(ids),
+        "speaker": [entry["speaker"] for entry in chosen],
+        "gender": [entry.get("gender") for entry in chosen],
+    }
+    if classes := about["classes"]:
+        measured |= {
+            "label": [classes.index(entry["emotion"]) for entry in chosen],
+            "predicted": chances.argmax(1).tolist(),
+            "probabilities": chances,
+        }
+    if names := about["dimensions"]:
+        measured |= {
+            "values": values_of(chosen, names),
+            "predicted_values": guesses,
+        }
+    return measured
+
+
+def scale_of(values, dimensions):
+    """Name -> mean and standard deviation of values [N, D]."""
+    scale = zip(values.mean(0).tolist(), values.std(0).tolist(), strict=True)
+    return dict(zip(dimensions, scale, strict=True))
+
+
+def batch_sampler(dataset, seconds, shuffle, seed=0, max_seconds=None):
+    """Batches of clips of like length, so many seconds of audio in each.
+
+    Arguments
+    ---------
+    dataset : DynamicItemDataset
+        Entries have ``duration`` in seconds.
+    seconds : float
+        Upper limit of clips times longest clip; at least one clip fits.
+    shuffle : bool
+        Draw anew every epoch, or go from long to short (evaluation: the
+        largest batch comes first, so that memory runs out early if at all).
+    seed : int
+        The draw of epoch e depends on seed and e alone.
+    max_seconds : float, optional
+        Clips count as at most this long.
+
+    Returns
+    -------
+    speechbrain.dataio.sampler.DynamicBatchSampler
+        Four buckets of equal count, or fewer for few lengths.
+    """
+    from speechbrain.dataio.sampler import DynamicBatchSampler
+
+    durations = [
+        min(dataset.data[key]["duration"], max_seconds or float("inf"))
+        for key in dataset.data_ids
+    ]
+    edges = np.quantile(durations, [0.25, 0.5, 0.75, 1.0])
+    return DynamicBatchSampler(
+        dataset,
+        max_batch_length=max(seconds, edges[-1]),
+        bucket_boundaries=np.unique(edges).tolist(),
+        lengths_list=durations,
+        shuffle=shuffle,
+        batch_ordering="random" if shuffle else "descending",
+        # SpeechBrain adds the epoch: seeds would share draws.
+        seed=10007 * seed,
+    )
+
+
+def eval_batches(dataset, seconds):
+    """Batches that hold every clip once, long clips first.
+
+    Arguments
+    ---------
+    dataset : DynamicItemDataset
+        Entries have ``duration`` in seconds.
+    seconds : float
+        Upper limit of clips times longest clip.
+
+    Returns
+    -------
+    list of list of int
+        Indices into the dataset.
+    """
+    return list(batch_sampler(dataset, seconds, shuffle=False))

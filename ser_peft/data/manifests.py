@@ -1,0 +1,145 @@
+"""Manifests as they are found: proven before anything is made of them."""
+
+import json
+import logging
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field, TypeAdapter, with_config
+from typing_extensions import NotRequired, TypedDict
+
+from ser_peft.corpora.protocols import SPLITS, check_splits, fingerprint
+from ser_peft.data.audio import MIN_SECONDS
+from ser_peft.errors import InputError
+from ser_peft.storage.schema import Name, Number, Place, Scalar, Text, read_json
+
+__all__ = ["read_manifests"]
+
+logger = logging.getLogger(__name__)
+
+AGAIN = "make the manifests again with `ser-peft prepare`"
+LONGEST = 1e6
+"""No recording is longer, seconds: 11 days."""
+
+_Count = Annotated[int, Field(ge=0, lt=1 << 53)]
+_Fold = Annotated[int, Field(ge=1, lt=1 << 31)]
+
+
+class Entry(TypedDict, extra_items=Scalar):
+    """An utterance; what else a corpus says of it is text or a number."""
+
+    wav: Place
+    duration: Annotated[float, Field(ge=MIN_SECONDS, lt=LONGEST)]
+    speaker: Name
+    emotion: NotRequired[Name]
+    gender: NotRequired[Text]
+    text: NotRequired[Text]
+    text_source: NotRequired[Text]
+    corpus: NotRequired[Name]
+
+
+class Confounding(TypedDict, total=False):
+    """See `ser_peft.corpora.balance.confounding`."""
+
+    confounded: bool
+    speakers: _Count
+    one_class: _Count
+    same_class: Number
+    expected: Number
+    beyond_chance: Number
+    rarest: Name
+    rarest_speakers: _Count
+
+
+@with_config(ConfigDict(extra="allow"))
+class About(TypedDict):
+    """``protocol.json``; what else is in it is the request it was made for."""
+
+    corpus: Name
+    protocol: Name
+    protocol_sha: Name
+    fold: _Fold
+    folds_total: _Fold
+    classes: list[Name]
+    data_folder: Place
+    dimensions: NotRequired[list[Name]]
+    shares_speakers: NotRequired[bool]
+    leaks: NotRequired[dict[Name, Number]]
+    missing_classes: NotRequired[dict[Name, list[Name]]]
+    confounding: NotRequired[Confounding]
+
+
+ABOUT = TypeAdapter(About)
+MANIFEST = TypeAdapter(dict[Any, Entry])
+
+
+def read_manifests(folder):
+    """Read what `ser_peft.data.datasets.write_manifests` wrote.
+
+    Arguments
+    ---------
+    folder : str or Path
+        A manifests folder.
+
+    Returns
+    -------
+    about : dict
+        ``protocol.json``. Its ``protocol_sha`` is that of what was read: a
+        warning says so if the file has another one.
+    manifests : dict
+        Split -> {id: entry}.
+
+    Raises
+    ------
+    InputError
+        If a file is missing, broken or not what manifests are, the data
+        folder is not there, or the splits are not honest. Names the file,
+        the utterance, the key and the value.
+    """
+    folder = Path(folder)
+
+    def read(name, schema):
+        path = folder / f"{name}.json"
+        missing = "make the manifests with `ser-peft prepare`"
+        return read_json(path, schema, missing, AGAIN)
+
+    about = read("protocol", ABOUT)
+    manifests = {split: read(split, MANIFEST) for split in SPLITS}
+    about.setdefault("dimensions", [])  # which few corpora have
+    _check_about(about, folder / "protocol.json")
+    check_splits(
+        manifests,
+        about["classes"],
+        about.get("shares_speakers", False),
+        about["dimensions"],
+    )
+    sha = fingerprint(manifests)
+    if sha != about["protocol_sha"]:
+        logger.warning(
+            "%s: protocol_sha is %s, but the manifests have %s: they were "
+            "changed, and results go by the latter",
+            folder / "protocol.json", about["protocol_sha"], sha,
+        )  # fmt: skip
+    return about | {"protocol_sha": sha}, manifests
+
+
+def _check_about(about, path):
+    """What no schema says."""
+    for key in ("classes", "dimensions"):
+        for name, count in Counter(about[key]).items():
+            if count > 1:
+                raise InputError(
+                    f"{path}: {key}: {json.dumps(name)} is there {count} "
+                    f"times; {AGAIN}"
+                )
+    if about["fold"] > about["folds_total"]:
+        raise InputError(
+            f"{path}: fold: {about['fold']} of {about['folds_total']}; {AGAIN}"
+        )
+    if not os.path.isdir(about["data_folder"]):
+        raise InputError(
+            f"{path}: data_folder: no such folder: {about['data_folder']}; "
+            f"correct it if the corpus has moved, or {AGAIN}"
+        )

@@ -1,0 +1,225 @@
+"""What is said in recordings, by Whisper, where a corpus does not tell."""
+
+import os
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+from transformers import (
+    AutoTokenizer,
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+)
+
+from ser_peft.corpora.transcripts import text_sources
+from ser_peft.data import read_manifests
+from ser_peft.data.audio import SAMPLE_RATE, read_audio
+from ser_peft.errors import InputError, out_of_memory
+from ser_peft.io import write_json
+from ser_peft.lobes.configs import commit_of, read_config
+from ser_peft.lobes.lean import make_lean
+from ser_peft.lobes.transformer import quiet
+
+__all__ = ["Transcriber", "transcribe"]
+
+BATCH = 16
+MULTILINGUAL = 51865
+"""Tokens of the smallest Whisper that knows several languages."""
+
+
+class Transcriber:
+    """A Whisper with its decoder and tokenizer; greedy, without time stamps.
+
+    Paper: Radford et al. 2023, "Robust speech recognition via large-scale
+    weak supervision".
+
+    Arguments
+    ---------
+    checkpoint : str or Path
+        Hugging Face id or local folder, safetensors weights.
+    device : str
+        Where it runs.
+    language : str, optional
+        Of the speech, as ``en``; where absent a checkpoint of several
+        languages guesses it, which goes wrong in short clips.
+
+    Raises
+    ------
+    InputError
+        If it is no whole Whisper, or does not know the language.
+    """
+
+    def __init__(self, checkpoint, device="cpu", language=None):
+        source = str(checkpoint)
+        pinned = {"revision": commit_of(source)}
+        config = read_config(source, **pinned)
+        if config.model_type != "whisper":
+            raise InputError(
+                f"checkpoint {source}: '{config.model_type}' does not "
+                "transcribe; give a whisper"
+            )
+        with quiet():
+            try:
+                self.tokenizer = AutoTokenizer.from_pretrained(
+                    source, trust_remote_code=False, **pinned
+                )
+                model, report = WhisperForConditionalGeneration.from_pretrained(
+                    source,
+                    config=config,
+                    dtype=torch.float32,
+                    trust_remote_code=False,
+                    use_safetensors=True,
+                    output_loading_info=True,
+                    **pinned,
+                )
+            except Exception as error:  # a tokenizer's has no class
+                if out_of_memory(error):
+                    raise
+                raise InputError(
+                    f"checkpoint {source}: cannot be read ({error}); give a "
+                    "Hugging Face id, or a folder with config.json, "
+                    "model.safetensors and tokenizer.json"
+                ) from error
+        if missing := sorted(report["missing_keys"]):
+            raise InputError(
+                f"checkpoint {source}: model.safetensors lacks {len(missing)} "
+                f"tensors ({missing[0]}, ...); give a whole Whisper, with its "
+                "decoder"
+            )
+        self._prepare(model, source, language)
+        make_lean(model)
+        self.model = model.eval().to(device)
+        self.extractor = WhisperFeatureExtractor(config.num_mel_bins)
+
+    def _prepare(self, model, source, language):
+        """Complete the settings of the decoding."""
+        settings = model.generation_config
+        if not hasattr(settings, "no_timestamps_token_id"):
+            if model.config.vocab_size >= MULTILINGUAL:
+                raise InputError(
+                    f"checkpoint {source}: no generation_config.json, which "
+                    "says where its languages are; copy it from the original"
+                )
+            settings.is_multilingual = False
+            tokens = self.tokenizer.get_vocab()
+            if "<|notimestamps|>" not in tokens:
+                raise InputError(
+                    f"checkpoint {source}: its tokenizer has no "
+                    "<|notimestamps|>; give Whisper's own"
+                )
+            settings.no_timestamps_token_id = tokens["<|notimestamps|>"]
+        known = [name[2:-2] for name in getattr(settings, "lang_to_id", ())]
+        if language is not None and language not in known:
+            raise InputError(
+                f"--language {language}: {source} takes "
+                f"{', '.join(sorted(known)) or 'none, it knows but one'}"
+            )
+        if known:
+            settings.language, settings.task = language, "transcribe"
+        settings.return_timestamps = False
+        settings.do_sample, settings.num_beams = False, 1
+        # As OpenAI's; the other half is kept for what was said before.
+        settings.max_length = None
+        settings.max_new_tokens = model.config.max_target_positions // 2
+
+    @torch.no_grad()
+    def __call__(self, wavs):
+        """Transcribe recordings.
+
+        Arguments
+        ---------
+        wavs : list of torch.Tensor
+            16 kHz mono, [T]. Those longer than 30 s are cut into equal
+            parts.
+
+        Returns
+        -------
+        list of str
+            One each; empty where nothing is heard.
+        """
+        limit = self.extractor.n_samples
+        parts = [wav.tensor_split(-(-len(wav) // limit)) for wav in wavs]
+        flat = [part.numpy() for several in parts for part in several]
+        said = []
+        for start in range(0, len(flat), BATCH):
+            mel = self.extractor(
+                flat[start : start + BATCH],
+                sampling_rate=SAMPLE_RATE,
+                return_tensors="pt",
+            ).input_features
+            with quiet():
+                tokens = self.model.generate(mel.to(self.model.device))
+            said += self.tokenizer.batch_decode(
+                tokens, skip_special_tokens=True
+            )
+        said = iter(said)
+        return [
+            " ".join(" ".join(next(said) for _ in several).split())
+            for several in parts
+        ]
+
+
+def transcribe(
+    manifests, checkpoint, device="cpu", replace=False, language=None
+):
+    """Write into manifests what is said where they do not tell.
+
+    They are still those of the same request: a training keeps them. If it
+    is stopped, nothing is written.
+
+    Arguments
+    ---------
+    manifests : str or Path
+        Folder that `ser_peft.data.datasets.prepare` wrote.
+    checkpoint, device, language
+        See `Transcriber`.
+    replace : bool
+        Do it where there are transcripts too.
+
+    Returns
+    -------
+    dict
+        Split -> `text_sources` of it.
+
+    Raises
+    ------
+    InputError
+        If manifests, checkpoint, language or a recording is unfit.
+    """
+    about, splits = read_manifests(manifests)
+    # Of a folder the last name: where it was says nothing to others.
+    source = str(checkpoint)
+    if os.path.isdir(source):
+        source = Path(source).resolve().name
+    chosen = [
+        entry
+        for entries in splits.values()
+        for entry in entries.values()
+        if replace or not entry.get("text", "").strip()
+    ]
+    # Texts of one length take as many steps; the largest batch comes first.
+    chosen.sort(key=lambda entry: -entry["duration"])
+    if chosen:
+        whisper = Transcriber(checkpoint, device, language)
+    with tqdm(total=len(chosen), desc="transcribing", unit="clip") as bar:
+        for start in range(0, len(chosen), BATCH):
+            batch = chosen[start : start + BATCH]
+            wavs = [
+                read_audio(
+                    entry["wav"].replace("{data_root}", about["data_folder"], 1)
+                )
+                for entry in batch
+            ]
+            for entry, text in zip(batch, whisper(wavs), strict=True):
+                said = {"text": text, "text_source": source} if text else {}
+                for key in ("text", "text_source"):
+                    entry.pop(key, None)
+                entry.update(said)
+            bar.update(len(batch))
+    if chosen:
+        for split, entries in splits.items():
+            write_json(Path(manifests) / f"{split}.json", entries)
+    return {
+        split: text_sources(entries.values())
+        for split, entries in splits.items()
+    }

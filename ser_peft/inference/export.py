@@ -1,0 +1,141 @@
+"""A finished run -> a folder to ship."""
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+from ser_peft.adapters import PeftLobe
+from ser_peft.data.provenance import RECORD
+from ser_peft.errors import InputError
+from ser_peft.inference.model import identities, load_model, read_model
+from ser_peft.io import atomic_path, write_json
+from ser_peft.storage.closed import (
+    MANIFEST,
+    SIGNATURE,
+    files_of,
+    hashes,
+    seal,
+    sign,
+)
+
+__all__ = ["export"]
+
+logger = logging.getLogger(__name__)
+
+
+def export(
+    run, out, merge=False, backbone=None, text_backbone=None, sign_with=None
+):
+    """Copy a trained model to a folder of its own.
+
+    Arguments
+    ---------
+    run : str or Path
+        A finished run, its ``model/`` folder, or a model's name.
+    out : str or Path
+        New folder, which `ser_peft.load_model` takes.
+    merge : bool
+        Fold the adapter into the encoder's weights and write the encoder
+        too: ``encoder/``, in the layout of Hugging Face, which
+        `transformers.AutoModel.from_pretrained` takes (of a Whisper, the
+        `encoder` of what that gives); likewise a ``text_encoder/``. One
+        whose upper layers were cut off is for `load_lobe` with that depth.
+    backbone : str, optional
+        Hugging Face id or folder of the encoder, where it is not, or shall
+        not be looked for, where training found it. No folder of this machine
+        is named in what is shipped: without an id or `merge`, its users tell
+        where they have the encoder.
+    text_backbone : str, optional
+        Likewise of the text encoder.
+    sign_with : str or Path, optional
+        Private key, see `ser_peft.storage.closed.sign`.
+
+    Returns
+    -------
+    dict
+        The entry for the registry (`ser_peft.storage.released.registry_file`).
+
+    Raises
+    ------
+    InputError
+        If `run` is no model, `out` is there already, or the method cannot be
+        merged.
+    """
+    out = Path(out)
+    if out.exists():
+        raise InputError(f"{out}: is there already; give a new folder")
+    folder, about = read_model(run)
+    places = {"backbone": backbone, "text_backbone": text_backbone}
+    with atomic_path(out) as tmp:
+        if merge:
+            _merge(folder, backbone, text_backbone, tmp)
+        else:
+            _copy(folder, tmp)
+            encoders = dict(about["encoders"] or {})
+            for key, given in places.items():
+                if key not in about:
+                    continue
+                place = given or about[key]
+                if place and (Path(place).is_absolute() or given):
+                    place = _outward(out, key, place)
+                # Of an encoder that is named anew nobody has seen more.
+                seen = {} if given and place else encoders.get(key, {})
+                encoders[key] = {**seen, "source": place}
+                if place != about[key]:
+                    _rename(tmp, key, place)
+            seal(tmp, encoders)
+        if sign_with:
+            sign(tmp, sign_with)
+    source = str(out.resolve())
+    return {out.name: {"source": source, "sha256": hashes(out)}}
+
+
+def _copy(folder, out):
+    """Copy a model folder, but for manifest and signature."""
+    for name, path in files_of(folder).items():
+        if name not in (MANIFEST, SIGNATURE):
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, out / name)
+
+
+def _outward(out, key, place):
+    """Place of an encoder for those who have not this machine, or None."""
+    if not (Path(place).is_absolute() or Path(place).is_dir()):
+        return place
+    logger.warning(
+        "%s: its encoder is %s, a folder of this machine, which is not named "
+        "in it: those who load it give --%s; export with --%s and a Hugging "
+        "Face id, or with --merge, if they shall not have to",
+        out, place, key, key,
+    )  # fmt: skip
+    return None
+
+
+def _merge(folder, backbone, text_backbone, out):
+    model = load_model(folder, backbone, text_backbone=text_backbone)
+    lobes = {}
+    for name, encoder in model.encoders.items():
+        lobes[name] = encoder.merge().lobe
+        # Beside model.json, and in the manifest with all other files.
+        lobes[name].source, lobes[name].identity = name, None
+        setattr(model, name, PeftLobe(lobes[name], "frozen"))
+    model.save(out)
+    for name, lobe in lobes.items():
+        lobe.save_pretrained(out / name)
+    if (folder / RECORD).exists():
+        # Beside each encoder too, which others may train without the rest.
+        for place in (out, *map(out.joinpath, lobes)):
+            shutil.copy(folder / RECORD, place)
+    seal(out, identities(model.encoders))
+
+
+def _rename(folder, key, place):
+    """Name another place of an encoder, or none, wherever one is named."""
+    adapter = "adapter" if key == "backbone" else "text_adapter"
+    about = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    write_json(folder / "model.json", {**about, key: place})
+    for path in (folder / adapter).rglob("adapter_config.json"):
+        about = json.loads(path.read_text(encoding="utf-8"))
+        about["base_model_name_or_path"] = place
+        write_json(path, about)

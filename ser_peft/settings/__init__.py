@@ -1,0 +1,1 @@
+"""A training's yaml and its command line: read, checked, resolved."""

@@ -1,0 +1,409 @@
+"""Yamls of recipes: read, checked, built; and which run a folder holds."""
+
+import re
+import unicodedata
+from copy import deepcopy
+from io import StringIO
+from pathlib import Path
+from pydoc import ErrorDuringImport
+from traceback import walk_tb
+
+import ruamel.yaml
+from hyperpyyaml import load_hyperpyyaml, resolve_references
+from ruamel.yaml import YAML, MappingNode, ScalarNode, YAMLError
+from ruamel.yaml.comments import TaggedScalar
+from ruamel.yaml.constructor import DuplicateKeyError
+
+from ser_peft.errors import BAD_ARGUMENTS, InputError
+from ser_peft.settings.flags import RunOptions, is_place, parse, place
+
+__all__ = [
+    "build",
+    "dump",
+    "finished",
+    "map_texts",
+    "read_command_line",
+    "read_settings",
+]
+
+# HyperPyYAML does so when it is first called, and takes "(a)" for a tuple.
+# Done before, such a text (a folder, a label) is written in quotes.
+ruamel.yaml.Loader.add_implicit_resolver("!tuple", re.compile(r"\(.*\)$"), "(")
+
+# What may change between two starts of one run: where things are, how fast,
+# and what is measured besides.
+FREE = (
+    "data_folder",
+    "corpora",
+    "num_workers",
+    "ckpt_interval_minutes",
+    "robustness",
+    "fairness_columns",
+    "cache_gb",
+)
+
+# What a yaml may leave out and a command line still give.
+OPTIONAL = {
+    "augmented_versions",
+    "balance",
+    "cache_gb",
+    "dimension_weight",
+    "drop_text",
+    "head_epochs",
+    "trust_start",
+}
+
+# What else a yaml may leave out.
+OMITTED = {"fairness_columns", "first_seconds", "robustness", "sorting"}
+
+BUILT = ("!new:", "!name:", "!apply:", "!include:")
+"""Tags of what is more than a value."""
+
+DONE = ("results.json", "pretraining.json")
+"""What a training or a pretraining writes when all else is there."""
+
+# What parsing raises for a yaml's own faults: a date of no month, a circle.
+_OF_A_YAML = (
+    ArithmeticError,
+    ImportError,
+    RecursionError,
+    TypeError,
+    ValueError,
+    YAMLError,
+)
+
+# Options of SpeechBrain's command line that change what is trained: they are
+# kept with the settings, so that no other run goes on from this one.
+DECISIVE = (
+    "debug",
+    "eval_precision",
+    "grad_accumulation_factor",
+    "max_grad_norm",
+    "optimizer_step_limit",
+    "precision",
+    "skip_nonfinite_grads",
+)
+
+
+def read_command_line(argv):
+    """Read a recipe's command line; refuse what its yaml has no key for.
+
+    Arguments
+    ---------
+    argv : list of str
+        See `ser_peft.settings.flags.parse`.
+
+    Returns
+    -------
+    hparams_file : str
+        Path of the yaml.
+    run_opts : RunOptions
+        SpeechBrain's options.
+    given : dict
+        Key -> value. What names a place is taken as it was written, a
+        leading ``~`` expanded; ``!ref `` begins a reference, nothing at all
+        is null. Other values are yaml.
+
+    Raises
+    ------
+    InputError
+        See `read_settings`, which checks the rest.
+    """
+    hparams_file, run_opts, texts = parse(argv)
+    given = {}
+    for key, text in texts.items():
+        if not is_place(key):
+            tree = _parse(f"{key}: {text}", f"--{key}={text}")
+            given[key] = tree[key]
+        elif text.startswith("!ref "):
+            given[key] = TaggedScalar(text[len("!ref ") :], tag="!ref")
+        else:
+            given[key] = text or None
+    _read(hparams_file, given)
+    return hparams_file, run_opts, given
+
+
+def read_settings(hparams_file, given, reads, run_opts=None):
+    """Read a recipe's yaml, refusing what nothing would read.
+
+    Arguments
+    ---------
+    hparams_file : str
+        Path of the yaml.
+    given : dict
+        Values in place of the yaml's, from `read_command_line`.
+    reads : iterable of str
+        Top-level keys that the Brain and the script read.
+    run_opts : RunOptions, optional
+        The options of the command line; those that change what is trained
+        are written into the settings.
+
+    Returns
+    -------
+    str
+        The yaml with values and references resolved, nothing built.
+
+    Raises
+    ------
+    InputError
+        If the file is missing or no yaml, a flag names no key, a required
+        key is not given, or a key is read by nothing.
+    """
+    text, tree = _read(hparams_file, given, OPTIONAL.intersection(reads))
+    options = {
+        key: run_opts[key]
+        for key in DECISIVE
+        if run_opts is not None and key in run_opts.overridden_args
+    }
+    known = {"seed", *reads, *RunOptions().as_dict()}
+    known.update(re.findall(r"<(\w+)", text))
+    for key in tree:
+        if key not in known and not str(key).startswith("__"):
+            raise InputError(
+                f"{hparams_file}: nothing reads the key '{key}'; remove it "
+                "or correct its name"
+            )
+    for key, value in given.items():
+        there, here = _tag(tree.get(key)), _tag(value)
+        kept = isinstance(value, dict) or here.startswith((*BUILT, "!ref"))
+        none = key == "wav_augment" and value is None
+        if there.startswith(BUILT) and not (kept or none):
+            raise InputError(
+                f"--{key}={value}: {hparams_file} has {there} there; change "
+                f"what is in it, as --{key}='{{...}}', or the yaml"
+            )
+    merged = {}
+    for key, value in (deepcopy(given) | options).items():
+        # hyperpyyaml merges a mapping into one, but takes none for a number.
+        if isinstance(tree.get(key), dict):
+            merged[key] = value
+        else:
+            tree[key] = value
+    return _resolve(hparams_file, tree, merged)
+
+
+def _read(hparams_file, given, optional=OPTIONAL):
+    """A yaml as text and as tree; refused if a value is missing or unknown."""
+    try:
+        text = Path(hparams_file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "is no UTF-8 text"
+        raise InputError(
+            f"{hparams_file}: cannot be read ({reason}); give one of the "
+            "recipe's hparams/*.yaml"
+        ) from error
+    tree = _parse(text, hparams_file)
+    for key in given:
+        if key not in {*tree, *optional}:
+            raise InputError(
+                f"--{key}: {hparams_file} has no such key; it has "
+                f"{', '.join(k for k in map(str, tree) if k[:2] != '__')}"
+            )
+    needed = re.findall(r"^(\w+): *!PLACEHOLDER", text, re.MULTILINE)
+    needed += [key for key in given if key.endswith(("_folder", "backbone"))]
+    for key in needed:
+        if given.get(key) is None:
+            raise InputError(f"--{key}=... is needed")
+    return text, tree
+
+
+def _tag(node):
+    """Tag of a yaml node, empty without one."""
+    return str(getattr(getattr(node, "tag", None), "value", None) or "")
+
+
+def _resolve(hparams_file, tree, merged):
+    """Resolve references, with nothing in a place taken for one."""
+    places = []
+
+    def hide(key, text):
+        # A name of Python's, which HyperPyYAML can do no arithmetic with.
+        places.append(place(text, key))
+        return f"__place_{len(places) - 1}__"
+
+    def show(text):
+        return re.sub(r"__place_(\d+)__", lambda n: places[int(n[1])], text)
+
+    for part in (tree, merged):
+        for key, value in part.items():
+            if not (is_place(key) or key == "corpora"):
+                continue
+            if isinstance(value, TaggedScalar):
+                value.value = place(value.value, key)
+            part[key] = map_texts(value, lambda text, key=key: hide(key, text))
+    stream = StringIO(dump(tree))
+    stream.name = hparams_file  # includes are relative to it
+    try:
+        text = resolve_references(stream, merged).read()
+    except OSError as error:
+        raise InputError(
+            f"{hparams_file}: !include:{error.filename}: {error.strerror}; "
+            "correct the path, which is relative to the yaml's folder"
+        ) from error
+    except _OF_A_YAML as error:
+        raise InputError(f"{hparams_file}: {error}") from error
+    return dump(map_texts(YAML().load(text), show))
+
+
+def build(hparams_file, text):
+    """Build the hyperparameters: objects where the yaml says so.
+
+    Arguments
+    ---------
+    hparams_file : str
+        Path of the yaml, for messages.
+    text : str
+        From `read_settings`.
+
+    Returns
+    -------
+    dict
+        Top-level key -> value or object.
+
+    Raises
+    ------
+    InputError
+        If the yaml names what does not exist or gives it arguments that it
+        does not take.
+    """
+    try:
+        return load_hyperpyyaml(StringIO(text))
+    except InputError:
+        raise
+    except (ErrorDuringImport, ImportError, YAMLError) as error:
+        raise InputError(f"{hparams_file}: {error}") from error
+    except BAD_ARGUMENTS as error:
+        # HyperPyYAML does not tell what it was building, its frames do.
+        frames = [f.f_locals for f, _ in walk_tb(error.__traceback__)]
+        names = [f["callable_string"] for f in frames if "callable_string" in f]
+        called = names[-1] if names else "yaml"
+        if str(error.args[:1]).startswith("('Invalid argument"):
+            reason = ": ".join(map(str, error.args))  # in HyperPyYAML's words
+            raise InputError(f"{hparams_file}: {reason}") from error
+        ours = called.startswith("ser_peft.")
+        if ours and not isinstance(error, ValueError):
+            raise  # a bug
+        raise InputError(
+            f"{hparams_file}: {called}: {str(error) or type(error).__name__}"
+        ) from error
+
+
+def finished(text, output_folder):
+    """Whether this very run is finished; refuse to mix two runs.
+
+    Arguments
+    ---------
+    text : str
+        From `read_settings`.
+    output_folder : str or Path
+        Where the run writes.
+
+    Returns
+    -------
+    bool
+        True if what a run leaves last is there.
+
+    Raises
+    ------
+    InputError
+        If the folder holds a run with other settings.
+    """
+    folder = Path(output_folder)
+    before = folder / "hyperparams.yaml"
+    if before.exists():
+        old = _by_key(before.read_text(encoding="utf-8"))
+        new = _by_key(text)
+        # In the file's order: what follows from a changed key stands below.
+        for key in {**new, **old}:
+            if key not in FREE and old.get(key) != new.get(key):
+                raise InputError(
+                    f"output_folder {folder}: holds a run with another "
+                    f"'{key}'; choose another --output_folder or delete it"
+                )
+    return any((folder / name).exists() for name in DONE)
+
+
+def dump(tree):
+    """A yaml tree as text."""
+    yaml, stream = YAML(), StringIO()
+    yaml.width = 2**20  # a line each: a long path is not folded
+    yaml.dump(tree, stream)
+    return stream.getvalue()
+
+
+def map_texts(tree, function):
+    """Apply a function to every text of a yaml tree, in place.
+
+    Arguments
+    ---------
+    tree : dict, list, str or other
+        Keys are left alone, and what has a tag, as a ``!ref``.
+    function : callable
+        Takes a str, gives one.
+
+    Returns
+    -------
+    object
+        The tree; of a str what the function gave.
+
+    Example
+    -------
+    >>> map_texts({"a": ["b", 3]}, str.upper)
+    {'a': ['B', 3]}
+    """
+    if isinstance(tree, str):
+        return function(tree)
+    if isinstance(tree, (dict, list)):
+        for key in tree if isinstance(tree, dict) else range(len(tree)):
+            tree[key] = map_texts(tree[key], function)
+    return tree
+
+
+def _parse(text, source):
+    """A yaml's top level, tags kept; places and classes as written."""
+    try:
+        tree, root = YAML().load(text) or {}, YAML().compose(text)
+    except DuplicateKeyError as error:
+        key = error.problem.split('"')[1]
+        raise InputError(
+            f"{source}: '{key}' is given twice; leave one out"
+        ) from error
+    except _OF_A_YAML as error:
+        raise InputError(f"{source}: not valid yaml ({error})") from error
+    if not isinstance(tree, dict):
+        raise InputError(
+            f"{source}: '{text.strip()[:40]}' is no list of keys and values; "
+            "give --key=value"
+        )
+    for key, node in root.value if tree else ():
+        key = key.value
+        if is_place(key):
+            tree[key] = _written(node, tree[key])
+        elif key in ("classes", "corpora") and isinstance(node, MappingNode):
+            # Labels and names are text, also 0, null, 1.0 and a date.
+            pairs = zip(node.value, tree[key].values(), strict=True)
+            tree[key] = {
+                unicodedata.normalize("NFC", name.value): _written(part, value)
+                for (name, part), value in pairs
+            }
+    return tree
+
+
+def _written(node, value):
+    """A yaml scalar as it was written; null and what has a tag as read."""
+    own_tag = isinstance(value, TaggedScalar) and node.tag != "!tuple"
+    if value is None or own_tag or not isinstance(node, ScalarNode):
+        return value
+    return node.value
+
+
+def _by_key(text):
+    """Top-level keys and the text of their values, comments left out."""
+    settings, key = {}, None
+    for line in text.splitlines():
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        match = re.match(r"([A-Za-z_]\w*):", line)
+        key = match.group(1) if match else key
+        settings[key] = settings.get(key, "") + line + "\n"
+    return settings

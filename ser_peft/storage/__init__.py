@@ -1,0 +1,1 @@
+"""Files on disk: written whole, locked, proven before they are used."""

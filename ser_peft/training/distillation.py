@@ -1,0 +1,210 @@
+"""Distillation: a student learns from labels and from a teacher."""
+
+import math
+
+from speechbrain.utils.distributed import if_main_process, run_on_main
+from tqdm import tqdm
+
+from ser_peft.errors import InputError
+from ser_peft.training.emotion import EmotionBrain
+from ser_peft.training.objectives import distillation_losses, feature_losses
+from ser_peft.training.teacher import (
+    Projector,
+    Teacher,
+    TeacherCache,
+    features_of,
+)
+
+__all__ = ["DistillBrain"]
+
+
+class DistillBrain(EmotionBrain):
+    """Trains a student on labels, a teacher's scores and its features.
+
+    The loss of a clip is ``(1 - kd_weight)`` of the cross-entropy,
+    ``kd_weight`` of the divergence from the teacher's scores at
+    ``temperature``, and ``feature_weight`` of the mean squared difference
+    of the features; DistilSER has 0.5, 2 and 1.0 of the text's tokens.
+    Papers: Hinton et al. 2015, "Distilling the knowledge in a neural
+    network"; DistilSER, doi 10.1109/ICTC62082.2024.10826904.
+
+    Arguments
+    ---------
+    hparams : dict
+        The loaded yaml. Read besides `EmotionBrain`'s keys: ``teacher``
+        (a finished run, or its ``model/`` folder), the weights above,
+        ``features`` (see `ser_peft.training.teacher.features_of`) and
+        ``cache_teacher``: what the teacher says of the training clips is
+        stored beside the manifests and read from there, which wants clips
+        that never change (``augment: False``).
+    run_opts, about, sets
+        See `EmotionBrain`.
+
+    Raises
+    ------
+    InputError
+        If the teacher does not fit the student or the task, or may have
+        heard those whom the student is tested on.
+    """
+
+    reads = EmotionBrain.reads.union(
+        "teacher kd_weight temperature feature_weight features "
+        "cache_teacher".split()
+    )
+
+    def __init__(self, hparams, run_opts, about, sets):
+        super().__init__(hparams, run_opts, about, sets)
+        self.teacher = self.cache = self.kind = None
+        if not (hparams["kd_weight"] or hparams["feature_weight"]):
+            return  # the same student without a teacher
+        if not about["classes"]:
+            raise InputError(
+                "classes: 0: distillation wants classes, whose scores are to "
+                "be told"
+            )
+        self.teacher = Teacher(hparams["teacher"], about, self.device)
+        self.heard.add("teacher", self.teacher.folder)
+        if hparams["cache_teacher"]:
+            self._check_clips()
+        if hparams["feature_weight"]:
+            self.kind = hparams["features"]
+            widths = self._widths()
+            if widths[0] != widths[1]:
+                projector = Projector(*widths).to(self.device)
+                self.modules["projector"] = projector
+                self.checkpointer.add_recoverable("projector", projector)
+
+    def _check_clips(self):
+        limit = self.hparams.max_seconds
+        longest = max(e["duration"] for e in self.sets["train"].data.values())
+        longest = math.ceil(
+            min(longest, getattr(self.hparams, "first_seconds", longest))
+        )
+        if self.hparams.augment or (limit and longest > limit):
+            raise InputError(
+                "cache_teacher: wants training clips that never change; set "
+                f"augment: False and max_seconds to at least {longest}, "
+                "or cache_teacher: False"
+            )
+
+    def _widths(self):
+        """Of the student's and of the teacher's features."""
+        models = self.model, self.teacher.model
+        if self.kind == "audio":
+            return [model.encoder.hidden_size for model in models]
+        if self.kind == "fused":
+            return [model.head.vector_size for model in models]
+        encoders = [model.text_encoder for model in models]
+        if None in encoders:
+            raise InputError(
+                "features: text: teacher and student need a text encoder; "
+                "choose audio or fused"
+            )
+        if getattr(self.hparams, "drop_text", 0):
+            raise InputError(
+                "features: text: a text that drop_text hides has other tokens "
+                "than the teacher's; set drop_text: 0, or choose audio or fused"
+            )
+        student, teacher = (
+            (e.lobe.extractor.get_vocab(), e.lobe.max_tokens) for e in encoders
+        )
+        if student != teacher:
+            raise InputError(
+                "features: text: teacher and student cut texts into other "
+                "tokens; choose audio or fused"
+            )
+        return [encoder.hidden_size for encoder in encoders]
+
+    def head_modules(self):
+        """See `PeftBrain.head_modules`."""
+        names = ("head", "projector")
+        return [self.modules[name] for name in names if name in self.modules]
+
+    # ------------------------------------------------------------ training
+
+    def on_fit_start(self):
+        """Let the teacher say everything beforehand, where it shall."""
+        if self.teacher and self.hparams.cache_teacher:
+            self.cache = self._cache()
+            self.teacher.model = None  # has given all that it will
+        super().on_fit_start()
+
+    def _cache(self):
+        texts = {k: e["text"] for k, e in self.sets["train"].data.items()}
+        path = TeacherCache.path(
+            self.hparams.manifests_folder,
+            self.teacher,
+            self.about["protocol_sha"],
+            getattr(self.hparams, "first_seconds", None),
+            texts if self.teacher.model.text_encoder else None,
+            self.kind,
+            self.precision,
+        )
+        if not path.exists():
+            outputs = []
+            for batch in tqdm(
+                self.eval_loader("train"),
+                desc="teacher",
+                disable=not if_main_process(),
+            ):
+                wavs, lens = self.audio(batch)
+                with self.training_ctx:  # as a live one
+                    given = self.teacher(wavs, lens, batch.text, self.kind)
+                # Copies: a view would keep all layers' states alive.
+                given = (part.cpu().clone() for part in given)
+                outputs.append((batch.id, *given))
+            run_on_main(TeacherCache.save, (path, self.gather(outputs)))
+        return TeacherCache(path, self.device)
+
+    @property
+    def steady(self):
+        """See `CachingBrain.steady`; a live teacher wants to hear the clips."""
+        return super().steady and not (self.teacher and self.cache is None)
+
+    def train_scores(self, wavs, lens, texts, batch):
+        """See `EmotionBrain.train_scores`; the teacher is asked too."""
+        if not self.teacher:
+            return super().train_scores(wavs, lens, texts, batch)
+        states = self.encode_train(wavs, lens, texts, batch.id)
+        scores, vectors = self.modules.head(*states, with_vectors=True)
+        self.features, _ = features_of(self.kind, states, vectors)
+        if "projector" in self.modules:
+            self.features = self.modules.projector(self.features)
+        if self.cache:
+            self.taught = self.cache(batch.id)
+        else:
+            # The very clips that the student hears, with all that is said.
+            texts = batch.text * (len(wavs) // len(batch.text))
+            self.taught = self.teacher(wavs, lens, texts, self.kind)
+        return scores
+
+    def clip_losses(self, loss, logits):
+        """See `EmotionBrain.clip_losses`."""
+        if not self.teacher:
+            return super().clip_losses(loss, logits)
+        logits_taught, features, lengths = self.taught
+        share = self.hparams.kd_weight
+        loss = (1 - share) * loss + share * distillation_losses(
+            logits, logits_taught, self.hparams.temperature
+        )
+        if self.kind:
+            loss = loss + self.hparams.feature_weight * feature_losses(
+                self.features, features, lengths
+            )
+        return loss.sum()
+
+    # ---------------------------------------------------------- evaluation
+
+    def results(self, *outcomes):
+        """See `EmotionBrain.results`; with what was distilled."""
+        results = super().results(*outcomes)
+        if self.teacher:
+            results["distillation"] = {
+                "teacher": str(self.teacher.folder.resolve()),
+                "kd_weight": self.hparams.kd_weight,
+                "temperature": self.hparams.temperature,
+                "feature_weight": self.hparams.feature_weight,
+                "features": self.kind,
+                "cached": self.cache is not None,
+            }
+        return results

@@ -1,0 +1,406 @@
+"""Hidden states below what trains: computed once, kept, reused."""
+
+import logging
+import math
+from contextlib import contextmanager
+
+import speechbrain as sb
+import torch
+from speechbrain.utils.distributed import if_main_process
+from tqdm import tqdm
+
+from ser_peft.data import seeded
+from ser_peft.data.audio import SAMPLE_RATE
+from ser_peft.errors import InputError
+from ser_peft.lobes import lengths_in_samples
+from ser_peft.training.base import PeftBrain
+
+__all__ = ["CachingBrain", "FrozenStates", "rows_of"]
+
+logger = logging.getLogger(__name__)
+
+
+class FrozenStates:
+    """Hidden states of clips (and of texts), in float16 within a budget.
+
+    A state that float16 cannot hold keeps its own precision.
+
+    Arguments
+    ---------
+    gigabytes : float
+        Of RAM in this process. What does not fit is computed every time.
+
+    Example
+    -------
+    >>> kept = FrozenStates(1)
+    >>> kept.put("encoder", ["a"], torch.ones(3, 1, 5, 2), torch.tensor([4]))
+    >>> states, frames = kept.batch("encoder", ["a"])
+    >>> states.shape, frames
+    (torch.Size([3, 1, 4, 2]), tensor([4]))
+    """
+
+    def __init__(self, gigabytes):
+        self.left = gigabytes * 1e9
+        self.clips = {}
+        self.full = not gigabytes
+        """Whether something did not fit."""
+
+    def __contains__(self, name_and_key):
+        """Whether the states of an (encoder's name, key) are kept."""
+        return name_and_key in self.clips
+
+    def put(self, name, keys, states, frames):
+        """Keep the states of a batch, as far as they fit.
+
+        Arguments
+        ---------
+        name : str
+            Which encoder's.
+        keys : list
+            One hashable object a clip.
+        states : torch.Tensor
+            [layers + 1, B, T', C], from `PeftLobe.below`.
+        frames : torch.Tensor
+            Valid frames of each clip, [B].
+        """
+        for i, (key, count) in enumerate(
+            zip(keys, frames.tolist(), strict=True)
+        ):
+            clip = states[:, i, :count]
+            half = clip.half()
+            if half.isfinite().all():
+                clip = half
+            if clip.nbytes > self.left:
+                self.full = True
+            elif (name, key) not in self.clips:
+                self.left -= clip.nbytes
+                self.clips[name, key] = clip.cpu().clone()
+
+    def trim(self, name, layers):
+        """Forget the states above a layer; all of them where it is None."""
+        for place, clip in [*self.clips.items()]:
+            if place[0] == name and (layers is None or len(clip) > layers + 1):
+                del self.clips[place]
+                self.left += clip.nbytes
+                self.full = False
+                if layers is not None:
+                    self.clips[place] = clip[: layers + 1].clone()
+                    self.left -= self.clips[place].nbytes
+
+    def batch(self, name, keys, below=None, device="cpu"):
+        """The states of a batch, padded with zeros.
+
+        Arguments
+        ---------
+        name : str
+            Which encoder's.
+        keys : list
+            One a clip.
+        below : tuple of torch.Tensor, optional
+            What `PeftLobe.below` gives for those that are not kept.
+        device : str
+            Where they are wanted.
+
+        Returns
+        -------
+        states : torch.Tensor
+            [layers + 1, B, T', C], float32.
+        frames : torch.Tensor
+            Valid frames of each clip, [B], on the CPU.
+        """
+        clips = [self.clips.get((name, key)) for key in keys]
+        if below is not None:
+            states, frames = below
+            fresh = zip(states.unbind(1), frames.tolist(), strict=True)
+            fresh = iter([clip[:, :count] for clip, count in fresh])
+            clips = [next(fresh) if clip is None else clip for clip in clips]
+        frames = torch.tensor([clip.shape[1] for clip in clips])
+        layers, _, width = clips[0].shape
+        # To a GPU in one piece, as few bytes as can be.
+        away = torch.device(device).type == "cuda"
+        half = away and all(clip.dtype == torch.float16 for clip in clips)
+        states = torch.empty(
+            (layers, len(clips), int(frames.max()), width),
+            dtype=torch.float16 if half else torch.float32,
+            pin_memory=away,
+        )
+        for i, clip in enumerate(clips):
+            states[:, i, : clip.shape[1]] = clip
+            states[:, i, clip.shape[1] :] = 0
+        return states.to(device, non_blocking=True).float(), frames
+
+
+def rows_of(part, rows):
+    """Some rows of a tensor, or items of a list, without a GPU's waiting."""
+    if len(rows) == len(part):
+        return part
+    if not torch.is_tensor(part):
+        return [part[i] for i in rows]
+    index = torch.tensor(rows).to(part.device, non_blocking=True)
+    return part.index_select(0, index)
+
+
+class CachingBrain(PeftBrain):
+    """Computes what lies below the lowest trained layer once a clip.
+
+    For clips that are the same every epoch: those of valid, those of train
+    without augmentation, or with ``augmented_versions``. With another
+    ``cache_gb`` a training ends alike, but for the rounding of the states.
+
+    Arguments
+    ---------
+    hparams : dict
+        The loaded yaml. Read besides `PeftBrain`'s keys: ``augment``,
+        ``wav_augment``; where present: ``augmented_versions`` (so many
+        versions of each training clip, one an epoch in turn, instead of a
+        new one every epoch; 0 where absent), ``first_seconds``, and
+        ``cache_gb`` (RAM of each process for hidden states; 4 where
+        absent).
+    run_opts, sets
+        See `PeftBrain`.
+    """
+
+    reads = PeftBrain.reads.union(
+        "augment wav_augment augmented_versions first_seconds cache_gb".split()
+    )
+
+    def __init__(self, hparams, run_opts, sets):
+        super().__init__(hparams, run_opts, sets)
+        self.versions = 0
+        if hparams["augment"]:
+            self.versions = hparams.get("augmented_versions", 0)
+        self.kept = FrozenStates(hparams.get("cache_gb", 4))
+        self.passed = set()
+        """Splits, versions and layers whose clips were computed."""
+
+    # ------------------------------------------------------------- a batch
+
+    def this_version(self, wavs, lens, ids):
+        """This epoch's augmented version of training clips.
+
+        Arguments
+        ---------
+        wavs : torch.Tensor
+            [B, T].
+        lens : torch.Tensor
+            Relative to T, [B].
+        ids : list of str
+            Which clips; those whose states are kept stay as they are.
+
+        Returns
+        -------
+        wavs, lens : torch.Tensor
+            The same for the same clip, version and seed.
+        """
+        version = self.sets["train"].progress.version
+        clips = []
+        for id_, wav, length in zip(
+            ids, wavs, lengths_in_samples(wavs, lens).tolist(), strict=True
+        ):
+            clip = wav[None, :length]
+            if ("encoder", (id_, version)) not in self.kept:
+                whole = torch.ones(1, device=self.device)
+                with seeded("augment", version, id_, device=self.device):
+                    clip, _ = self.hparams.wav_augment(clip, whole)
+                if len(clip) != 1:
+                    raise InputError(
+                        "augmented_versions: wav_augment makes "
+                        f"{len(clip)} clips of one; let it make one, or set "
+                        "augmented_versions: 0"
+                    )
+            clips.append(clip[0])
+        sizes = torch.tensor([len(clip) for clip in clips])
+        wavs = torch.nn.utils.rnn.pad_sequence(clips, batch_first=True)
+        return wavs, sizes / wavs.shape[1]
+
+    def encode_train(self, wavs, lens, texts, ids):
+        """Hidden states and lengths of a training batch, see `encode`."""
+        version = self.sets["train"].progress.version
+        keys = [(id_, version) for id_ in ids]
+        if not self.resting:
+            return self.encode(wavs, lens, texts, keys, self.modules)
+        # Not through DDP where nothing is to be learned.
+        for encoder in self.encoders.values():
+            encoder.eval()
+        with torch.no_grad():
+            return self.encode(wavs, lens, texts, keys, self.encoders)
+
+    def encode(self, wavs, lens, texts, keys, modules):
+        """Encode a batch; frozen layers only where nothing is kept.
+
+        Arguments
+        ---------
+        wavs, lens : torch.Tensor
+            Clips as of `PeftLobe.forward`; looked at only of those whose
+            states are not kept.
+        texts : list of str
+            What is said in each.
+        keys : list of tuple
+            Id and version of each clip.
+        modules : dict
+            Name -> encoder, in DDP or not.
+
+        Returns
+        -------
+        tuple of torch.Tensor
+            Hidden states and frames of the audio; of the text if any.
+        """
+        states = ()
+        inputs = {"encoder": (wavs, lens), "text_encoder": (texts,)}
+        for name in self.encoders:
+            below = self.below(name, inputs[name], keys)
+            states += modules[name](*inputs[name], below=below)
+            keys = texts  # the states of a text are kept by what it says
+        return states
+
+    def below(self, name, inputs, keys):
+        """What is kept of a batch, completed; None if nothing is."""
+        missing = [
+            i for i, key in enumerate(keys) if (name, key) not in self.kept
+        ]
+        if len(missing) == len(keys):
+            return None
+        fresh = None
+        if missing:
+            some = [rows_of(part, missing) for part in inputs]
+            layers = self.frozen_layers(name)
+            fresh = self.encoders[name].below(*some, layers=layers)
+        return self.kept.batch(name, keys, fresh, self.device)
+
+    # ------------------------------------------------------------ an epoch
+
+    def frozen_layers(self, name):
+        """How many of an encoder's layers are as they will be, or None."""
+        encoder = self.encoders[name]
+        return encoder.num_layers if self.resting else encoder.frozen_layers
+
+    @property
+    def steady(self):
+        """Whether nothing random comes before what trains."""
+        quiet = self.resting or self.encoder.quiet
+        return quiet and bool(self.versions or not self.hparams.augment)
+
+    def unchanging(self, split):
+        """Ids of clips that are the same whenever they are asked for."""
+        if self.frozen_layers("encoder") is None:
+            return set()
+        longest = self.encoder.max_samples / SAMPLE_RATE
+        if split == "train":
+            if not self.steady:
+                return set()
+            if not self.versions:  # of longer ones a random stretch
+                longest = min(longest, self.hparams.max_seconds or math.inf)
+        first = getattr(self.hparams, "first_seconds", math.inf)
+        return {
+            id_
+            for id_, entry in self.sets[split].data.items()
+            if min(entry["duration"], first) <= longest
+        }
+
+    def keep_states(self, stage):
+        """Compute what the frozen layers give, where that is not kept yet."""
+        split = {sb.Stage.TRAIN: "train", sb.Stage.VALID: "valid"}.get(stage)
+        if split is None:
+            return
+        progress, version = self.sets[split].progress, None
+        if split == "train" and self.versions:
+            turn = (self.epoch - 1) % self.versions
+            version = f"{self.hparams.seed}.{turn}"
+        progress.version, progress.kept = version, set()
+        for name in self.encoders:
+            self.kept.trim(name, self.frozen_layers(name))
+        entries = self.sets[split].data
+        work = split, version, self.frozen_layers("encoder")
+        if work not in self.passed:
+            self.passed.add(work)
+            wanted = self.unchanging(split)
+            if wanted and not any(self.gather([self.kept.full])):
+                self.keep_texts({entry["text"] for entry in entries.values()})
+                self.keep_clips(split, wanted, version)
+        progress.kept = {
+            i for i in entries if ("encoder", (i, version)) in self.kept
+        }
+
+    def on_stage_end(self, stage, stage_loss, epoch=None):
+        """See `sb.Brain.on_stage_end`."""
+        self.hear_all()
+
+    def hear_all(self):
+        """Give whoever reads the datasets the audio of all clips again."""
+        for dataset in self.sets.values():
+            dataset.progress.kept = set()
+
+    def keep_texts(self, texts):
+        """Keep the states of texts, if their encoder is frozen."""
+        encoder = self.encoders.get("text_encoder")
+        if encoder is None or self.frozen_layers("text_encoder") is None:
+            return
+        missing = [
+            text
+            for text in sorted({*texts, ""}, key=lambda text: (len(text), text))
+            if ("text_encoder", text) not in self.kept
+        ]
+        with self.evaluating(encoder), self.evaluation_ctx:
+            for i in range(0, len(missing), 32):
+                some = missing[i : i + 32]
+                self.kept.put("text_encoder", some, *encoder.below(some))
+
+    def keep_clips(self, split, wanted, version):
+        """Keep the states of clips; the processes share the work."""
+        layers = self.frozen_layers("encoder")
+        # Of the same clips together in every run: one that was killed goes
+        # on with the very same states.
+        loader = self.eval_loader(split)
+        train = split == "train"
+        rounds = max(self.gather([len(loader)]))
+        batches = iter(loader)
+        ctx = self.training_ctx if train else self.evaluation_ctx
+        with self.evaluating(self.encoder), ctx:
+            for _ in tqdm(
+                range(rounds),
+                desc=f"frozen layers, {split}",
+                unit="batch",
+                disable=self.noprogressbar or not if_main_process(),
+            ):
+                found = []
+                batch = next(batches, None)
+                if batch is not None:
+                    found = self.compute_below(batch, wanted, version, layers)
+                # A process may be dealt any clip of train; of valid, always
+                # its own.
+                for part in self.gather(found) if train else found:
+                    self.kept.put("encoder", *part)
+        if self.kept.full:
+            logger.warning(
+                "cache_gb: %g hold the frozen layers' states of %d clips and "
+                "texts; those of the others are computed every epoch",
+                getattr(self.hparams, "cache_gb", 4),
+                len(self.kept.clips),
+            )
+
+    def compute_below(self, batch, wanted, version, layers):
+        """Keys, states and frames of the clips of a batch that are wanted."""
+        rows = [
+            i
+            for i, id_ in enumerate(batch.id)
+            if id_ in wanted and ("encoder", (id_, version)) not in self.kept
+        ]
+        if not rows:
+            return []
+        ids = [batch.id[i] for i in rows]
+        wavs, lens = (rows_of(part, rows) for part in self.audio(batch))
+        if version is not None:
+            wavs, lens = self.this_version(wavs, lens, ids)
+            wavs, lens = self.fitting(wavs, lens)
+        states, frames = self.encoder.below(wavs, lens, layers)
+        keys = [(id_, version) for id_ in ids]
+        return [(keys, states.cpu(), frames)]
+
+    @contextmanager
+    def evaluating(self, encoder):
+        """An encoder in eval mode, without gradients, and back."""
+        mode = encoder.training
+        encoder.eval()
+        with torch.no_grad():
+            yield
+        encoder.train(mode)

@@ -1,0 +1,371 @@
+"""Pretraining on the task's own speech, by telling what masked frames were."""
+
+import shlex
+import sys
+from pathlib import Path
+
+import speechbrain as sb
+import torch
+from speechbrain.utils.distributed import if_main_process
+
+from ser_peft.data import datasets
+from ser_peft.errors import InputError
+from ser_peft.evaluation.results import versions
+from ser_peft.inference import identities
+from ser_peft.io import atomic_path, write_json
+from ser_peft.lobes import SpeechLobe
+from ser_peft.pretraining.pseudo_labels import (
+    PseudoLabels,
+    describe,
+    perplexity,
+)
+from ser_peft.pretraining.states import frame_loss
+from ser_peft.report.pretraining_page import write_pretraining_report
+from ser_peft.storage.closed import seal
+from ser_peft.training.base import PeftBrain, rank
+from ser_peft.training.emotion import EmotionBrain
+
+__all__ = ["PtaptBrain", "StateBrain", "TaptBrain"]
+
+
+class PretrainBrain(PeftBrain):
+    """What TAPT and P-TAPT share: masks, measures, what is left behind.
+
+    Trains on the training speakers of a fold; the validation speakers only
+    show how far it got, and those of the test are not touched.
+
+    Arguments
+    ---------
+    hparams : dict
+        The loaded yaml. Read besides `PeftBrain`'s keys: ``mask``
+        (a `SpanMask`), ``keep`` ("last" or "best" by valid loss).
+    run_opts : dict
+        SpeechBrain's run options.
+    about : dict
+        ``protocol.json`` of the manifests.
+    sets : dict
+        Split -> DynamicItemDataset, from `ser_peft.data.datasets.datasets`.
+    """
+
+    reads = PeftBrain.reads | {"mask", "keep", "classes"}
+    head_name = "objective"
+    stage = None
+    """Name of the way of pretraining."""
+
+    @staticmethod
+    def datasets(settings):
+        """What `ser_peft.data.datasets.datasets` gives, for a yaml's keys."""
+        return datasets(
+            settings["manifests_folder"],
+            settings["max_seconds"],
+            hop=SpeechLobe.frame_hop,
+        )
+
+    def __init__(self, hparams, run_opts, about, sets):
+        super().__init__(hparams, run_opts, sets)
+        self.about, self.heard = about, self.hear(about)
+        if not self.encoder.trainable:
+            raise InputError(
+                "method: frozen: pretraining trains an encoder; choose "
+                "another method"
+            )
+
+    def objective_of(self, batch, hidden, time_mask, objective):
+        """Call the objective."""
+        raise NotImplementedError
+
+    def on_stage_start(self, stage, epoch=None):
+        """Mask the same frames of the valid clips in every epoch."""
+        super().on_stage_start(stage, epoch)
+        if stage != sb.Stage.TRAIN:
+            torch.manual_seed(self.hparams.seed)
+
+    def compute_forward(self, batch, stage):
+        """Batch to what the objective measured of its masked frames."""
+        wavs, lens = self.audio(batch)
+        train = stage == sb.Stage.TRAIN
+        # Of a valid clip that is too long, the beginning will do.
+        cut = self.fitting if train else self.encoder.lobe.beginning
+        wavs, lens = cut(wavs, lens)
+        modules = self.modules if train else self.unwrapped
+        frames = self.encoder.lobe.valid_frames(wavs, lens)
+        time_mask = self.on_device(self.hparams.mask.time(frames))
+        hidden, _ = modules["encoder"](wavs, lens, time_mask)
+        return self.objective_of(
+            batch, hidden[-1], time_mask, modules["objective"]
+        )
+
+    @property
+    def unwrapped(self):
+        """Both modules, without DDP."""
+        return {"encoder": self.encoder, "objective": self.head}
+
+    def compute_objectives(self, predictions, batch, stage):
+        """Mean over the masked frames of all processes."""
+        if stage == sb.Stage.TRAIN:
+            masked = predictions["masked"]
+            return self.train_objective(predictions["loss"] * masked, masked)
+        self.collected.append(
+            {
+                key: [part.tolist() for part in value]
+                if isinstance(value, list)
+                else torch.as_tensor(value).tolist()
+                for key, value in predictions.items()
+            }
+        )
+        return predictions["loss"]
+
+    def measured(self):
+        """Sums over all valid clips and processes, as tensors."""
+        rows = self.gather(self.collected)
+        weights = torch.tensor([float(row["masked"]) for row in rows])
+        sums = {"masked": weights.sum()}
+        for key in set(rows[0]) - {"masked", "counts"}:
+            values = torch.tensor([row[key] for row in rows])
+            if key not in ("correct", "chance"):  # means a frame
+                values = values * weights
+            sums[key] = values.sum(0)
+        counts = zip(*(row["counts"] for row in rows), strict=True)
+        sums["counts"] = [torch.tensor(part).sum(0) for part in counts]
+        return sums
+
+    def scores(self, sums):
+        """Name -> measure of an epoch, from `measured`."""
+        raise NotImplementedError
+
+    def on_stage_end(self, stage, stage_loss, epoch=None):
+        """Log an epoch, save it, decide whether it was the last."""
+        if stage == sb.Stage.TRAIN:
+            return
+        sums = self.measured()
+        self.counts = sums["counts"]
+        if stage == sb.Stage.TEST:
+            return
+        loss = float(sums["loss"] / sums["masked"].clamp(min=1))
+        self.finish_epoch(
+            epoch,
+            -loss,
+            {"loss": self.train_loss()},
+            {"loss": loss, **self.scores(sums)},
+        )
+
+    def rank_of(self, past):
+        """See `PeftBrain.rank_of`."""
+        return rank(-past["valid_loss"], past["valid_loss"])
+
+    def on_evaluate_start(self, max_key=None, min_key=None):
+        """Load what is kept: best or last."""
+        chosen = self.checkpointer.find_checkpoint(
+            max_key=None if self.hparams.keep == "last" else "rank"
+        )
+        for name, module in self.unwrapped.items():
+            module.load(chosen.paramfiles[name])
+        self.kept_epoch = chosen.meta["epoch"]
+
+    def example(self):
+        """A clip for the report to picture, if there is anything to see."""
+        return None
+
+    def report(self, **more):
+        """Write the encoder that was kept, and how it came about.
+
+        Arguments
+        ---------
+        **more
+            Further content of ``pretraining.json``.
+
+        Returns
+        -------
+        dict
+            ``pretraining.json``.
+        """
+        self.checkpointer.recover_if_possible()
+        self.evaluate(self.eval_loader("valid"))
+        epoch = self.kept_epoch
+        results = {
+            "stage": self.stage,
+            **{
+                key: self.about[key]
+                for key in ("corpus", "protocol", "protocol_sha", "fold")
+            },
+            "seed": self.hparams.seed,
+            "backbone": self.encoder.lobe.source,
+            "method": self.encoder.method_name,
+            "trainable_parameters": {
+                "adapter": self.encoder.num_adapter_parameters,
+                "objective": sum(
+                    p.numel() for p in self.head.parameters() if p.requires_grad
+                ),
+            },
+            "kept_epoch": epoch,
+            "kept": self.history[epoch - 1],
+            **self.costs(),
+            "heard": self.heard.record,
+            "versions": versions(),
+            "command": shlex.join(["python", *sys.argv]),
+            **more,
+        }
+        if if_main_process():
+            folder = Path(self.hparams.output_folder)
+            with atomic_path(folder / "model") as tmp:
+                tmp.mkdir()
+                self.encoder.export(tmp / "adapter")
+                self.head.save(tmp / "objective.safetensors")
+                self.heard.write(tmp)
+                seal(tmp, identities({"encoder": self.encoder}))
+            write_pretraining_report(
+                folder, results, list(self.history), self.example(), self.counts
+            )
+            # Last: it says that everything is there.
+            write_json(folder / "pretraining.json", results)
+        return results
+
+
+class TaptBrain(PretrainBrain):
+    """Task-adaptive pretraining: wav2vec 2.0's own, on the task's speech.
+
+    Its ``objective`` is a `ContrastiveObjective`. Paper: Chen and Rudnicky
+    2023, arXiv 2110.06309.
+    """
+
+    stage = "tapt"
+
+    def objective_of(self, batch, hidden, time_mask, objective):
+        """See `ContrastiveObjective.forward`."""
+        return objective(hidden, time_mask, self.optimizer_step)
+
+    def scores(self, sums):
+        """Accuracy among the negatives, and how the codebook is used."""
+        masked = sums["masked"].clamp(min=1)
+        return {
+            "accuracy": float(sums["correct"] / masked),
+            "chance": float(sums["chance"] / masked),
+            "diversity": float(sums["diversity"] / masked),
+            "perplexity": sum(map(perplexity, self.counts)),
+        }
+
+
+class PtaptBrain(PretrainBrain):
+    """Pseudo-label task-adaptive pretraining, phase 3: masked prediction.
+
+    Its ``objective`` is a `MaskedPrediction`. Paper: Chen and Rudnicky 2023,
+    arXiv 2110.06309.
+
+    Arguments
+    ---------
+    hparams, run_opts, about, sets
+        See `PretrainBrain`. The pseudo-labels of all clips lie in the output
+        folder, from phase 2.
+    """
+
+    reads = PretrainBrain.reads | {"states", "layer", "clusters", "labels"}
+    stage = "ptapt"
+
+    def __init__(self, hparams, run_opts, about, sets):
+        super().__init__(hparams, run_opts, about, sets)
+        folder = Path(self.hparams.output_folder)
+        self.labels = PseudoLabels.load(folder / "labels.safetensors")
+
+    def objective_of(self, batch, hidden, time_mask, objective):
+        """See `MaskedPrediction.forward`."""
+        lobe, width = self.encoder.lobe, hidden.shape[1]
+        centres = lobe.frame_centres(width)
+        labels = torch.stack(
+            [
+                self.labels.crop(id_, start, centres)
+                for id_, start in zip(
+                    batch.id, torch.as_tensor(batch.start).tolist(), strict=True
+                )
+            ]
+        )
+        return objective(hidden, time_mask, self.on_device(labels))
+
+    def scores(self, sums):
+        """Accuracy a clustering, beside always naming the largest cluster."""
+        masked = sums["masked"].clamp(min=1)
+        scores = {}
+        for size, correct, counts in zip(
+            self.head.sizes, sums["correct"], self.counts, strict=True
+        ):
+            scores[f"accuracy_{size}"] = float(correct / masked)
+            scores[f"largest_{size}"] = float(counts.max() / masked)
+            scores[f"perplexity_{size}"] = perplexity(counts)
+        return scores
+
+    def report(self):
+        """See `PretrainBrain.report`; with what the clusters are made of."""
+        valid = self.sets["valid"].data
+        classes = {k: e["emotion"] for k, e in valid.items() if "emotion" in e}
+        more = {"clusters": describe(self.labels, classes)} if classes else {}
+        return super().report(**more)
+
+    def example(self):
+        """The valid clip of median length."""
+        dataset = self.sets["valid"]
+        ids = sorted(
+            dataset.data_ids, key=lambda i: dataset.data[i]["duration"]
+        )
+        id_ = ids[len(ids) // 2]
+        labels = self.labels[id_].tolist()
+        return {
+            "id": id_,
+            "emotion": dataset.data[id_].get("emotion", ""),
+            "wave": dataset[dataset.data_ids.index(id_)]["sig"],
+            "labels": dict(zip(self.labels.sizes, labels, strict=True)),
+            "seconds_per_frame": self.labels.hop / SpeechLobe.sample_rate,
+        }
+
+
+class StateBrain(EmotionBrain):
+    """P-TAPT, phase 1: teach frames the emotion of their utterance.
+
+    Its ``head`` is a `StateHead`. Chosen by the valid speakers, never
+    tested.
+    """
+
+    def compute_forward(self, batch, stage):
+        """Scores of utterances; in training those of the frames too."""
+        if stage != sb.Stage.TRAIN:
+            return super().compute_forward(batch, stage)
+        wavs, lens = self.fitting(*self.audio(batch))
+        hidden, frames = self.encode_train(wavs, lens, batch.text, batch.id)
+        return *self.modules.head(hidden, frames, each_frame=True), frames
+
+    def compute_objectives(self, predictions, batch, stage):
+        """Weighted cross-entropy of the utterances plus that of the frames."""
+        if stage != sb.Stage.TRAIN:
+            return super().compute_objectives(predictions, batch, stage)
+        scores, each, frames = predictions
+        labels = self.on_device(batch.label)
+        weights = torch.tensor([self.weight_of[id_] for id_ in batch.id])
+        loss = torch.nn.functional.cross_entropy(
+            scores.float(), labels, reduction="none"
+        ) + frame_loss(each, frames, labels)
+        loss = loss * self.on_device(weights)
+        return self.train_objective(loss.sum(), len(loss))
+
+    def report(self):
+        """Load what valid chose and say so.
+
+        Returns
+        -------
+        dict
+            ``pretraining.json``.
+        """
+        self.checkpointer.recover_if_possible()
+        self.load_kept()
+        self.modules.eval()
+        epoch = self.kept_epochs[-1]
+        results = {
+            "stage": "states",
+            "seed": self.hparams.seed,
+            "kept_epoch": epoch,
+            "kept": self.history[epoch - 1],
+            "epochs": len(self.history),
+        }
+        if if_main_process():
+            folder = Path(self.hparams.output_folder)
+            with atomic_path(folder / "encoder.safetensors") as tmp:
+                self.encoder.save(tmp)
+            write_json(folder / "pretraining.json", results)
+        return results
