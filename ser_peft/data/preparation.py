@@ -24,6 +24,7 @@ from ser_peft.data.audio import durations
 from ser_peft.data.manifests import read_manifests
 from ser_peft.errors import InputError
 from ser_peft.io import write_json
+from ser_peft.settings.flags import place
 
 __all__ = [
     "choose",
@@ -52,25 +53,31 @@ def prepare(
     protocol=None,
     dimensions=(),
 ):
-    """Write the manifests of one fold of a corpus.
+    """Write the manifests of one fold of a corpus, or of several at once.
 
-    What is there already, whole and for the same request, is kept.
+    Manifests that are there already, whole and for the same request, are
+    kept.
 
     Arguments
     ---------
-    corpus : str
-        As in `ser_peft.corpora.CORPORA`, or ``emobox:NAME``.
+    corpus : str or dict
+        A name, as in `ser_peft.corpora.CORPORA`, or ``emobox:NAME``. Several
+        corpora as ``{folders: {name: folder}, train: [name, ...], test:
+        [name, ...], whole_targets: bool}``; see
+        `ser_peft.data.pool.prepare_pool`.
     data_folder : str or Path
-        The corpus as published; of a custom one, its csv.
+        The corpus as published; the csv of a ``custom`` one, or
+        ``emobox:NAME@FOLDER``, which is corpus ``emobox:NAME`` in EmoBox's
+        folder ``data``. Not looked at for several corpora.
     save_folder : str or Path
         Gets ``train.json``, ``valid.json``, ``test.json``, ``protocol.json``.
     classes : int, str or dict, optional
-        One of the corpus's class sets, its first one where absent; a dict
-        maps its labels to classes. 0 for none, dimensions alone.
+        One of the corpus's class sets; its first one by default. A dict maps
+        the corpus's labels to classes. 0 for none: dimensions alone.
     fold : int
         From 1.
     protocol : str, optional
-        One of the corpus's protocols; its first one where absent.
+        One of the corpus's protocols; its first one by default.
     dimensions : list of str
         Labels that are numbers to predict, as ``arousal``, ``valence`` and
         ``dominance``. Utterances that lack one are left out.
@@ -79,8 +86,20 @@ def prepare(
     ------
     InputError
         If the folder, the classes, the fold, the dimensions or a recording
-        is unfit.
+        cannot be used.
+
+    Example
+    -------
+    >>> prepare("ravdess", "/data/RAVDESS", "manifests")  # doctest: +SKIP
     """
+    if isinstance(corpus, dict):
+        _prepare_several(
+            corpus, save_folder, classes, fold, protocol, dimensions
+        )
+        return
+    if corpus == "custom" and str(data_folder).startswith("emobox:"):
+        corpus, _, data_folder = str(data_folder).partition("@")
+        data_folder = place(data_folder, "data_folder")
     class_set, protocols, utterances, content = choose(
         corpus, data_folder, classes
     )
@@ -113,6 +132,33 @@ def prepare(
     labels = {utterance.id: label for utterance, label in chosen}
     splits = deal.deal([u for u, _ in chosen], fold, labels)
     write_manifests(splits, labels, save_folder, request)
+
+
+def _prepare_several(corpora, save_folder, classes, fold, protocol, dimensions):
+    """Hand on a request for several corpora; see `prepare`."""
+    from ser_peft.data.pool import prepare_pool
+
+    known = {"folders", "train", "test", "whole_targets"}
+    if not {"folders", "train", "test"} <= corpora.keys() <= known:
+        raise InputError(
+            f"corpus: {', '.join(map(str, corpora)) or 'empty'}: several "
+            "corpora need folders, train and test, and may have whole_targets"
+        )
+    if dimensions:
+        raise InputError(
+            f"dimensions: {', '.join(dimensions)}: every corpus has its own "
+            "scale; leave them out, or take a single corpus"
+        )
+    prepare_pool(
+        corpora["folders"],
+        save_folder,
+        corpora["train"],
+        corpora["test"],
+        4 if classes is None else classes,
+        fold,
+        protocol,
+        corpora.get("whole_targets", False),
+    )
 
 
 def _warn(about):
