@@ -166,7 +166,7 @@ def disturbed(train, test):
     Arguments
     ---------
     train, test : DynamicItemDataset
-        From `ser_peft.data.datasets.datasets`, whole clips.
+        From `ser_peft.data.datasets`, whole clips.
 
     Returns
     -------

@@ -1,1 +1,5 @@
-"""A training's yaml and its command line: read, checked, resolved."""
+"""Settings of a training: its yaml and command line, read and checked."""
+
+from ser_peft.settings.yamls import parse_arguments
+
+__all__ = ["parse_arguments"]

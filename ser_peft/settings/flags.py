@@ -13,7 +13,7 @@ from ser_peft.errors import InputError
 __all__ = ["RunOptions", "is_place", "parse", "place", "split"]
 
 PLACES = re.compile(
-    r"backbone|text_backbone|init_from|teacher|states|log_config"
+    r"backbone|text_backbone|init_from|teacher|states|log_config|method"
     r"|\w+_(folder|file|path|dir)"
 )
 
@@ -186,12 +186,18 @@ def parse(argv):
         If a flag has no value, is given twice, or is not understood.
     """
     words, flags = split(argv)
+    if not words:
+        raise InputError(
+            "give a yaml and the corpus's folder, as in\n"
+            "  python train.py hparams/wavlm_lora.yaml --data_folder=...\n"
+            "  python train.py hparams/wavlm_lora.yaml --help (all flags)"
+        )
     options, given = [], {}
     known = RunOptions().as_dict()
     for key, value in flags:
         if key in REFUSED:
             raise InputError(f"--{key}: {REFUSED[key]}")
-        if key in known or key == "help":
+        if key in known:
             options.append(f"--{key}" + ("" if value is None else f"={value}"))
             continue
         if not re.fullmatch(r"\w+", key):

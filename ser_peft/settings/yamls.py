@@ -2,28 +2,38 @@
 
 import re
 import unicodedata
+from contextlib import contextmanager
 from copy import deepcopy
 from io import StringIO
 from pathlib import Path
-from pydoc import ErrorDuringImport
+from pydoc import ErrorDuringImport, locate
 from traceback import walk_tb
 
 import ruamel.yaml
-from hyperpyyaml import load_hyperpyyaml, resolve_references
+from hyperpyyaml import resolve_references
 from ruamel.yaml import YAML, MappingNode, ScalarNode, YAMLError
-from ruamel.yaml.comments import TaggedScalar
+from ruamel.yaml.comments import CommentedMap, TaggedScalar
 from ruamel.yaml.constructor import DuplicateKeyError
+from ruamel.yaml.tag import Tag
 
 from ser_peft.errors import BAD_ARGUMENTS, InputError
-from ser_peft.settings.flags import RunOptions, is_place, parse, place
+from ser_peft.settings.flags import (
+    RunOptions,
+    is_place,
+    parse,
+    place,
+    split,
+)
 
 __all__ = [
-    "build",
+    "brain_of",
+    "building",
     "dump",
     "finished",
     "map_texts",
-    "read_command_line",
+    "parse_arguments",
     "read_settings",
+    "top_keys",
 ]
 
 # HyperPyYAML does so when it is first called, and takes "(a)" for a tuple.
@@ -85,13 +95,15 @@ DECISIVE = (
 )
 
 
-def read_command_line(argv):
-    """Read a recipe's command line; refuse what its yaml has no key for.
+def parse_arguments(argv):
+    """Read a recipe's command line; refuse keys that its yaml has not.
 
     Arguments
     ---------
     argv : list of str
-        See `ser_peft.settings.flags.parse`.
+        See `ser_peft.settings.flags.parse`. ``--help`` prints the yaml's keys
+        and SpeechBrain's options, and exits. ``--method=NAME`` includes
+        another file of ``recipes/methods`` than the yaml does, or a path.
 
     Returns
     -------
@@ -99,9 +111,9 @@ def read_command_line(argv):
         Path of the yaml.
     run_opts : RunOptions
         SpeechBrain's options.
-    given : dict
-        Key -> value. What names a place is taken as it was written, a
-        leading ``~`` expanded; ``!ref `` begins a reference, nothing at all
+    overrides : dict
+        Key -> value. A value that names a place is taken as it was written,
+        a leading ``~`` expanded; ``!ref `` begins a reference, an empty value
         is null. Other values are yaml.
 
     Raises
@@ -109,18 +121,68 @@ def read_command_line(argv):
     InputError
         See `read_settings`, which checks the rest.
     """
+    if {"--help", "-h"}.intersection(argv):
+        words, _ = split(argv)
+        for path in words[:1]:
+            print(_describe(path))
+        RunOptions.from_command_line_args(["yaml", "--help"])
     hparams_file, run_opts, texts = parse(argv)
-    given = {}
+    overrides = {}
+    if "method" in texts:
+        overrides["peft"] = _method(hparams_file, texts.pop("method"))
     for key, text in texts.items():
         if not is_place(key):
             tree = _parse(f"{key}: {text}", f"--{key}={text}")
-            given[key] = tree[key]
+            value = tree[key]
+            if key == "peft" and key in overrides and isinstance(value, dict):
+                overrides[key].update(value)
+                continue
         elif text.startswith("!ref "):
-            given[key] = TaggedScalar(text[len("!ref ") :], tag="!ref")
+            value = TaggedScalar(text[len("!ref ") :], tag="!ref")
         else:
-            given[key] = text or None
-    _read(hparams_file, given)
-    return hparams_file, run_opts, given
+            value = text or None
+        overrides[key] = value
+    _read(hparams_file, overrides)
+    return hparams_file, run_opts, overrides
+
+
+def _describe(hparams_file):
+    """Keys of a yaml, their defaults and comments, a line each."""
+    text, _ = _read(hparams_file, None)
+    rows = re.findall(
+        r"^([a-z]\w*):(?: +([^#\n]*?))?(?: *# (.*))?$", text, re.MULTILINE
+    )
+    lines = [f"keys of {hparams_file}, each a flag:"]
+    for key, value, comment in rows:
+        if value == "!PLACEHOLDER":
+            value = "(needed)"
+        elif value.startswith(("!new:", "!name:", "!apply:", "!copy")):
+            continue
+        lines.append(f"  {f'--{key}={value}':<36} {comment}".rstrip())
+    return "\n".join(lines) + "\n"
+
+
+def _method(hparams_file, name):
+    """An include of another method than the yaml's."""
+    _, tree = _read(hparams_file, None)
+    tag = _tag(tree.get("peft"))
+    if not tag.startswith("!include:"):
+        raise InputError(
+            f"--method: {hparams_file} includes no method; correct its "
+            "encoder's method"
+        )
+    folder = Path(hparams_file).parent
+    there = (folder / tag.removeprefix("!include:")).parent
+    path = Path(name) if name.endswith(".yaml") else there / f"{name}.yaml"
+    if not path.is_file():
+        names = sorted(p.stem for p in there.glob("*.yaml"))
+        raise InputError(
+            f"--method={name}: no such file in {there}; choose one of "
+            f"{', '.join(names)}, or give the path of a yaml"
+        )
+    include = CommentedMap()
+    include.yaml_set_ctag(Tag(suffix=f"!include:{path.absolute()}"))
+    return include
 
 
 def read_settings(hparams_file, given, reads, run_opts=None):
@@ -175,7 +237,7 @@ def read_settings(hparams_file, given, reads, run_opts=None):
     merged = {}
     for key, value in (deepcopy(given) | options).items():
         # hyperpyyaml merges a mapping into one, but takes none for a number.
-        if isinstance(tree.get(key), dict):
+        if isinstance(tree.get(key), dict) and not _tag(value):
             merged[key] = value
         else:
             tree[key] = value
@@ -183,7 +245,10 @@ def read_settings(hparams_file, given, reads, run_opts=None):
 
 
 def _read(hparams_file, given, optional=OPTIONAL):
-    """A yaml as text and as tree; refused if a value is missing or unknown."""
+    """A yaml as text and as tree; refused if a value is missing or unknown.
+
+    Nothing is asked for where `given` is None.
+    """
     try:
         text = Path(hparams_file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -193,6 +258,8 @@ def _read(hparams_file, given, optional=OPTIONAL):
             "recipe's hparams/*.yaml"
         ) from error
     tree = _parse(text, hparams_file)
+    if given is None:
+        return text, tree
     for key in given:
         if key not in {*tree, *optional}:
             raise InputError(
@@ -245,38 +312,35 @@ def _resolve(hparams_file, tree, merged):
     return dump(map_texts(YAML().load(text), show))
 
 
-def build(hparams_file, text):
-    """Build the hyperparameters: objects where the yaml says so.
+@contextmanager
+def building(hparams_file):
+    """Raise errors of HyperPyYAML's building as errors of a yaml.
 
     Arguments
     ---------
     hparams_file : str
         Path of the yaml, for messages.
-    text : str
-        From `read_settings`.
-
-    Returns
-    -------
-    dict
-        Top-level key -> value or object.
 
     Raises
     ------
     InputError
-        If the yaml names what does not exist or gives it arguments that it
-        does not take.
+        If the yaml names an object that does not exist, or gives it
+        arguments that it does not take.
     """
     try:
-        return load_hyperpyyaml(StringIO(text))
+        yield
     except InputError:
         raise
-    except (ErrorDuringImport, ImportError, YAMLError) as error:
-        raise InputError(f"{hparams_file}: {error}") from error
-    except BAD_ARGUMENTS as error:
+    except Exception as error:
         # HyperPyYAML does not tell what it was building, its frames do.
-        frames = [f.f_locals for f, _ in walk_tb(error.__traceback__)]
-        names = [f["callable_string"] for f in frames if "callable_string" in f]
-        called = names[-1] if names else "yaml"
+        frames = [f for f, _ in walk_tb(error.__traceback__)]
+        frames = [f for f in frames if "hyperpyyaml" in f.f_code.co_filename]
+        if not frames or not isinstance(error, _OF_BUILDING):
+            raise
+        if isinstance(error, _OF_NAMES):
+            raise InputError(f"{hparams_file}: {error}") from error
+        names = [f.f_locals.get("callable_string") for f in frames]
+        called = [*filter(None, names), "yaml"][-2:][0]
         if str(error.args[:1]).startswith("('Invalid argument"):
             reason = ": ".join(map(str, error.args))  # in HyperPyYAML's words
             raise InputError(f"{hparams_file}: {reason}") from error
@@ -286,6 +350,54 @@ def build(hparams_file, text):
         raise InputError(
             f"{hparams_file}: {called}: {str(error) or type(error).__name__}"
         ) from error
+
+
+_OF_NAMES = (ErrorDuringImport, ImportError, YAMLError)
+_OF_BUILDING = (*_OF_NAMES, *BAD_ARGUMENTS)
+
+
+def top_keys(hparams_file):
+    """Top-level keys of a yaml.
+
+    Raises
+    ------
+    InputError
+        If there is no such yaml.
+    """
+    return [*map(str, _read(hparams_file, None)[1])]
+
+
+def brain_of(hparams_file, overrides):
+    """Class that a yaml's ``brain`` names.
+
+    Arguments
+    ---------
+    hparams_file, overrides
+        From `parse_arguments`.
+
+    Returns
+    -------
+    type
+        The Brain.
+
+    Raises
+    ------
+    InputError
+        If there is no such class.
+    """
+    _, tree = _read(hparams_file, overrides)
+    node = overrides.get("brain", tree.get("brain"))
+    name = _tag(node).removeprefix("!name:")
+    try:
+        found = locate(name) if name else None
+    except ErrorDuringImport as error:
+        raise InputError(f"{hparams_file}: brain: {error}") from error
+    if not isinstance(found, type):
+        raise InputError(
+            f"{hparams_file}: brain: '{name}' is no Brain; give "
+            "!name:ser_peft.training.EmotionBrain, or your own class's name"
+        )
+    return found
 
 
 def finished(text, output_folder):
@@ -405,5 +517,7 @@ def _by_key(text):
             continue
         match = re.match(r"([A-Za-z_]\w*):", line)
         key = match.group(1) if match else key
-        settings[key] = settings.get(key, "") + line + "\n"
+        # What these two hold is said by other keys, too.
+        if match or key not in ("brain", "corpus"):
+            settings[key] = settings.get(key, "") + line + "\n"
     return settings

@@ -82,39 +82,80 @@ class PeftBrain(sb.Brain):
 
     Arguments
     ---------
+    modules : dict
+        Name -> module: ``encoder``, the head; a ``text_encoder`` perhaps.
+    opt_class : dict
+        ``adapter_opt`` and ``head_opt``: each takes parameters and gives an
+        optimiser.
     hparams : dict
-        The loaded yaml; the keys in `reads` are read. ``head_epochs``, where
-        present: so many epochs come first in which the encoders rest, at a
-        constant learning rate; ``modules`` may hold a ``text_encoder``.
-    run_opts : dict
-        SpeechBrain's run options.
-    sets : dict
-        Split -> DynamicItemDataset, from `ser_peft.data.datasets.datasets`.
+        The loaded yaml.
+    run_opts : RunOptions
+        SpeechBrain's options.
+    checkpointer : SafeCheckpointer
+        It has all modules.
+    about : dict
+        ``protocol.json`` of the manifests.
+    datasets : dict
+        Split -> DynamicItemDataset, from `ser_peft.data.datasets`.
+    **settings
+        Any of `defaults`, in place of the yaml's top-level keys. With
+        ``head_epochs`` the encoders are frozen in so many first epochs, at a
+        constant learning rate.
     """
 
-    reads = frozenset(
-        "seed output_folder manifests_folder init_from "
-        "modules checkpointer epoch_counter train_logger "
-        "adapter_opt head_opt schedule warmup_epochs "
-        "batch_seconds max_seconds num_workers keep_best sorting "
-        "head_epochs trust_start".split()
-    )
+    defaults = {
+        "init_from": None,
+        "trust_start": False,
+        "schedule": "constant",
+        "warmup_epochs": 0,
+        "head_epochs": 0,
+        "batch_seconds": 60,
+        "max_seconds": None,
+        "num_workers": "auto",
+        "keep": "last",
+        "keep_best": 1,
+        "sorting": "random",
+        "ckpt_interval_minutes": 0,
+    }
+    """Settings that the Brain reads, and their values where a yaml has none."""
+
+    needed = ()
+    """Further keys that a yaml must have."""
     head_name = "head"
     """Of the module that `head_opt` trains."""
 
-    def __init__(self, hparams, run_opts, sets):
+    def __init__(
+        self,
+        modules,
+        opt_class,
+        hparams,
+        run_opts,
+        checkpointer,
+        about,
+        datasets,
+        **settings,
+    ):
+        for name in settings:
+            if name not in self.defaults:
+                raise InputError(
+                    f"brain: {type(self).__name__} has no setting '{name}'; it "
+                    f"has {', '.join(self.defaults)}"
+                )
+        hparams = {**self.defaults, **hparams, **settings}
         check_settings(hparams)
-        for name in ("adapter_opt", "head_opt"):  # before anything is written
+        for name, make in opt_class.items():  # before anything is written
             try:
-                hparams[name]([torch.nn.Parameter(torch.zeros(1))])
+                make([torch.nn.Parameter(torch.zeros(1))])
             except (TypeError, ValueError) as error:
                 raise InputError(f"{name}: {error}") from error
         super().__init__(
-            modules=hparams["modules"],
+            modules=modules,
+            opt_class=opt_class,
             hparams=hparams,
             run_opts=run_opts,
-            checkpointer=hparams["checkpointer"],
+            checkpointer=checkpointer,
         )
+        self.about, self.sets = about, datasets
         if self.scaler.is_enabled():
             # SpeechBrain would pickle it. A run begun without one has none.
             self.checkpointer.add_recoverable(
@@ -129,13 +170,12 @@ class PeftBrain(sb.Brain):
             if name in self.modules
         }
         self.head = self.modules[self.head_name]
-        self.sets = sets
         self.workers = loader_workers(hparams["num_workers"], self.device)
         self.epoch, self.steps = 1, 0
         self.history = History()
         self.checkpointer.add_recoverable("history", self.history)
-        self.rest = hparams.get("head_epochs", 0)
-        if self.rest >= hparams["epoch_counter"].limit:
+        self.rest = self.hparams.head_epochs
+        if self.rest >= self.hparams.epoch_counter.limit:
             raise InputError(
                 f"head_epochs: {self.rest} leaves no epoch of "
                 "number_of_epochs in which the encoder trains; lower it"
@@ -143,6 +183,20 @@ class PeftBrain(sb.Brain):
         self.world = 1
         if self.distributed_launch:
             self.world = torch.distributed.get_world_size()
+
+    @staticmethod
+    def check(settings):
+        """Refuse settings that this Brain cannot use, before it is built.
+
+        Arguments
+        ---------
+        settings : dict
+            The yaml's values.
+        """
+
+    @staticmethod
+    def prepare_labels(run, train):
+        """Prepare what the datasets need besides the manifests: nothing."""
 
     def hear(self, about):
         """Begin the record of speakers with all that the run starts from.
@@ -162,8 +216,7 @@ class PeftBrain(sb.Brain):
         InputError
             If a start has heard, or may have heard, test speakers.
         """
-        trust = getattr(self.hparams, "trust_start", False)
-        heard = Heard(about, self.sets, trust)
+        heard = Heard(about, self.sets, self.hparams.trust_start)
         if self.hparams.init_from:
             heard.add("init_from", find(self.hparams.init_from))
         for name, encoder in self.encoders.items():
@@ -186,7 +239,7 @@ class PeftBrain(sb.Brain):
             sampler = RankSampler(
                 sampler,
                 rank=self.rank,
-                shuffle=getattr(self.hparams, "sorting", "random") == "random",
+                shuffle=self.hparams.sorting == "random",
             )
         self.train_sampler = sampler  # SpeechBrain tells it the epoch
         # Not by `make_dataloader`, which would deal out the batches itself.
@@ -269,7 +322,7 @@ class PeftBrain(sb.Brain):
                 if parameter.requires_grad
             ]
             if params:
-                optimizer = getattr(self.hparams, name)(params)
+                optimizer = self.opt_class[name](params)
                 self.optimizers_dict[name] = optimizer
                 self.checkpointer.add_recoverable(
                     name, optimizer, load_optimizer, save_optimizer
@@ -485,12 +538,24 @@ class PeftBrain(sb.Brain):
         )
 
     def look_for_kept(self):
-        """See that no checkpoint is gone which the report will want.
+        """Check that no checkpoint is missing which the report will need.
 
-        By what the newest one says of all epochs; what is gone is trained
-        again.
+        The newest one tells of all epochs; a missing one is trained again.
+
+        Raises
+        ------
+        InputError
+            If there is none to test with ``--test_only``.
         """
         newest = self.checkpointer.find_checkpoint()
+        if self.test_only and not (newest and not self.checkpointer.damaged):
+            where = f"--test_only: {self.checkpointer.checkpoints_dir} holds"
+            raise InputError(
+                f"{where} a damaged checkpoint; leave --test_only out: what "
+                "it was is trained again"
+                if self.checkpointer.damaged
+                else f"{where} no checkpoint; train first"
+            )
         if newest is None or "epoch" not in newest.path.name:
             return  # or of an earlier version
         history = json.loads(newest.paramfiles["history"].read_text("utf-8"))

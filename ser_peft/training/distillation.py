@@ -30,15 +30,12 @@ class DistillBrain(EmotionBrain):
 
     Arguments
     ---------
-    hparams : dict
-        The loaded yaml. Read besides `EmotionBrain`'s keys: ``teacher``
-        (a finished run, or its ``model/`` folder), the weights above,
-        ``features`` (see `ser_peft.training.teacher.features_of`) and
-        ``cache_teacher``: what the teacher says of the training clips is
-        stored beside the manifests and read from there, which wants clips
-        that never change (``augment: False``).
-    run_opts, about, sets
-        See `EmotionBrain`.
+    *args, **kwargs
+        See `EmotionBrain`. ``teacher``: a finished run, or its ``model/``
+        folder. ``features``: see `ser_peft.training.teacher.features_of`.
+        ``cache_teacher``: the teacher's outputs for the training clips are
+        stored beside the manifests and read from there; the clips must
+        never change (``augment: False``).
 
     Raises
     ------
@@ -47,27 +44,32 @@ class DistillBrain(EmotionBrain):
         heard those whom the student is tested on.
     """
 
-    reads = EmotionBrain.reads.union(
-        "teacher kd_weight temperature feature_weight features "
-        "cache_teacher".split()
-    )
+    defaults = EmotionBrain.defaults | {
+        "kd_weight": 0.5,
+        "temperature": 2.0,
+        "feature_weight": 0.0,
+        "features": "audio",
+        "cache_teacher": False,
+        "teacher": None,
+    }
 
-    def __init__(self, hparams, run_opts, about, sets):
-        super().__init__(hparams, run_opts, about, sets)
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        hparams = self.hparams
         self.teacher = self.cache = self.kind = None
-        if not (hparams["kd_weight"] or hparams["feature_weight"]):
+        if not (hparams.kd_weight or hparams.feature_weight):
             return  # the same student without a teacher
-        if not about["classes"]:
+        if not self.about["classes"]:
             raise InputError(
                 "classes: 0: distillation wants classes, whose scores are to "
                 "be told"
             )
-        self.teacher = Teacher(hparams["teacher"], about, self.device)
+        self.teacher = Teacher(hparams.teacher, self.about, self.device)
         self.heard.add("teacher", self.teacher.folder)
-        if hparams["cache_teacher"]:
+        if hparams.cache_teacher:
             self._check_clips()
-        if hparams["feature_weight"]:
-            self.kind = hparams["features"]
+        if hparams.feature_weight:
+            self.kind = hparams.features
             widths = self._widths()
             if widths[0] != widths[1]:
                 projector = Projector(*widths).to(self.device)
@@ -77,9 +79,7 @@ class DistillBrain(EmotionBrain):
     def _check_clips(self):
         limit = self.hparams.max_seconds
         longest = max(e["duration"] for e in self.sets["train"].data.values())
-        longest = math.ceil(
-            min(longest, getattr(self.hparams, "first_seconds", longest))
-        )
+        longest = math.ceil(min(longest, self.hparams.first_seconds or longest))
         if self.hparams.augment or (limit and longest > limit):
             raise InputError(
                 "cache_teacher: wants training clips that never change; set "
@@ -100,7 +100,7 @@ class DistillBrain(EmotionBrain):
                 "features: text: teacher and student need a text encoder; "
                 "choose audio or fused"
             )
-        if getattr(self.hparams, "drop_text", 0):
+        if self.hparams.drop_text:
             raise InputError(
                 "features: text: a text that drop_text hides has other tokens "
                 "than the teacher's; set drop_text: 0, or choose audio or fused"
@@ -135,7 +135,7 @@ class DistillBrain(EmotionBrain):
             self.hparams.manifests_folder,
             self.teacher,
             self.about["protocol_sha"],
-            getattr(self.hparams, "first_seconds", None),
+            self.hparams.first_seconds,
             texts if self.teacher.model.text_encoder else None,
             self.kind,
             self.precision,
@@ -195,9 +195,9 @@ class DistillBrain(EmotionBrain):
 
     # ---------------------------------------------------------- evaluation
 
-    def results(self, *outcomes):
-        """See `EmotionBrain.results`; with what was distilled."""
-        results = super().results(*outcomes)
+    def describe(self, *outcomes):
+        """See `EmotionBrain.describe`; with the teacher and the weights."""
+        results = super().describe(*outcomes)
         if self.teacher:
             results["distillation"] = {
                 "teacher": str(self.teacher.folder.resolve()),

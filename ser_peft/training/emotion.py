@@ -19,6 +19,7 @@ from ser_peft.evaluation.fairness import group_columns
 from ser_peft.evaluation.results import (
     below_start,
     corpus_scores,
+    headline,
     judge,
     run_results,
 )
@@ -52,45 +53,32 @@ class EmotionBrain(CachingBrain):
 
     Arguments
     ---------
-    hparams : dict
-        The loaded yaml. Read besides `CachingBrain`'s keys:
-        ``label_smoothing``, ``augment``, ``wav_augment``,
-        ``start_from_probe``, ``keep``; by the recipe: ``classes``, ``crop``
-        and what its ``prepare`` takes. Where present: ``robustness`` (test
-        also under babble and over the telephone), ``fairness_columns`` (of
-        the test manifest, besides ``gender``), ``balance`` (columns of the
-        manifests; the training clips of each combination of their values
-        weigh the same in all; ``[emotion]`` where absent),
-        ``dimension_weight`` (of the concordance loss beside the
-        cross-entropy; 1 where absent), ``drop_text`` (share of the training
-        clips whose text is hidden, for a model that shall do without).
-    run_opts : dict
-        SpeechBrain's run options.
-    about : dict
-        ``protocol.json`` of the manifests.
-    sets : dict
-        Split -> DynamicItemDataset, from `ser_peft.data.datasets.datasets`.
+    *args, **kwargs
+        See `CachingBrain`. ``robustness``: test also under babble and over
+        the telephone. ``fairness_columns``: columns of the test manifest,
+        besides ``gender``. ``balance``: columns of the manifests; the
+        training clips of each combination of their values weigh the same in
+        all; ``[emotion]`` where None. ``dimension_weight``: weight of the
+        concordance loss beside the cross-entropy. ``drop_text``: share of the
+        training clips whose text is hidden, for a model that can do without.
     """
 
-    reads = CachingBrain.reads.union(
-        "classes label_smoothing first_seconds augment crop wav_augment "
-        "start_from_probe keep robustness fairness_columns balance "
-        "dimension_weight drop_text".split()
-    )
+    defaults = CachingBrain.defaults | {
+        "label_smoothing": 0.0,
+        "crop": 1.0,
+        "start_from_probe": False,
+        "robustness": False,
+        "fairness_columns": (),
+        "balance": None,
+        "dimension_weight": 1.0,
+        "drop_text": 0.0,
+    }
+    datasets = staticmethod(datasets)
 
-    @staticmethod
-    def datasets(settings):
-        """What `ser_peft.data.datasets.datasets` gives, for a yaml's keys."""
-        return datasets(
-            settings["manifests_folder"],
-            settings["max_seconds"],
-            settings["crop"] if settings["augment"] else 1.0,
-            settings.get("first_seconds"),
-        )
-
-    def __init__(self, hparams, run_opts, about, sets):
-        super().__init__(hparams, run_opts, sets)
-        if hparams["keep"] == "average" and any(
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        hparams, about, sets = self.hparams, self.about, self.sets
+        if hparams.keep == "average" and any(
             getattr(method, "peft_type", None) == "ADALORA"
             for encoder in self.encoders.values()
             for method in encoder.methods
@@ -115,7 +103,7 @@ class EmotionBrain(CachingBrain):
             about["classes"],
             dimensions=scale_of(values_of(train.values(), names), names),
             text_encoder=self.encoders.get("text_encoder"),
-            first_seconds=hparams.get("first_seconds"),
+            first_seconds=hparams.first_seconds,
         )
         scores = len(about["classes"]) + len(names)
         if self.model.head.outputs != scores:
@@ -125,14 +113,13 @@ class EmotionBrain(CachingBrain):
                 "dimensions; give it classes: !ref <classes> and dimensions: "
                 "!ref <dimensions>"
             )
-        self.dimension_weight = hparams.get("dimension_weight", 1.0)
-        self.about = about
+        self.dimension_weight = hparams.dimension_weight
         self.chosen_by = "UA" if about["classes"] else "CCC"
         # What the report could not be made with is known before training.
         test = sets["test"].data
-        self.groups = group_columns(test, hparams.get("fairness_columns", ()))
+        self.groups = group_columns(test, hparams.fairness_columns)
         # Of classes only.
-        self.robustness = about["classes"] and hparams.get("robustness", False)
+        self.robustness = about["classes"] and hparams.robustness
         if self.robustness and about.get("shares_speakers"):
             logger.warning(
                 "robustness: left out, since training hears test speakers, "
@@ -141,15 +128,17 @@ class EmotionBrain(CachingBrain):
             self.robustness = False
         if self.robustness:
             talkers(train, test)
-        if hparams["augment"] and hparams["wav_augment"] is None:
+        if hparams.augment and hparams.wav_augment is None:
             raise InputError(
                 "augment: True: wav_augment is empty; set augment: False, or "
                 "write a wav_augment as other recipes have"
             )
         self.heard = self.hear(about)
+        balance = hparams.balance
+        if balance is None:
+            balance = ["emotion"] if about["classes"] else []
         self.weight_of = clip_weights(
-            {split: dataset.data for split, dataset in sets.items()},
-            hparams.get("balance", ["emotion"] if about["classes"] else []),
+            {split: dataset.data for split, dataset in sets.items()}, balance
         )
 
     # ------------------------------------------------------------ training
@@ -278,9 +267,8 @@ class EmotionBrain(CachingBrain):
 
     def whole_clips(self):
         """Datasets of whole clips, or of `first_seconds`; see `datasets`."""
-        first_seconds = getattr(self.hparams, "first_seconds", None)
         folder = self.hparams.manifests_folder
-        return datasets(folder, first_seconds=first_seconds)[1]
+        return datasets(folder, first_seconds=self.hparams.first_seconds)[1]
 
     def _fit_probe(self, parts):
         """Fit the probe on what all processes found of train and valid."""
@@ -351,7 +339,7 @@ class EmotionBrain(CachingBrain):
 
     def some_texts(self, texts):
         """Hide the texts of a random share of the training clips."""
-        share = getattr(self.hparams, "drop_text", 0)
+        share = self.hparams.drop_text
         if not share:
             return texts  # and nothing drawn
         hidden = torch.rand(len(texts)) < share
@@ -531,13 +519,8 @@ class EmotionBrain(CachingBrain):
                 found |= {key: scores[key]}
         return found
 
-    def report(self, command=None):
-        """Test what was kept, once, and write everything the run leaves.
-
-        Arguments
-        ---------
-        command : list of str, optional
-            What made the run; ``sys.argv`` where absent.
+    def evaluate_kept(self):
+        """Load the checkpoint that valid chose; test it once, and the start.
 
         Returns
         -------
@@ -551,8 +534,8 @@ class EmotionBrain(CachingBrain):
         self.evaluate(self.eval_loader("valid"))
         valid = self.measured
         self.evaluate(self.eval_loader("test"))
-        measured = self.measured
-        results = self.results(start, valid, measured)
+        self.tested = start, self.measured
+        results = self.results = self.describe(start, valid, self.measured)
         if below := below_start(results):
             logger.warning("keep: %s: %s", self.hparams.keep, below)
         if self.robustness:
@@ -566,8 +549,19 @@ class EmotionBrain(CachingBrain):
                 results["robustness"][name] = self.measured["scores"]["ua"]
         if self.about["classes"]:
             self.model.temperature = results["calibration"]["temperature"]
+        return results
+
+    def report(self, command=None):
+        """Write everything that a run leaves, from its `results`.
+
+        Arguments
+        ---------
+        command : list of str, optional
+            Command that made the run; ``sys.argv`` where absent.
+        """
+        results, (start, measured) = self.results, self.tested
+        folder = Path(self.hparams.output_folder)
         if if_main_process():
-            folder = Path(self.hparams.output_folder)
             self.model.save(folder / "model", self.heard)
             gender_of = self.groups.get("gender", {})
             write_report(
@@ -587,14 +581,15 @@ class EmotionBrain(CachingBrain):
                 if results.get(key) is not None
             },
         )
-        return results
+        if if_main_process():
+            print(f"test {headline(results)}; report in {folder}/report.html")
 
     def epochs(self, start):
         """What the start, as epoch 0, and every epoch measured."""
         return [*([{"epoch": 0, **start}] if start else []), *self.history]
 
-    def results(self, start, valid, measured):
-        """The content of ``results.json``."""
+    def describe(self, start, valid, measured):
+        """Content of ``results.json``."""
         epochs = self.kept_epochs
         first = f"epoch {epochs[0]}" if epochs[0] else f"the {start['from']}"
         how = {

@@ -149,27 +149,26 @@ class CachingBrain(PeftBrain):
 
     Arguments
     ---------
-    hparams : dict
-        The loaded yaml. Read besides `PeftBrain`'s keys: ``augment``,
-        ``wav_augment``; where present: ``augmented_versions`` (so many
-        versions of each training clip, one an epoch in turn, instead of a
-        new one every epoch; 0 where absent), ``first_seconds``, and
-        ``cache_gb`` (RAM of each process for hidden states; 4 where
-        absent).
-    run_opts, sets
-        See `PeftBrain`.
+    *args, **kwargs
+        See `PeftBrain`. ``augmented_versions``: so many versions of each
+        training clip, one an epoch in turn, instead of a new one every
+        epoch. ``cache_gb``: RAM of each process for hidden states, GB.
     """
 
-    reads = PeftBrain.reads.union(
-        "augment wav_augment augmented_versions first_seconds cache_gb".split()
-    )
+    defaults = PeftBrain.defaults | {
+        "augment": False,
+        "wav_augment": None,
+        "augmented_versions": 0,
+        "first_seconds": None,
+        "cache_gb": 4,
+    }
 
-    def __init__(self, hparams, run_opts, sets):
-        super().__init__(hparams, run_opts, sets)
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
         self.versions = 0
-        if hparams["augment"]:
-            self.versions = hparams.get("augmented_versions", 0)
-        self.kept = FrozenStates(hparams.get("cache_gb", 4))
+        if self.hparams.augment:
+            self.versions = self.hparams.augmented_versions
+        self.kept = FrozenStates(self.hparams.cache_gb)
         self.passed = set()
         """Splits, versions and layers whose clips were computed."""
 
@@ -290,7 +289,7 @@ class CachingBrain(PeftBrain):
                 return set()
             if not self.versions:  # of longer ones a random stretch
                 longest = min(longest, self.hparams.max_seconds or math.inf)
-        first = getattr(self.hparams, "first_seconds", math.inf)
+        first = self.hparams.first_seconds or math.inf
         return {
             id_
             for id_, entry in self.sets[split].data.items()
@@ -374,7 +373,7 @@ class CachingBrain(PeftBrain):
             logger.warning(
                 "cache_gb: %g hold the frozen layers' states of %d clips and "
                 "texts; those of the others are computed every epoch",
-                getattr(self.hparams, "cache_gb", 4),
+                self.hparams.cache_gb,
                 len(self.kept.clips),
             )
 

@@ -15,17 +15,13 @@ from ser_peft.inference import identities
 from ser_peft.io import atomic_path, write_json
 from ser_peft.lobes import SpeechLobe
 from ser_peft.pretraining.pseudo_labels import (
-    PseudoLabels,
-    describe,
     perplexity,
 )
-from ser_peft.pretraining.states import frame_loss
 from ser_peft.report.pretraining_page import write_pretraining_report
 from ser_peft.storage.closed import seal
 from ser_peft.training.base import PeftBrain, rank
-from ser_peft.training.emotion import EmotionBrain
 
-__all__ = ["PtaptBrain", "StateBrain", "TaptBrain"]
+__all__ = ["PretrainBrain", "TaptBrain"]
 
 
 class PretrainBrain(PeftBrain):
@@ -36,34 +32,34 @@ class PretrainBrain(PeftBrain):
 
     Arguments
     ---------
-    hparams : dict
-        The loaded yaml. Read besides `PeftBrain`'s keys: ``mask``
-        (a `SpanMask`), ``keep`` ("last" or "best" by valid loss).
-    run_opts : dict
-        SpeechBrain's run options.
-    about : dict
-        ``protocol.json`` of the manifests.
-    sets : dict
-        Split -> DynamicItemDataset, from `ser_peft.data.datasets.datasets`.
+    *args, **kwargs
+        See `PeftBrain`. ``mask``: a `SpanMask`. ``keep``: "last" or "best"
+        by valid loss.
     """
 
-    reads = PeftBrain.reads | {"mask", "keep", "classes"}
+    defaults = PeftBrain.defaults | {"mask": None}
+    needed = ("mask",)
     head_name = "objective"
     stage = None
     """Name of the way of pretraining."""
 
     @staticmethod
-    def datasets(settings):
-        """What `ser_peft.data.datasets.datasets` gives, for a yaml's keys."""
-        return datasets(
-            settings["manifests_folder"],
-            settings["max_seconds"],
-            hop=SpeechLobe.frame_hop,
-        )
+    def datasets(folder, max_seconds, *_):
+        """Datasets of clips that begin at frames; see `ser_peft.data.datasets`."""
+        return datasets(folder, max_seconds, hop=SpeechLobe.frame_hop)
 
-    def __init__(self, hparams, run_opts, about, sets):
-        super().__init__(hparams, run_opts, sets)
-        self.about, self.heard = about, self.hear(about)
+    @staticmethod
+    def check(settings):
+        """See `PeftBrain.check`."""
+        if settings.get("keep") == "average":
+            raise InputError(
+                "keep: average is for trainings that are tested; pretraining "
+                "keeps last or best"
+            )
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.heard = self.hear(self.about)
         if not self.encoder.trainable:
             raise InputError(
                 "method: frozen: pretraining trains an encoder; choose "
@@ -166,6 +162,11 @@ class PretrainBrain(PeftBrain):
         """A clip for the report to picture, if there is anything to see."""
         return None
 
+    def evaluate_kept(self):
+        """Load the checkpoint to keep, and measure it on valid."""
+        self.checkpointer.recover_if_possible()
+        self.evaluate(self.eval_loader("valid"))
+
     def report(self, **more):
         """Write the encoder that was kept, and how it came about.
 
@@ -179,8 +180,6 @@ class PretrainBrain(PeftBrain):
         dict
             ``pretraining.json``.
         """
-        self.checkpointer.recover_if_possible()
-        self.evaluate(self.eval_loader("valid"))
         epoch = self.kept_epoch
         results = {
             "stage": self.stage,
@@ -218,6 +217,7 @@ class PretrainBrain(PeftBrain):
             )
             # Last: it says that everything is there.
             write_json(folder / "pretraining.json", results)
+            print(f"pretrained; give --init_from={folder} to a training")
         return results
 
 
@@ -243,129 +243,3 @@ class TaptBrain(PretrainBrain):
             "diversity": float(sums["diversity"] / masked),
             "perplexity": sum(map(perplexity, self.counts)),
         }
-
-
-class PtaptBrain(PretrainBrain):
-    """Pseudo-label task-adaptive pretraining, phase 3: masked prediction.
-
-    Its ``objective`` is a `MaskedPrediction`. Paper: Chen and Rudnicky 2023,
-    arXiv 2110.06309.
-
-    Arguments
-    ---------
-    hparams, run_opts, about, sets
-        See `PretrainBrain`. The pseudo-labels of all clips lie in the output
-        folder, from phase 2.
-    """
-
-    reads = PretrainBrain.reads | {"states", "layer", "clusters", "labels"}
-    stage = "ptapt"
-
-    def __init__(self, hparams, run_opts, about, sets):
-        super().__init__(hparams, run_opts, about, sets)
-        folder = Path(self.hparams.output_folder)
-        self.labels = PseudoLabels.load(folder / "labels.safetensors")
-
-    def objective_of(self, batch, hidden, time_mask, objective):
-        """See `MaskedPrediction.forward`."""
-        lobe, width = self.encoder.lobe, hidden.shape[1]
-        centres = lobe.frame_centres(width)
-        labels = torch.stack(
-            [
-                self.labels.crop(id_, start, centres)
-                for id_, start in zip(
-                    batch.id, torch.as_tensor(batch.start).tolist(), strict=True
-                )
-            ]
-        )
-        return objective(hidden, time_mask, self.on_device(labels))
-
-    def scores(self, sums):
-        """Accuracy a clustering, beside always naming the largest cluster."""
-        masked = sums["masked"].clamp(min=1)
-        scores = {}
-        for size, correct, counts in zip(
-            self.head.sizes, sums["correct"], self.counts, strict=True
-        ):
-            scores[f"accuracy_{size}"] = float(correct / masked)
-            scores[f"largest_{size}"] = float(counts.max() / masked)
-            scores[f"perplexity_{size}"] = perplexity(counts)
-        return scores
-
-    def report(self):
-        """See `PretrainBrain.report`; with what the clusters are made of."""
-        valid = self.sets["valid"].data
-        classes = {k: e["emotion"] for k, e in valid.items() if "emotion" in e}
-        more = {"clusters": describe(self.labels, classes)} if classes else {}
-        return super().report(**more)
-
-    def example(self):
-        """The valid clip of median length."""
-        dataset = self.sets["valid"]
-        ids = sorted(
-            dataset.data_ids, key=lambda i: dataset.data[i]["duration"]
-        )
-        id_ = ids[len(ids) // 2]
-        labels = self.labels[id_].tolist()
-        return {
-            "id": id_,
-            "emotion": dataset.data[id_].get("emotion", ""),
-            "wave": dataset[dataset.data_ids.index(id_)]["sig"],
-            "labels": dict(zip(self.labels.sizes, labels, strict=True)),
-            "seconds_per_frame": self.labels.hop / SpeechLobe.sample_rate,
-        }
-
-
-class StateBrain(EmotionBrain):
-    """P-TAPT, phase 1: teach frames the emotion of their utterance.
-
-    Its ``head`` is a `StateHead`. Chosen by the valid speakers, never
-    tested.
-    """
-
-    def compute_forward(self, batch, stage):
-        """Scores of utterances; in training those of the frames too."""
-        if stage != sb.Stage.TRAIN:
-            return super().compute_forward(batch, stage)
-        wavs, lens = self.fitting(*self.audio(batch))
-        hidden, frames = self.encode_train(wavs, lens, batch.text, batch.id)
-        return *self.modules.head(hidden, frames, each_frame=True), frames
-
-    def compute_objectives(self, predictions, batch, stage):
-        """Weighted cross-entropy of the utterances plus that of the frames."""
-        if stage != sb.Stage.TRAIN:
-            return super().compute_objectives(predictions, batch, stage)
-        scores, each, frames = predictions
-        labels = self.on_device(batch.label)
-        weights = torch.tensor([self.weight_of[id_] for id_ in batch.id])
-        loss = torch.nn.functional.cross_entropy(
-            scores.float(), labels, reduction="none"
-        ) + frame_loss(each, frames, labels)
-        loss = loss * self.on_device(weights)
-        return self.train_objective(loss.sum(), len(loss))
-
-    def report(self):
-        """Load what valid chose and say so.
-
-        Returns
-        -------
-        dict
-            ``pretraining.json``.
-        """
-        self.checkpointer.recover_if_possible()
-        self.load_kept()
-        self.modules.eval()
-        epoch = self.kept_epochs[-1]
-        results = {
-            "stage": "states",
-            "seed": self.hparams.seed,
-            "kept_epoch": epoch,
-            "kept": self.history[epoch - 1],
-            "epochs": len(self.history),
-        }
-        if if_main_process():
-            folder = Path(self.hparams.output_folder)
-            with atomic_path(folder / "encoder.safetensors") as tmp:
-                self.encoder.save(tmp)
-            write_json(folder / "pretraining.json", results)
-        return results
