@@ -57,7 +57,12 @@ REAL = {
 }
 
 # What a number's key may be instead.
-INSTEAD = {"max_seconds": None, "num_workers": "auto"}
+INSTEAD = {
+    "max_seconds": None,
+    "first_seconds": None,
+    "layer": None,
+    "num_workers": "auto",
+}
 
 
 def check_settings(settings):
@@ -87,8 +92,8 @@ def check_settings(settings):
             "[arousal, valence, dominance]"
         )
     for key in ("balance", "fairness_columns"):
-        names = settings.get(key, [])
-        if not isinstance(names, list) or not all(
+        names = settings.get(key) or []
+        if not isinstance(names, list | tuple) or not all(
             isinstance(name, str) for name in names
         ):
             raise InputError(
@@ -102,7 +107,7 @@ def check_settings(settings):
                     f"classes: {label}: {name} is no name of a class; write "
                     "one, or leave the label out"
                 )
-    sizes = settings.get("clusters", [2])
+    sizes = settings.get("clusters") or [2]
     if not isinstance(sizes, list) or not all(
         isinstance(size, int) and 2 <= size <= 2**16 for size in sizes
     ):
