@@ -443,7 +443,7 @@ def _parser():
     sub.add_argument("backbone", nargs="*", help="Hugging Face ids or folders")
     sub.add_argument("--method", help="as lora; default: all in a table")
     sub.add_argument("--rank", type=int, help="of LoRA and its kin")
-    sub.add_argument("--bottleneck", type=int, default=128, help="of adapters")
+    sub.add_argument("--bottleneck", type=int, help="of adapters")
     sub.add_argument("--length", type=int, help="of prompts")
     sub.add_argument("--targets", help="attention, ffn, attention+ffn, a regex")
     sub.add_argument("--head", default="LayerMixHead", help="its class")

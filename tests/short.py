@@ -1,9 +1,8 @@
 """Trainings that are shorter than a flag can make them."""
 
 import re
-from pathlib import Path
 
-RECIPES = Path(__file__).resolve().parents[1] / "recipes"
+from scripts import RECIPES, yaml_text
 
 
 def short_states(hparams, folder):
@@ -25,7 +24,9 @@ def short_states(hparams, folder):
     text = path.read_text()
     states = path.with_name(re.search(r"^states: (\S+)", text, re.M)[1])
     text = re.sub(
-        "number_of_epochs: .*", "number_of_epochs: 2", states.read_text()
+        "number_of_epochs: .*",
+        "number_of_epochs: 2",
+        yaml_text(states.relative_to(RECIPES)),
     )
     short = folder / states.name
     short.write_text(text)

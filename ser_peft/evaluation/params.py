@@ -28,60 +28,66 @@ __all__ = [
 ]
 
 
-def methods(rank=None, bottleneck=128, length=None, targets=None):
-    """The methods that PEFT-SER compares and more, with their settings.
+FOLDER = Path(__file__).parents[1] / "methods"
+"""Folder of the methods' yamls, which the recipes include."""
+
+SIZES = {
+    peft.AdaLoraConfig: (("rank", "target_r"),),
+    peft.LoraConfig: (("rank", "r"),),
+    BottleneckConfig: (("bottleneck", "bottleneck"),),
+    PromptConfig: (("length", "length"),),
+}
+"""Settings that `methods` changes, a configuration each."""
+
+
+def methods(targets=None, **sizes):
+    """Methods that the recipes may include, with their settings.
 
     Arguments
     ---------
-    rank : int, optional
-        Of LoRA and its kin: 16, in "combined" 32 where absent. VeRA, whose
-        rank means something else, has its 256.
-    bottleneck : int
-        Width of the adapters' hidden layer.
-    length : int, optional
-        Prompt frames a layer: 5, in "combined" 1 where absent.
     targets : str, optional
-        See `PeftLobe`: "attention+ffn", in "combined" "ffn" where absent.
+        Modules that methods of PEFT adapt, in place of the file's; see
+        `PeftLobe`.
+    **sizes : int
+        In place of the files': ``rank`` of LoRA and its kin (AdaLoRA starts
+        with half as much again; VeRA's is something else, and stays),
+        ``bottleneck`` of adapters, ``length`` of prompts, frames a layer.
 
     Returns
     -------
     dict of str to tuple
-        Name -> method and targets for `PeftLobe`, settings in words. The
-        defaults of "combined" are those of Feng and Narayanan 2023.
+        Name -> method and targets for `PeftLobe`, settings in words.
+
+    Raises
+    ------
+    InputError
+        If a size is below 1.
 
     Example
     -------
-    >>> methods(rank=8)["lora_ffn"][1:]
+    >>> methods(rank=8, targets="ffn")["lora"][1:]
     ('ffn', 'r=8, ffn')
     """
-    r, p = rank or 16, length or 5
-    goal = targets or "attention+ffn"
-    both, one, few = targets or "ffn", length or 1, rank or 32
-    adapter = BottleneckConfig(bottleneck)
-    lora = peft.LoraConfig
-    adalora = peft.AdaLoraConfig(init_r=3 * r // 2, target_r=r, total_step=1)
-    return {
-        "lora": (lora(r=r), goal, f"r={r}, {goal}"),
-        "lora_ffn": (lora(r=r), "ffn", f"r={r}, ffn"),
-        "dora": (lora(r=r, use_dora=True), goal, f"r={r}, {goal}"),
-        "adalora": (adalora, goal, f"r={3 * r // 2} to {r}, {goal}"),
-        "ia3": (peft.IA3Config(), goal, goal),
-        "vera": (peft.VeraConfig(), goal, f"r=256, {goal}"),
-        "adapter": (adapter, goal, f"width {bottleneck}"),
-        "parallel_adapter": (
-            BottleneckConfig(bottleneck, parallel=True),
-            goal,
-            f"width {bottleneck}",
-        ),
-        "prompt": (PromptConfig(p), goal, f"length {p}"),
-        "combined": (
-            [lora(r=few), adapter, PromptConfig(one)],
-            both,
-            f"r={few}, {both}, width {bottleneck}, length {one}",
-        ),
-        "frozen": ("frozen", goal, ""),
-        "full": ("full", goal, ""),
-    }
+    for size, value in sizes.items():
+        if value is not None and value < 1:
+            raise InputError(f"--{size} {value}: must be at least 1")
+    found = {}
+    for path in sorted(FOLDER.glob("*.yaml")):
+        with open(path, encoding="utf-8") as stream:
+            content = load_hyperpyyaml(stream)
+        config, goal = content["method"], targets or content["targets"]
+        words = []
+        for one in config if isinstance(config, list) else [config]:
+            for size, key in SIZES.get(type(one), ()):
+                if sizes.get(size):
+                    setattr(one, key, sizes[size])
+                words.append(f"{key}={getattr(one, key)}")
+            if isinstance(one, peft.AdaLoraConfig) and sizes.get("rank"):
+                one.init_r = 3 * one.target_r // 2
+            if isinstance(one, peft.PeftConfig):
+                words.append(goal)
+        found[content["name"]] = config, goal, ", ".join(words)
+    return found
 
 
 def count(encoder, head, text_encoder=None):

@@ -6,6 +6,7 @@ Nothing here imports torch or SpeechBrain: a wrong flag is told at once.
 import importlib.util
 import os
 import re
+import sys
 from pathlib import Path
 
 from ser_peft.errors import InputError
@@ -17,6 +18,12 @@ PLACES = re.compile(
     r"|\w+_(folder|file|path|dir)"
 )
 
+
+USAGE = """\
+python train.py hparams/wavlm_lora.yaml --data_folder=/data/CORPUS
+  trains; any key of the yaml is a flag: --seed=1 --method=dora
+python train.py hparams/wavlm_lora.yaml --help
+  lists all flags"""
 
 # Options of SpeechBrain that do nothing good here.
 REFUSED = {
@@ -187,11 +194,8 @@ def parse(argv):
     """
     words, flags = split(argv)
     if not words:
-        raise InputError(
-            "give a yaml and the corpus's folder, as in\n"
-            "  python train.py hparams/wavlm_lora.yaml --data_folder=...\n"
-            "  python train.py hparams/wavlm_lora.yaml --help (all flags)"
-        )
+        print(USAGE, file=sys.stderr)
+        raise SystemExit(2)
     options, given = [], {}
     known = RunOptions().as_dict()
     for key, value in flags:

@@ -1,5 +1,6 @@
 """Yamls of recipes: read, checked, built; and which run a folder holds."""
 
+import os
 import re
 import unicodedata
 from contextlib import contextmanager
@@ -12,9 +13,8 @@ from traceback import walk_tb
 import ruamel.yaml
 from hyperpyyaml import resolve_references
 from ruamel.yaml import YAML, MappingNode, ScalarNode, YAMLError
-from ruamel.yaml.comments import CommentedMap, TaggedScalar
+from ruamel.yaml.comments import TaggedScalar
 from ruamel.yaml.constructor import DuplicateKeyError
-from ruamel.yaml.tag import Tag
 
 from ser_peft.errors import BAD_ARGUMENTS, InputError
 from ser_peft.settings.flags import (
@@ -59,12 +59,13 @@ OPTIONAL = {
     "cache_gb",
     "dimension_weight",
     "drop_text",
+    "fairness_columns",
+    "first_seconds",
     "head_epochs",
+    "keep_best",
+    "sorting",
     "trust_start",
 }
-
-# What else a yaml may leave out.
-OMITTED = {"fairness_columns", "first_seconds", "robustness", "sorting"}
 
 BUILT = ("!new:", "!name:", "!apply:", "!include:")
 """Tags of what is more than a value."""
@@ -128,15 +129,10 @@ def parse_arguments(argv):
         RunOptions.from_command_line_args(["yaml", "--help"])
     hparams_file, run_opts, texts = parse(argv)
     overrides = {}
-    if "method" in texts:
-        overrides["peft"] = _method(hparams_file, texts.pop("method"))
     for key, text in texts.items():
         if not is_place(key):
             tree = _parse(f"{key}: {text}", f"--{key}={text}")
             value = tree[key]
-            if key == "peft" and key in overrides and isinstance(value, dict):
-                overrides[key].update(value)
-                continue
         elif text.startswith("!ref "):
             value = TaggedScalar(text[len("!ref ") :], tag="!ref")
         else:
@@ -162,27 +158,24 @@ def _describe(hparams_file):
     return "\n".join(lines) + "\n"
 
 
-def _method(hparams_file, name):
-    """An include of another method than the yaml's."""
-    _, tree = _read(hparams_file, None)
+def _method(hparams_file, tree, name):
+    """Content of another method's file than the one that a yaml includes."""
     tag = _tag(tree.get("peft"))
     if not tag.startswith("!include:"):
         raise InputError(
             f"--method: {hparams_file} includes no method; correct its "
             "encoder's method"
         )
-    folder = Path(hparams_file).parent
-    there = (folder / tag.removeprefix("!include:")).parent
+    included = Path(hparams_file).parent / tag.removeprefix("!include:")
+    there = Path(os.path.normpath(included.parent))
     path = Path(name) if name.endswith(".yaml") else there / f"{name}.yaml"
     if not path.is_file():
         names = sorted(p.stem for p in there.glob("*.yaml"))
         raise InputError(
-            f"--method={name}: no such file in {there}; choose one of "
+            f"--method={name}: there is no {path}; choose one of "
             f"{', '.join(names)}, or give the path of a yaml"
         )
-    include = CommentedMap()
-    include.yaml_set_ctag(Tag(suffix=f"!include:{path.absolute()}"))
-    return include
+    return _parse(path.read_text("utf-8"), path)
 
 
 def read_settings(hparams_file, given, reads, run_opts=None):
@@ -193,7 +186,7 @@ def read_settings(hparams_file, given, reads, run_opts=None):
     hparams_file : str
         Path of the yaml.
     given : dict
-        Values in place of the yaml's, from `read_command_line`.
+        Values in place of the yaml's, from `parse_arguments`.
     reads : iterable of str
         Top-level keys that the Brain and the script read.
     run_opts : RunOptions, optional
@@ -225,6 +218,7 @@ def read_settings(hparams_file, given, reads, run_opts=None):
                 f"{hparams_file}: nothing reads the key '{key}'; remove it "
                 "or correct its name"
             )
+    given = {key: given[key] for key in given if key != "method"}
     for key, value in given.items():
         there, here = _tag(tree.get(key)), _tag(value)
         kept = isinstance(value, dict) or here.startswith((*BUILT, "!ref"))
@@ -237,7 +231,7 @@ def read_settings(hparams_file, given, reads, run_opts=None):
     merged = {}
     for key, value in (deepcopy(given) | options).items():
         # hyperpyyaml merges a mapping into one, but takes none for a number.
-        if isinstance(tree.get(key), dict) and not _tag(value):
+        if isinstance(tree.get(key), dict):
             merged[key] = value
         else:
             tree[key] = value
@@ -260,8 +254,10 @@ def _read(hparams_file, given, optional=OPTIONAL):
     tree = _parse(text, hparams_file)
     if given is None:
         return text, tree
+    if "method" in given:
+        tree["peft"] = _method(hparams_file, tree, given["method"])
     for key in given:
-        if key not in {*tree, *optional}:
+        if key not in {*tree, *optional, "method"}:
             raise InputError(
                 f"--{key}: {hparams_file} has no such key; it has "
                 f"{', '.join(k for k in map(str, tree) if k[:2] != '__')}"
@@ -517,7 +513,7 @@ def _by_key(text):
             continue
         match = re.match(r"([A-Za-z_]\w*):", line)
         key = match.group(1) if match else key
-        # What these two hold is said by other keys, too.
-        if match or key not in ("brain", "corpus"):
-            settings[key] = settings.get(key, "") + line + "\n"
+        if key in ("brain", "corpus"):  # other keys tell what these two hold
+            line = line.split(" {")[0] if match else ""
+        settings[key] = settings.get(key, "") + line + "\n"
     return settings

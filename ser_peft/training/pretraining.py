@@ -45,7 +45,7 @@ class PretrainBrain(PeftBrain):
 
     @staticmethod
     def datasets(folder, max_seconds, *_):
-        """Datasets of clips that begin at frames; see `ser_peft.data.datasets`."""
+        """Datasets of clips that begin at a frame."""
         return datasets(folder, max_seconds, hop=SpeechLobe.frame_hop)
 
     @staticmethod

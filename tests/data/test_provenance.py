@@ -148,7 +148,7 @@ def test_the_record_is_json(model):
 
 # ------------------------------------------------------------------ trainings
 
-ENCODER = "RAVDESS/hparams/whisper_ptapt_lora.yaml"
+ENCODER = "IEMOCAP/hparams/ptapt.yaml"
 
 
 def test_a_detour_over_pretraining(train, arguments, tmp_path):
@@ -165,6 +165,7 @@ def test_a_detour_over_pretraining(train, arguments, tmp_path):
     def pretrain(output, **more):
         states = short_states(ENCODER, output.parent)
         more |= {"clusters": "[4]", "layer": 1, "states": states}
+        more |= {"corpus": "ravdess", "protocol": "peft-ser", "method": "lora"}
         argv = arguments(output, ENCODER, robustness=None, **quick, **more)
         return train(argv, script="train_ptapt.py")
 

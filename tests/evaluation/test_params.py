@@ -1,12 +1,11 @@
 """Parameter counts from configurations alone."""
 
 import json
-import re
-from pathlib import Path
 
 import pytest
 import torch
 import transformers
+from scripts import RECIPES, yaml_text
 from transformers import AutoModel
 
 from ser_peft.adapters import PeftLobe
@@ -23,7 +22,7 @@ from ser_peft.lobes import load_lobe, shapes
 from ser_peft.lobes.configs import KNOWN, config_of
 
 METHODS = list(methods())
-HPARAMS = Path(__file__).resolve().parents[2] / "recipes/RAVDESS/hparams"
+LORA = "RAVDESS/hparams/whisper_lora.yaml"
 
 # The table of Feng and Narayanan's code, "PEFT-SER": adapters of width 128,
 # prompts of 5 and 3, LoRA of rank 8, 16 and 32 on the feed-forward layers,
@@ -52,10 +51,10 @@ COLUMNS = (
     {"method": "adapter"},
     {"method": "prompt", "length": 5},
     {"method": "prompt", "length": 3},
-    {"method": "lora_ffn", "rank": 8},
+    {"method": "lora", "rank": 8, "targets": "ffn"},
     {"method": "lora", "rank": 16, "targets": "ffn"},
-    {"method": "lora_ffn", "rank": 32},
-    {"method": "combined"},
+    {"method": "lora", "rank": 32, "targets": "ffn"},
+    {"method": "combined", "rank": 32, "targets": "ffn"},
 )
 
 
@@ -97,7 +96,7 @@ def test_equals_the_published_table(backbone):
     "backbone", ["microsoft/wavlm-large", "facebook/mms-300m"]
 )
 def test_equals_the_released_large_models(backbone):
-    (row,) = count_methods(backbone, "lora_ffn", rank=16)
+    (row,) = count_methods(backbone, "lora", rank=16, targets="ffn")
     assert row["adapter"] == 3_932_160
     assert row["head"] == 460_829  # with the "-conv" output
 
@@ -113,11 +112,13 @@ def test_equals_the_released_large_models(backbone):
 def test_formulas(backbone, rank, width, layers):
     """LoRA 10 r H L, adapter L (257 H + 128), prompt P H L."""
     rows = {
-        name: count_methods(backbone, name, rank=rank, length=7)[0]["adapter"]
-        for name in ("lora_ffn", "parallel_adapter", "prompt")
+        name: count_methods(backbone, name, rank=rank, length=7, targets="ffn")[
+            0
+        ]["adapter"]
+        for name in ("lora", "parallel_adapter", "prompt")
     }
     assert rows == {
-        "lora_ffn": 10 * rank * width * layers,
+        "lora": 10 * rank * width * layers,
         "parallel_adapter": layers * (257 * width + 128),
         "prompt": 7 * width * layers,
     }
@@ -205,9 +206,10 @@ def test_counts_what_training_counts(tiny_backbones, tmp_path, name):
 @pytest.mark.parametrize(
     "name", ["lora", "adapter", "prompt", "frozen", "full"]
 )
-def test_recipes(tiny_backbones, name):
+def test_recipes(tiny_backbones, tmp_path, name):
     """A recipe's own method, targets and head, on any backbone."""
-    path = HPARAMS / f"whisper_{name}.yaml"
+    path = tmp_path / f"whisper_{name}.yaml"
+    path.write_text(yaml_text(LORA).replace("lora.yaml", f"{name}.yaml"))
     expected = {"backbone": "openai/whisper-tiny.en", "method": name}
     row = count_recipe(path)
     (same,) = count_methods("openai/whisper-tiny.en", name, head="ProbeMixHead")
@@ -221,41 +223,54 @@ def test_recipes(tiny_backbones, name):
 
 def test_recipe_whose_classes_have_a_name(tmp_path):
     """How many these are, only the manifests know."""
-    text = (HPARAMS / "whisper_frozen.yaml").read_text()
+    text = yaml_text(LORA).replace("lora.yaml", "frozen.yaml")
     text = text.replace("classes: 4  #", "classes: !PLACEHOLDER  #")
     (tmp_path / "a.yaml").write_text(text)
     heads = [count_recipe(tmp_path / "a.yaml", classes=n) for n in (4, 6)]
-    four = count_recipe(HPARAMS / "whisper_frozen.yaml")
+    four = count_recipe(RECIPES / LORA)
     assert heads[0]["head"] == four["head"] < heads[1]["head"]
 
 
 # BERT's 12 layers have 7,087,872 parameters each; VGGish, fusion and head
 # 74,693,828 together.
 DISTILSER = {
-    "3mser_teacher": 184_176_068,
-    "3mser_minibert_kd": 155_824_580,
-    "3mser_microbert_kd": 141_648_836,
-    "3mser_nanobert_kd": 127_473_092,
-    "3mser_picobert_kd": 113_297_348,
-    "3mser_distilbert_kd": 141_056_708,
+    "google-bert/bert-base-uncased": {
+        12: 184_176_068,
+        8: 155_824_580,
+        6: 141_648_836,
+        4: 127_473_092,
+        2: 113_297_348,
+    },
+    "distilbert/distilbert-base-uncased": {"": 141_056_708},
 }
 
 
-@pytest.mark.parametrize("name", DISTILSER)
-def test_teacher_and_students_of_distilser(name):
-    path = HPARAMS.parents[1] / "IEMOCAP" / "hparams" / f"{name}.yaml"
+@pytest.mark.parametrize(
+    ("text", "depth", "total"),
+    [
+        (text, depth, total)
+        for text, students in DISTILSER.items()
+        for depth, total in students.items()
+    ],
+)
+def test_teacher_and_students_of_distilser(tmp_path, text, depth, total):
+    path = tmp_path / "student.yaml"
+    yaml = yaml_text("IEMOCAP/hparams/3mser_kd.yaml")
+    yaml = yaml.replace("google-bert/bert-base-uncased", text)
+    path.write_text(yaml.replace("text_depth: 6", f"text_depth: {depth}"))
     row = count_recipe(path)
-    assert row["total"] == DISTILSER[name]
+    assert row["total"] == total
     assert row["head"] == 2_552_644
     assert row["encoder"] == row["total"] - row["head"]
 
 
-@pytest.mark.parametrize("recipe", ["IEMOCAP", "RAVDESS"])
-@pytest.mark.parametrize("name", ["cnn_kd", "{}_kd"])
-def test_students_are_counted_as_they_are_cut(recipe, name):
-    name = name.format({"IEMOCAP": "wavlm", "RAVDESS": "whisper"}[recipe])
-    path = HPARAMS.parents[1] / recipe / "hparams" / f"{name}.yaml"
-    row = count_recipe(path)
+@pytest.mark.parametrize(
+    "path",
+    ["RAVDESS/cnn_kd", "IEMOCAP/wavlm_kd", "RAVDESS/whisper_kd"],
+)
+def test_students_are_counted_as_they_are_cut(path):
+    recipe, name = path.split("/")
+    row = count_recipe(RECIPES / recipe / "hparams" / f"{name}.yaml")
     layers = {"cnn_kd": 305_856, "wavlm_kd": 37_674_704}
     # Of four layers two are cut off.
     layers["whisper_kd"] = 8_208_384 - 2 * 1_774_080
@@ -291,19 +306,17 @@ def test_command(tiny_backbones, capsys):
 
 
 def test_command_counts_a_recipe(capsys):
-    path = str(HPARAMS / "whisper_lora.yaml")
+    path = str(RECIPES / LORA)
     main(["params", "--yaml", path, "openai/whisper-base", "--json"])
     assert json.loads(capsys.readouterr().out)["adapter"] == 884_736
 
 
 def test_a_recipe_may_include(tmp_path):
-    path = HPARAMS / "whisper_lora.yaml"
+    path = RECIPES / LORA
     whole = count_recipe(path, "openai/whisper-tiny")
-    text = path.read_text()
-    method = re.search(r" *method: (!new:peft.*\n)(( {8}.*\n)+)", text)
-    (tmp_path / "lora.yaml").write_text(method[1] + method[2])
-    included = "    method: !include:lora.yaml\n"
-    (tmp_path / "a.yaml").write_text(text.replace(method[0], included))
+    (tmp_path / "lora.yaml").write_text("!new:peft.LoraConfig {r: 16}\n")
+    text = yaml_text(LORA).replace("!ref <peft[method]>", "!include:lora.yaml")
+    (tmp_path / "a.yaml").write_text(text)
     found = count_recipe(tmp_path / "a.yaml", "openai/whisper-tiny")
     assert found == {**whole, "settings": "a.yaml"}
 
@@ -322,7 +335,8 @@ def test_a_recipe_may_include(tmp_path):
     ],
 )
 def test_a_yaml_calls_nothing_else(tmp_path, monkeypatch, old, new, named):
-    text = (HPARAMS / "whisper_lora.yaml").read_text()
+    inline = "!new:peft.LoraConfig\n        r: 16"
+    text = yaml_text(LORA).replace("!ref <peft[method]>", inline)
     assert old in text
     (tmp_path / "a.yaml").write_text(text.replace(old, new, 1))
     (tmp_path / "b.yaml").write_text("x: !applyref:os.getcwd\n")
@@ -338,7 +352,7 @@ def test_refusals(tmp_path, capsys):
         return refused(capsys, *argv)
 
     tiny = "openai/whisper-tiny"
-    assert "--method lore: unknown; give lora, " in line(
+    assert "--method lore: unknown; give adalora, " in line(
         tiny, "--method", "lore"
     )
     assert "--head Foot: unknown" in line(tiny, "--head", "Foot")

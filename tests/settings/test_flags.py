@@ -60,7 +60,6 @@ def test_options_are_speechbrains():
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ([], "param_file"),
         (["x.yaml", "y.yaml"], "y.yaml: not understood"),
         (["x.yaml", "--"], "--: no key"),
         (["x.yaml", "--a-b=1"], "--a-b: no key"),

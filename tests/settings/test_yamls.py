@@ -1,15 +1,17 @@
 """Yamls and command lines together: what a run's settings are."""
 
 import os
+from io import StringIO
 
 import pytest
+from hyperpyyaml import load_hyperpyyaml
 from ruamel.yaml import YAML
 
 from ser_peft.errors import InputError
 from ser_peft.settings.yamls import (
-    build,
+    building,
     finished,
-    read_command_line,
+    parse_arguments,
     read_settings,
 )
 
@@ -33,7 +35,7 @@ def settings(tmp_path):
     def read(*flags, text=TEXT):
         path = tmp_path / "x.yaml"
         path.write_text(text)
-        file, options, given = read_command_line([str(path), *flags])
+        file, options, given = parse_arguments([str(path), *flags])
         reads = {"classes", "corpora", "init_from", "more", "a", "b"}
         text = read_settings(
             file, given, reads | {"output_folder", "save_folder"}, options
@@ -41,6 +43,12 @@ def settings(tmp_path):
         return YAML().load(text), text
 
     return read
+
+
+def build(text):
+    """Build a yaml, as train.py does."""
+    with building("x.yaml"):
+        return load_hyperpyyaml(StringIO(text))
 
 
 NAMES = [
@@ -62,7 +70,7 @@ def test_a_place_is_taken_as_it_is_written(settings, tmp_path, name):
     }
     assert {key: found[key] for key in expected} == expected
     assert found["corpora"]["1"] == f"{name}/b"
-    built = build("x.yaml", text)
+    built = build(text)
     assert {key: built[key] for key in expected} == expected
     assert built["more"]["save_folder"] == f"{name}/8/save"
     (tmp_path / "hyperparams.yaml").write_text(text, encoding="utf-8")
@@ -109,16 +117,16 @@ def test_labels_are_texts(settings):
         zip(labels, ["a", "a", "a", "(x)", "b", "b", "7"], strict=True)
     )
     found, text = settings(f"--classes={written}")
-    assert found["classes"] == expected == build("x.yaml", text)["classes"]
+    assert found["classes"] == expected == build(text)["classes"]
     found, text = settings(
         text=TEXT.replace("classes: 4", f"classes: {written}")
     )
-    assert found["classes"] == expected == build("x.yaml", text)["classes"]
+    assert found["classes"] == expected == build(text)["classes"]
 
 
 def test_tuples_stay_tuples(settings):
     _, text = settings(text=TEXT + "a: (3, 4)\nb: '(3, 4)'\n")
-    built = build("x.yaml", text)
+    built = build(text)
     assert built["a"] == (3, 4) and built["b"] == "(3, 4)"
 
 
@@ -129,7 +137,7 @@ def test_includes_are_beside_the_yaml(settings, tmp_path):
         "!new:collections.Counter {x: 1}\n"
     )
     _, text = settings(text=TEXT + "a: !include:sub/lora.yaml {r: 4}\n")
-    assert build("x.yaml", text)["a"] == {"r": 4, "c": {"x": 1}}
+    assert build(text)["a"] == {"r": 4, "c": {"x": 1}}
 
 
 @pytest.mark.parametrize(
@@ -165,7 +173,7 @@ def test_bad_yamls(settings, more, message):
 def test_what_cannot_be_built(settings, more, message):
     _, text = settings(text=f"{TEXT}a: {more}\n")
     with pytest.raises(InputError, match=f"x.yaml: .*{message}"):
-        build("x.yaml", text)
+        build(text)
 
 
 def test_an_object_is_not_replaced_by_a_value(settings):
@@ -181,5 +189,5 @@ def test_no_yaml_at_all(tmp_path, content):
     path = tmp_path / "x.yaml"
     path.mkdir() if content is None else path.write_bytes(content)
     with pytest.raises(InputError, match="x.yaml: cannot be read"):
-        read_command_line([str(path)])
+        parse_arguments([str(path)])
     assert os.listdir(tmp_path) == ["x.yaml"]

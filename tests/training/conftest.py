@@ -1,30 +1,45 @@
 """What the Brains' tests share."""
 
-from inspect import signature
-
 import pytest
-from ruamel.yaml import YAML
+from hyperpyyaml import load_hyperpyyaml
 
-from ser_peft.data import datasets, prepare
-from ser_peft.settings.yamls import build, read_command_line, read_settings
-from ser_peft.training import EmotionBrain
+from ser_peft.settings import parse_arguments
+from ser_peft.training import Run
 
 
 @pytest.fixture(scope="session")
-def new_brain(arguments):
+def brain_from():
+    """Function: arguments of train.py -> its Brain, untrained."""
+
+    def make(argv):
+        run = Run(*parse_arguments(argv))
+        values = run.values
+        about, datasets = run.brain.datasets(
+            values["manifests_folder"],
+            values["max_seconds"],
+            values.get("crop", 1.0) if values.get("augment") else 1.0,
+            values.get("first_seconds"),
+        )
+        hparams = load_hyperpyyaml(run.yaml(about))
+        return hparams["brain"](
+            modules=hparams["modules"],
+            opt_class={k: hparams[k] for k in ("adapter_opt", "head_opt")},
+            hparams=hparams,
+            run_opts=run.run_opts,
+            checkpointer=hparams["checkpointer"],
+            about=about,
+            datasets=datasets,
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def new_brain(arguments, brain_from):
     """Function: output folder, overrides -> an EmotionBrain, untrained."""
 
     def make(output, **overrides):
-        file, options, given = read_command_line(arguments(output, **overrides))
-        reads = {*EmotionBrain.reads, *signature(prepare).parameters}
-        text = read_settings(file, given, reads, options)
-        settings = YAML().load(text)
-        about, sets = datasets(
-            settings["manifests_folder"],
-            settings["max_seconds"],
-            settings["crop"] if settings["augment"] else 1.0,
-        )
-        return EmotionBrain(build(file, text), options, about, sets)
+        return brain_from(arguments(output, **overrides))
 
     return make
 

@@ -12,6 +12,7 @@ import pytest
 import soundfile
 import torch
 from safetensors.torch import load_file
+from scripts import RECIPES, yaml_text
 
 from ser_peft.data import datasets, eval_batches, prepare
 from ser_peft.lobes.filterbank_cnn import (
@@ -20,7 +21,6 @@ from ser_peft.lobes.filterbank_cnn import (
 )
 
 ROOT = Path(__file__).resolve().parents[2]
-HPARAMS = ROOT / "recipes" / "RAVDESS" / "hparams"
 # Nothing random, nothing that a batch's partition changes.
 EXACT = {
     "augment": False,
@@ -41,12 +41,14 @@ def recipe(tmp_path):
     """Function: name, changes -> a recipe of its own with a changed yaml."""
 
     def copy(name, *changes):
-        shutil.copytree(HPARAMS.parent, tmp_path / "RAVDESS")
         path = tmp_path / "RAVDESS" / "hparams" / f"{name}.yaml"
-        text = path.read_text()
+        path.parent.mkdir(parents=True)
+        for script in ("train.py", "train_distill.py"):
+            shutil.copy(RECIPES / "RAVDESS" / script, path.parents[1])
+        text = yaml_text(f"RAVDESS/hparams/{name}.yaml")
         for old, new in changes:
             assert old in text
-            text = text.replace(old, new)
+            text = text.replace(old, new, 1)
         path.write_text(text)
         return path
 

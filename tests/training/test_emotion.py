@@ -5,7 +5,6 @@ import json
 import math
 import re
 from collections import Counter
-from functools import partial
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -14,17 +13,15 @@ import pytest
 import speechbrain as sb
 import torch
 from safetensors.torch import load_file
+from scripts import run_script, yaml_text
 
 import ser_peft.data.batches
 from ser_peft.data import datasets, eval_batches, prepare
 from ser_peft.errors import InputError
 from ser_peft.evaluation.results import headline
 from ser_peft.inference import load_model
-from ser_peft.recipe import train_emotion
 from ser_peft.training.probe import fit_probe, pool_with, pooled_states
 
-RECIPES = Path(__file__).resolve().parents[2] / "recipes"
-HPARAMS = RECIPES / "RAVDESS" / "hparams"
 # From scratch, on clips as they are, fast enough to see it learn.
 PLAIN = {
     "augment": False,
@@ -35,11 +32,6 @@ PLAIN = {
     "head_lr": 0.01,
     "warmup_epochs": 0.5,
 }
-
-
-def train(argv):
-    """``python train.py``, in this process."""
-    train_emotion(argv, partial(prepare, "ravdess"))
 
 
 def test_clips_that_are_slowed_down_still_fit(new_brain, tmp_path, monkeypatch):
@@ -74,10 +66,10 @@ def checkpoints(folder):
 
 def write_yaml(path, *changes, source="whisper_lora"):
     """A recipe's yaml with texts replaced."""
-    text = (HPARAMS / f"{source}.yaml").read_text()
+    text = yaml_text(f"RAVDESS/hparams/{source}.yaml")
     for old, new in changes:
         assert old in text
-        text = text.replace(old, new)
+        text = text.replace(old, new, 1)
     path.write_text(text)
     return path
 
@@ -96,7 +88,7 @@ def finished(arguments, tmp_path_factory):
             return read_audio(path)
 
         patch.setattr(ser_peft.data.batches, "read_audio", spy)
-        train(argv)
+        run_script(argv)
     return folder, argv, reads
 
 
@@ -192,7 +184,7 @@ def test_test_set_is_read_once_and_last(finished, manifests):
 def test_second_start_of_a_finished_run_does_nothing(finished, capsys):
     folder, argv, _ = finished
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
-    train(argv)
+    run_script(argv)
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("*")} == before
     assert "finished" in capsys.readouterr().out
 
@@ -214,7 +206,7 @@ def test_folder_of_other_settings_is_refused(finished, capsys, override, key):
     flag = override.split("=")[0]
     kept = [given for given in argv if given.split("=")[0] != flag]
     with pytest.raises(SystemExit) as stop:
-        train([*kept, override])
+        run_script([*kept, override])
     assert stop.value.code == 2
     error = capsys.readouterr().err
     assert error.count("error: ") == 1
@@ -224,7 +216,7 @@ def test_folder_of_other_settings_is_refused(finished, capsys, override, key):
 
 def test_what_does_not_matter_may_change(finished, capsys, tmp_path):
     _, argv, _ = finished
-    train(
+    run_script(
         [
             "--num_workers=2" if given == "--num_workers=0" else given
             for given in argv
@@ -262,16 +254,15 @@ def test_files_are_as_small_as_what_trains(arguments, tmp_path):
     backbone.save_pretrained(tmp_path / "backbone")
     WhisperFeatureExtractor().save_pretrained(tmp_path / "backbone")
     hparams = write_yaml(
-        tmp_path / "small.yaml",
-        ("r: 16", "r: 2"),
-        ("ProbeMixHead", "LinearHead"),
+        tmp_path / "small.yaml", ("ProbeMixHead", "LinearHead")
     )
     folder = tmp_path / "run"
-    train(
+    run_script(
         arguments(
             folder,
             hparams,
             backbone=tmp_path / "backbone",
+            peft="{method: {r: 2}}",
             number_of_epochs=1,
             start_from_probe=False,
         )
@@ -517,7 +508,7 @@ def test_keeps_best_last_or_average(new_brain, fit, tmp_path):
 def test_stops_when_valid_does_not_improve(arguments, tmp_path):
     folder = tmp_path / "run"
     still = PLAIN | {"adapter_lr": 0, "head_lr": 0, "weight_decay": 0}
-    train(
+    run_script(
         arguments(folder, **still, number_of_epochs=9, patience=2, keep="best")
     )
     results = json.loads((folder / "results.json").read_text())
@@ -576,30 +567,26 @@ def test_scores_do_not_depend_on_the_batches(new_brain, tmp_path):
         assert other["loss"] == pytest.approx(found[0]["loss"], abs=1e-4)
 
 
-ADALORA = (
-    "!new:peft.LoraConfig\n        r: 16\n        lora_alpha: 32",
-    "!new:peft.AdaLoraConfig\n        init_r: 4\n        target_r: 2\n"
-    "        tinit: 1\n        tfinal: 2\n        deltaT: 1\n"
-    "        total_step: 100",
-)
+ADALORA = {
+    "method": "adalora",
+    "peft": "{method: {init_r: 4, target_r: 2, tinit: 1, tfinal: 2, deltaT: 1, "
+    "total_step: 100}}",
+}
 
 
 @pytest.mark.parametrize(
-    ("source", "changes", "overrides"),
+    "overrides",
     [
-        ("whisper_lora", [], {"precision": "bf16"}),
-        ("whisper_lora", [ADALORA], {"keep": "best"}),
-        ("whisper_combined", [], {}),
-        ("whisper_frozen", [], {}),
-        ("whisper_full", [], {"grad_accumulation_factor": 2}),
+        {"precision": "bf16"},
+        {"keep": "best", **ADALORA},
+        {"method": "combined"},
+        {"method": "frozen"},
+        {"method": "full", "grad_accumulation_factor": 2},
     ],
     ids=["lora-bf16", "adalora", "combined", "frozen", "full"],
 )
-def test_every_method_trains(
-    new_brain, fit, ravdess_tree, tmp_path, source, changes, overrides
-):
-    hparams = write_yaml(tmp_path / "a.yaml", *changes, source=source)
-    brain = new_brain(tmp_path / "run", hparams=hparams, **overrides)
+def test_every_method_trains(new_brain, fit, ravdess_tree, tmp_path, overrides):
+    brain = new_brain(tmp_path / "run", **overrides)
     before = {
         name: parameter.detach().clone()
         for name, parameter in brain.model.named_parameters()
@@ -609,10 +596,11 @@ def test_every_method_trains(
         changed = not torch.equal(parameter, before[name])
         if "lora_E" not in name:  # AdaLoRA may have given it no rank at all
             assert changed == parameter.requires_grad, name
-    results = brain.report([])
+    results = brain.evaluate_kept()
+    brain.report([])
     assert results["epochs"] == 2
     assert (results["trainable_parameters"]["adapter"] > 0) == (
-        source != "whisper_frozen"
+        overrides.get("method") != "frozen"
     )
     rows = predictions(tmp_path / "run")
     model = load_model(tmp_path / "run")
@@ -630,7 +618,8 @@ def test_every_method_trains(
 def test_report_of_robustness_and_fairness(new_brain, fit, tmp_path):
     settings = {"robustness": "True", "fairness_columns": "[text]"}
     brain = new_brain(tmp_path / "run", **PLAIN, **settings, keep="last")
-    results = fit(brain).report([])
+    results = fit(brain).evaluate_kept()
+    brain.report([])
     assert set(results["fairness"]) == {"gender", "text"}
     assert list(results["robustness"]) == [
         *(f"babble {snr} dB" for snr in (20, 10, 5, 0)),
@@ -664,9 +653,8 @@ def test_a_report_that_cannot_be_made_is_refused_before_training(
 
 
 def test_checkpoints_of_different_ranks_have_no_mean(new_brain, tmp_path):
-    hparams = write_yaml(tmp_path / "a.yaml", ADALORA)
     with pytest.raises(InputError, match="average does not go with AdaLoRA"):
-        new_brain(tmp_path / "run", hparams=hparams, keep="average")
+        new_brain(tmp_path / "run", **ADALORA, keep="average")
 
 
 def test_diverged_training_stops_in_one_line(new_brain, fit, tmp_path):
@@ -694,11 +682,10 @@ def test_a_step_that_the_scaler_skips(new_brain, fit, tmp_path, monkeypatch):
     monkeypatch.setattr(
         torch, "GradScaler", lambda *_, **__: torch.amp.GradScaler("cpu")
     )
-    hparams = write_yaml(tmp_path / "a.yaml", ADALORA)
 
     def make():
         return new_brain(
-            tmp_path / "run", hparams=hparams, keep="best", number_of_epochs=1
+            tmp_path / "run", **ADALORA, keep="best", number_of_epochs=1
         )
 
     brain = make()
@@ -728,10 +715,10 @@ def test_results_come_last(arguments, tmp_path, monkeypatch):
 
     monkeypatch.setattr("ser_peft.training.emotion.write_report", broken)
     with pytest.raises(RuntimeError, match="no report today"):
-        train(argv)
+        run_script(argv)
     assert not (folder / "results.json").exists()
     monkeypatch.undo()
-    train(argv)
+    run_script(argv)
     results = json.loads((folder / "results.json").read_text())
     assert results["epochs"] == 1
 
@@ -740,15 +727,15 @@ def test_only_tests_a_trained_run(arguments, tmp_path, monkeypatch, capsys):
     folder = tmp_path / "run"
     argv = arguments(folder, **PLAIN, keep="best")
     with pytest.raises(SystemExit):
-        train([*argv, "--test_only"])
+        run_script([*argv, "--test_only"])
     assert "holds no checkpoint; train first" in capsys.readouterr().err
     monkeypatch.setattr(
         "ser_peft.training.emotion.EmotionBrain.report", lambda self: 1 / 0
     )
     with pytest.raises(ZeroDivisionError):
-        train(argv)
+        run_script(argv)
     monkeypatch.undo()
-    train([*argv, "--test_only"])
+    run_script([*argv, "--test_only"])
     results = json.loads((folder / "results.json").read_text())
     assert results["epochs"] == 2
 
@@ -773,7 +760,8 @@ def started(new_brain, folder, **settings):
 
 def test_the_start_is_a_candidate(new_brain, fit, tmp_path):
     brain = fit(started(new_brain, tmp_path / "best", keep="best"))
-    results = brain.report()
+    results = brain.evaluate_kept()
+    brain.report()
     start = results["start"]
     assert start["from"] == "linear probe"
     assert max(past["valid_ua"] for past in brain.history) < start["valid_ua"]
@@ -798,12 +786,13 @@ def test_ending_below_the_start_is_said(
         fit(brain)
     assert [*checkpoints(tmp_path / "b")] == [0]
     again = fit(started(new_brain, tmp_path / "b", keep="last"))
-    results = [brain.report() for brain in (whole, again)]
+    results = [brain.evaluate_kept() for brain in (whole, again)]
     assert results[0]["start"] == results[1]["start"]
     assert results[0]["ua"] == results[1]["ua"]
     assert results[0]["valid_ua"] < results[0]["start"]["valid_ua"]
     (message, _) = [m for m in caplog.messages if m.startswith("keep: last:")]
     assert "on valid the kept model has UA" in message
+    whole.report()
     assert "Below its start" in (tmp_path / "a" / "report.html").read_text()
 
 
@@ -811,4 +800,4 @@ def test_without_a_start(new_brain, fit, tmp_path):
     """A head that begins at random is not worth a test."""
     brain = fit(new_brain(tmp_path, **PLAIN, number_of_epochs=1))
     assert [*checkpoints(tmp_path)] == [1]
-    assert brain.report()["start"] is None
+    assert brain.evaluate_kept()["start"] is None

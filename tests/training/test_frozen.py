@@ -182,7 +182,7 @@ def test_keeping_states_changes_no_result(
         read.clear(), encoded.clear()
         brain = new_brain(
             tmp_path / str(gigabytes),
-            hparams=f"RAVDESS/hparams/whisper_{method}.yaml",
+            method=method,
             cache_gb=gigabytes,
             start_from_probe=False,
             **how,

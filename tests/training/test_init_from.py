@@ -13,19 +13,19 @@ from ser_peft.lobes import load_lobe
 
 CONFIG = "adapter_config.json"
 
-YAMLS = ["whisper_lora", "whisper_combined", "whisper_full"]
+METHODS = ["lora", "combined", "full"]
 
 
 @pytest.fixture(scope="module")
 def start(train, arguments, tmp_path_factory):
-    """Function: name of a yaml -> a run of it to go on from, trained once."""
+    """Function: name of a method -> a run of it to go on from, trained once."""
     made = {}
 
     def find(name):
         if name not in made:
             made[name] = tmp_path_factory.mktemp("start") / name
-            hparams = f"RAVDESS/hparams/{name}.yaml"
-            end = train(arguments(made[name], hparams, number_of_epochs=1))
+            argv = arguments(made[name], method=name, number_of_epochs=1)
+            end = train(argv)
             assert end.code == 0, end.log
         return made[name]
 
@@ -39,11 +39,11 @@ def trained(folder, method):
     return {str(file.relative_to(folder)): load_file(file) for file in files}
 
 
-@pytest.mark.parametrize("name", YAMLS)
+@pytest.mark.parametrize("name", METHODS)
 def test_starts_where_the_other_ended(name, start, train, arguments, tmp_path):
     """With learning rates of zero, what comes out is what went in."""
-    hparams = f"RAVDESS/hparams/{name}.yaml"
     more = {
+        "method": name,
         "number_of_epochs": 1,
         "init_from": start(name),
         "start_from_probe": False,
@@ -51,7 +51,7 @@ def test_starts_where_the_other_ended(name, start, train, arguments, tmp_path):
         "head_lr": 0.0,
         "weight_decay": 0.0,
     }
-    end = train(arguments(tmp_path / "b", hparams, **more))
+    end = train(arguments(tmp_path / "b", **more))
     assert end.code == 0, end.log
     before, after = trained(start(name), name), trained(tmp_path / "b", name)
     assert before.keys() == after.keys()
@@ -60,9 +60,7 @@ def test_starts_where_the_other_ended(name, start, train, arguments, tmp_path):
             assert tensor.equal(after[file][key]), (file, key)
 
     end = train(
-        arguments(
-            tmp_path / "c", hparams, **more, classes=8, manifests_folder=None
-        )
+        arguments(tmp_path / "c", **more, classes=8, manifests_folder=None)
     )
     assert end.code == 0, end.log
     other = trained(tmp_path / "c", name)
@@ -77,11 +75,10 @@ def test_starts_where_the_other_ended(name, start, train, arguments, tmp_path):
 
 def test_another_method(start, train, arguments, tmp_path):
     """LoRA is folded in under an adapter; an adapter cannot be."""
-    hparams = "RAVDESS/hparams/whisper_adapter.yaml"
     argv = arguments(
         tmp_path / "b",
-        hparams,
-        init_from=start("whisper_lora"),
+        method="adapter",
+        init_from=start("lora"),
         number_of_epochs=1,
     )
     end = train(argv)

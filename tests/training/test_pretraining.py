@@ -13,10 +13,14 @@ from ser_peft.inference import load_model
 from ser_peft.lobes import load_lobe
 from ser_peft.pretraining.pseudo_labels import PseudoLabels
 
-PTAPT = "RAVDESS/hparams/whisper_ptapt.yaml"
-PTAPT_LORA = "RAVDESS/hparams/whisper_ptapt_lora.yaml"
-TAPT = "RAVDESS/hparams/tapt.yaml"
-SMALL = {"robustness": None, "manifests_folder": None}
+PTAPT = "IEMOCAP/hparams/ptapt.yaml"
+TAPT = "IEMOCAP/hparams/tapt.yaml"
+SMALL = {
+    "corpus": "ravdess",
+    "protocol": "peft-ser",
+    "robustness": None,
+    "manifests_folder": None,
+}
 
 
 def ptapt(output, arguments, train, hparams=PTAPT, **overrides):
@@ -148,12 +152,10 @@ def test_fine_tuning_starts_from_it(unbroken, arguments, train, tmp_path):
         expected = pretrained(wav)[0]
         plain = load_lobe(source).eval()(wav)[0]
     assert not torch.allclose(expected, plain, atol=1e-4)
-    for name in ("vft", "lora"):
-        end = train(
-            arguments(
-                tmp_path / name, f"RAVDESS/hparams/whisper_{name}.yaml", **still
-            )
-        )
+    vft = {"hparams": "IEMOCAP/hparams/vft.yaml", "corpus": "ravdess"}
+    vft["protocol"] = "peft-ser"
+    for name, more in (("vft", vft), ("lora", {})):
+        end = train(arguments(tmp_path / name, **still, **more))
         assert end.code == 0, end.log
         model = load_model(tmp_path / name)
         with torch.no_grad():
@@ -165,7 +167,7 @@ def test_fine_tuning_starts_from_it(unbroken, arguments, train, tmp_path):
 def test_adapter_carried_on_or_merged(arguments, train, tmp_path):
     """PEFT-P-TAPT's adapter goes on, or a fresh one comes on top of it."""
     end = ptapt(
-        tmp_path / "pre", arguments, train, PTAPT_LORA, number_of_epochs=1
+        tmp_path / "pre", arguments, train, method="lora", number_of_epochs=1
     )
     assert end.code == 0, end.log
     for name, more in {
@@ -173,10 +175,13 @@ def test_adapter_carried_on_or_merged(arguments, train, tmp_path):
         "merged": {"init_merged": "True"},
         "whole": {},
     }.items():
-        yaml = "whisper_vft" if name == "whole" else "whisper_lora"
+        yaml = "RAVDESS/hparams/whisper_lora.yaml"
+        if name == "whole":
+            yaml = "IEMOCAP/hparams/vft.yaml"
+            more = {"corpus": "ravdess", "protocol": "peft-ser"}
         end = train(
             arguments(
-                tmp_path / name, f"RAVDESS/hparams/{yaml}.yaml",
+                tmp_path / name, yaml,
                 number_of_epochs=1, init_from=tmp_path / "pre", **more,
                 manifests_folder=None,
             )

@@ -1,36 +1,31 @@
-"""What every train.py does, and how it fails."""
+"""The script of all recipes: settings, failures, exit status."""
 
 import json
+import re
 import shutil
-from functools import partial
-from inspect import signature
-from pathlib import Path
+from io import StringIO
 
 import numpy as np
 import pytest
 import soundfile
+from hyperpyyaml import load_hyperpyyaml
 from ruamel.yaml import YAML
+from scripts import RECIPES, run_script, yaml_text
 
-from ser_peft.data import prepare
 from ser_peft.errors import InputError
-from ser_peft.recipe import train_emotion
-from ser_peft.settings.yamls import (
-    build,
-    finished,
-    read_command_line,
-    read_settings,
-)
+from ser_peft.settings import parse_arguments
+from ser_peft.settings.yamls import building, finished, read_settings
 from ser_peft.training import EmotionBrain
+from ser_peft.training.run import NEEDED, OPTIONAL
 
-HPARAMS = (
-    Path(__file__).resolve().parents[1] / "recipes" / "RAVDESS" / "hparams"
-)
+LORA = "RAVDESS/hparams/whisper_lora.yaml"
+HPARAMS = RECIPES / "RAVDESS" / "hparams"
 
 
 def settings(path, *overrides):
-    """The resolved yaml of a command line."""
-    _, options, given = read_command_line([str(path), *overrides])
-    reads = {*EmotionBrain.reads, *signature(prepare).parameters}
+    """The settings that a command line resolves to, as text."""
+    _, options, given = parse_arguments([str(path), *overrides])
+    reads = {*NEEDED, *OPTIONAL, *EmotionBrain.defaults}
     return read_settings(str(path), given, reads, options)
 
 
@@ -55,6 +50,57 @@ def test_overrides_and_references():
     assert found["adapter_opt"]["lr"] == found["adapter_lr"] == 1e-5
     assert found["encoder"]["targets"] == "ffn"
     assert found["encoder"]["method"]["r"] == 16
+
+
+def test_a_method_is_a_flag(tmp_path):
+    path = HPARAMS / "whisper_lora.yaml"
+    given = "--data_folder=a", "--method=prompt"
+    found = values(path, *given)
+    assert found["output_folder"] == "results/whisper_prompt/fold1/8"
+    assert found["encoder"]["method"]["length"] == 5
+    assert found["adapter_opt"]["lr"] == 0.001
+    found = values(path, *given, "--peft={method: {length: 3}}")
+    assert found["encoder"]["method"]["length"] == 3
+    found = values(path, *given, "--adapter_lr=1e-5")
+    assert found["adapter_opt"]["lr"] == 1e-5
+    # One of one's own, in a folder with an odd name.
+    own = tmp_path / "my \u00e4 methods" / "tiny.yaml"
+    own.parent.mkdir()
+    own.write_text(
+        "name: tiny\nlr: 0.1\nmethod: !new:peft.LoraConfig {r: 1}\n"
+        "targets: attention\n"
+    )
+    found = values(path, "--data_folder=a", f"--method={own}")
+    assert found["encoder"]["method"]["r"] == 1
+    assert found["encoder"]["targets"] == "attention"
+    with pytest.raises(InputError, match="--method=dorra: .* choose one of"):
+        values(path, "--data_folder=a", "--method=dorra")
+    with pytest.raises(InputError, match="includes no method"):
+        values(RECIPES / "IEMOCAP/hparams/3mser_teacher.yaml", *given)
+
+
+def test_help_lists_the_keys_of_the_yaml(capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse_arguments([str(HPARAMS / "whisper_lora.yaml"), "--help"])
+    assert stop.value.code == 0
+    told = capsys.readouterr().out
+    assert re.search(r"--keep=last +or best \(by valid UA\)", told)
+    assert re.search(r"--data_folder=\(needed\) +holds Actor_01", told)
+    assert told.index("--crop=0.7") < told.index("--grad_accumulation_factor")
+
+
+def test_a_yaml_is_asked_for(capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse_arguments([])
+    assert stop.value.code == 2
+    assert "train.py hparams/wavlm_lora.yaml" in capsys.readouterr().err
+
+
+def test_a_brain_beside_the_script(fails, arguments, tmp_path):
+    line = fails(arguments(tmp_path / "run", brain="!name:no_such.Brain"))
+    assert "brain: 'no_such.Brain' is no Brain" in line
+    line = fails(arguments(tmp_path / "run", brain="!name:torch.nn.Linear"))
+    assert "'brain' is missing or no such thing" in line
 
 
 def test_classes_may_be_a_mapping():
@@ -95,7 +141,7 @@ def test_options_that_decide_are_settings():
 )
 def test_bad_yaml(tmp_path, old, new, message):
     path = tmp_path / "bad.yaml"
-    text = (HPARAMS / "whisper_lora.yaml").read_text()
+    text = yaml_text(LORA)
     assert old in text
     path.write_text(text.replace(old, new, 1))
     with pytest.raises(InputError, match=message) as raised:
@@ -113,14 +159,14 @@ def test_no_mapping_at_all(tmp_path, text):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("peft.LoraConfig", "peft.LoraConfiguration", "LoraConfiguration"),
-        ("r: 16", "rank: 16", "'rank'"),
+        ("torch.optim.AdamW", "torch.optim.AdamX", "AdamX"),
+        ("dropout: 0.2", "drop: 0.2", "'drop'"),
         ("ProbeMixHead", "BestHead", "BestHead"),
     ],
 )
 def test_yaml_that_cannot_be_built(tmp_path, tiny_backbones, old, new, message):
     path = tmp_path / "bad.yaml"
-    text = (HPARAMS / "whisper_lora.yaml").read_text()
+    text = yaml_text(LORA)
     assert old in text
     path.write_text(text.replace(old, new, 1))
     text = settings(
@@ -129,8 +175,8 @@ def test_yaml_that_cannot_be_built(tmp_path, tiny_backbones, old, new, message):
         f"--output_folder={tmp_path / 'run'}",
         f"--backbone={tiny_backbones['whisper']}",
     )
-    with pytest.raises(InputError, match=message) as raised:
-        build(path, text)
+    with pytest.raises(InputError, match=message) as raised, building(path):
+        load_hyperpyyaml(StringIO(text))
     assert "bad.yaml" in str(raised.value)
 
 
@@ -166,7 +212,7 @@ def fails(capsys):
 
     def run(argv):
         with pytest.raises(SystemExit) as stop:
-            train_emotion(list(map(str, argv)), partial(prepare, "ravdess"))
+            run_script(argv)
         assert stop.value.code == 2
         printed = capsys.readouterr().err
         assert "Traceback" not in printed
