@@ -124,7 +124,8 @@ def train(data, folder, backbone, method, more, gigabytes, args):
     """Seconds of the fastest epoch behind the first; probabilities."""
     out = folder / f"{Path(backbone).name}-{method}-{gigabytes}"
     command = [
-        *(sys.executable, "train.py", f"hparams/whisper_{method}.yaml"),
+        *(sys.executable, "train.py", "hparams/whisper_lora.yaml"),
+        f"--method={method}",
         *(f"--data_folder={data}", f"--output_folder={out}", "--fold=5"),
         *(f"--backbone={Path(backbone).resolve()}", "--augment=False"),
         *("--crop=1", "--start_from_probe=False", "--robustness=False"),

@@ -244,15 +244,17 @@ class Bench:
         """P-TAPT with LoRA: states, clusters, masked prediction."""
         layer, clusters = (1, "[4, 6]") if self.smoke else (9, "[64, 512]")
         # A copy, whose first phase is as short.
-        yamls = RECIPE / "hparams"
-        for name in ("whisper_ptapt_lora.yaml", "whisper_ptapt_states.yaml"):
-            text = (yamls / name).read_text()
+        recipes = RECIPE.parent
+        for name in ("ptapt.yaml", "ptapt_states.yaml"):
+            text = (recipes / "IEMOCAP" / "hparams" / name).read_text()
             text = re.sub("(number_of_epochs): .*", r"\1: 1", text)
+            text = text.replace("!include:../..", f"!include:{recipes}")
             (self.work / name).write_text(text)
-        argv, folder = self.training(
-            "base", 1, self.work / "whisper_ptapt_lora.yaml"
+        argv, folder = self.training("base", 1, self.work / "ptapt.yaml")
+        more = (
+            *("--corpus=ravdess", "--protocol=peft-ser", "--method=lora"),
+            *(f"--layer={layer}", f"--clusters={clusters}"),
         )
-        more = f"--layer={layer}", f"--clusters={clusters}"
         self.run("train_ptapt.py", *argv, *more)
         return costs(folder / "pretraining.json")
 

@@ -16,7 +16,7 @@ lacks() { ! "$python" -c "import $1" 2>/dev/null; }
 
 pip() { "$python" -m pip "$@" --quiet; }
 
-if lacks "ser_peft.brains, importlib.metadata as m; m.version('ser_peft')"; then
+if lacks "ser_peft.training, importlib.metadata as m; m.version('ser_peft')"; then
     torch=$("$python" -c "from importlib.metadata import version as v; print(v('torch'))")
     needs=$(mktemp)
     trap 'rm -f "$needs"*' EXIT
