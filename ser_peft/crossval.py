@@ -22,8 +22,8 @@ from tqdm import tqdm
 
 from ser_peft.errors import InputError
 from ser_peft.evaluation.metrics import over_classes
+from ser_peft.settings.finished import DONE
 from ser_peft.settings.flags import is_place, place, split
-from ser_peft.settings.yamls import DONE
 
 __all__ = ["crossval", "numbers", "trainings"]
 

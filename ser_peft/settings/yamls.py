@@ -1,4 +1,4 @@
-"""Yamls of recipes: read, checked, built; and which run a folder holds."""
+"""Yamls of recipes: read, checked, resolved, built."""
 
 import os
 import re
@@ -20,19 +20,17 @@ from ser_peft.errors import BAD_ARGUMENTS, InputError
 from ser_peft.settings.flags import (
     RunOptions,
     is_place,
-    parse,
     place,
-    split,
 )
 
 __all__ = [
     "brain_of",
     "building",
     "dump",
-    "finished",
     "map_texts",
-    "parse_arguments",
+    "parse_yaml",
     "read_settings",
+    "read_yaml",
     "top_keys",
 ]
 
@@ -40,19 +38,7 @@ __all__ = [
 # Done before, such a text (a folder, a label) is written in quotes.
 ruamel.yaml.Loader.add_implicit_resolver("!tuple", re.compile(r"\(.*\)$"), "(")
 
-# What may change between two starts of one run: where things are, how fast,
-# and what is measured besides.
-FREE = (
-    "data_folder",
-    "corpora",
-    "num_workers",
-    "ckpt_interval_minutes",
-    "robustness",
-    "fairness_columns",
-    "cache_gb",
-)
-
-# What a yaml may leave out and a command line still give.
+# Keys that a yaml may leave out and a command line still give.
 OPTIONAL = {
     "augmented_versions",
     "balance",
@@ -68,12 +54,9 @@ OPTIONAL = {
 }
 
 BUILT = ("!new:", "!name:", "!apply:", "!include:")
-"""Tags of what is more than a value."""
+"""Tags of nodes that are more than a value."""
 
-DONE = ("results.json", "pretraining.json")
-"""What a training or a pretraining writes when all else is there."""
-
-# What parsing raises for a yaml's own faults: a date of no month, a circle.
+# Errors of parsing that are a yaml's own faults: a date of no month, a circle.
 _OF_A_YAML = (
     ArithmeticError,
     ImportError,
@@ -96,68 +79,6 @@ DECISIVE = (
 )
 
 
-def parse_arguments(argv):
-    """Read a recipe's command line; refuse keys that its yaml has not.
-
-    Arguments
-    ---------
-    argv : list of str
-        See `ser_peft.settings.flags.parse`. ``--help`` prints the yaml's keys
-        and SpeechBrain's options, and exits. ``--method=NAME`` includes
-        another file of ``recipes/methods`` than the yaml does, or a path.
-
-    Returns
-    -------
-    hparams_file : str
-        Path of the yaml.
-    run_opts : RunOptions
-        SpeechBrain's options.
-    overrides : dict
-        Key -> value. A value that names a place is taken as it was written,
-        a leading ``~`` expanded; ``!ref `` begins a reference, an empty value
-        is null. Other values are yaml.
-
-    Raises
-    ------
-    InputError
-        See `read_settings`, which checks the rest.
-    """
-    if {"--help", "-h"}.intersection(argv):
-        words, _ = split(argv)
-        for path in words[:1]:
-            print(_describe(path))
-        RunOptions.from_command_line_args(["yaml", "--help"])
-    hparams_file, run_opts, texts = parse(argv)
-    overrides = {}
-    for key, text in texts.items():
-        if not is_place(key):
-            tree = _parse(f"{key}: {text}", f"--{key}={text}")
-            value = tree[key]
-        elif text.startswith("!ref "):
-            value = TaggedScalar(text[len("!ref ") :], tag="!ref")
-        else:
-            value = text or None
-        overrides[key] = value
-    _read(hparams_file, overrides)
-    return hparams_file, run_opts, overrides
-
-
-def _describe(hparams_file):
-    """Keys of a yaml, their defaults and comments, a line each."""
-    text, _ = _read(hparams_file, None)
-    rows = re.findall(
-        r"^([a-z]\w*):(?: +([^#\n]*?))?(?: *# (.*))?$", text, re.MULTILINE
-    )
-    lines = [f"keys of {hparams_file}, each a flag:"]
-    for key, value, comment in rows:
-        if value == "!PLACEHOLDER":
-            value = "(needed)"
-        elif value.startswith(("!new:", "!name:", "!apply:", "!copy")):
-            continue
-        lines.append(f"  {f'--{key}={value}':<36} {comment}".rstrip())
-    return "\n".join(lines) + "\n"
-
-
 def _method(hparams_file, tree, name):
     """Content of another method's file than the one that a yaml includes."""
     tag = _tag(tree.get("peft"))
@@ -175,7 +96,7 @@ def _method(hparams_file, tree, name):
             f"--method={name}: there is no {path}; choose one of "
             f"{', '.join(names)}, or give the path of a yaml"
         )
-    return _parse(path.read_text("utf-8"), path)
+    return parse_yaml(path.read_text("utf-8"), path)
 
 
 def read_settings(hparams_file, given, reads, run_opts=None):
@@ -204,7 +125,7 @@ def read_settings(hparams_file, given, reads, run_opts=None):
         If the file is missing or no yaml, a flag names no key, a required
         key is not given, or a key is read by nothing.
     """
-    text, tree = _read(hparams_file, given, OPTIONAL.intersection(reads))
+    text, tree = read_yaml(hparams_file, given, OPTIONAL.intersection(reads))
     options = {
         key: run_opts[key]
         for key in DECISIVE
@@ -238,7 +159,7 @@ def read_settings(hparams_file, given, reads, run_opts=None):
     return _resolve(hparams_file, tree, merged)
 
 
-def _read(hparams_file, given, optional=OPTIONAL):
+def read_yaml(hparams_file, given, optional=OPTIONAL):
     """A yaml as text and as tree; refused if a value is missing or unknown.
 
     Nothing is asked for where `given` is None.
@@ -251,7 +172,7 @@ def _read(hparams_file, given, optional=OPTIONAL):
             f"{hparams_file}: cannot be read ({reason}); give one of the "
             "recipe's hparams/*.yaml"
         ) from error
-    tree = _parse(text, hparams_file)
+    tree = parse_yaml(text, hparams_file)
     if given is None:
         return text, tree
     if "method" in given:
@@ -360,7 +281,7 @@ def top_keys(hparams_file):
     InputError
         If there is no such yaml.
     """
-    return [*map(str, _read(hparams_file, None)[1])]
+    return [*map(str, read_yaml(hparams_file, None)[1])]
 
 
 def brain_of(hparams_file, overrides):
@@ -381,7 +302,7 @@ def brain_of(hparams_file, overrides):
     InputError
         If there is no such class.
     """
-    _, tree = _read(hparams_file, overrides)
+    _, tree = read_yaml(hparams_file, overrides)
     node = overrides.get("brain", tree.get("brain"))
     name = _tag(node).removeprefix("!name:")
     try:
@@ -394,41 +315,6 @@ def brain_of(hparams_file, overrides):
             "!name:ser_peft.training.EmotionBrain, or your own class's name"
         )
     return found
-
-
-def finished(text, output_folder):
-    """Whether this very run is finished; refuse to mix two runs.
-
-    Arguments
-    ---------
-    text : str
-        From `read_settings`.
-    output_folder : str or Path
-        Where the run writes.
-
-    Returns
-    -------
-    bool
-        True if what a run leaves last is there.
-
-    Raises
-    ------
-    InputError
-        If the folder holds a run with other settings.
-    """
-    folder = Path(output_folder)
-    before = folder / "hyperparams.yaml"
-    if before.exists():
-        old = _by_key(before.read_text(encoding="utf-8"))
-        new = _by_key(text)
-        # In the file's order: what follows from a changed key stands below.
-        for key in {**new, **old}:
-            if key not in FREE and old.get(key) != new.get(key):
-                raise InputError(
-                    f"output_folder {folder}: holds a run with another "
-                    f"'{key}'; choose another --output_folder or delete it"
-                )
-    return any((folder / name).exists() for name in DONE)
 
 
 def dump(tree):
@@ -467,7 +353,7 @@ def map_texts(tree, function):
     return tree
 
 
-def _parse(text, source):
+def parse_yaml(text, source):
     """A yaml's top level, tags kept; places and classes as written."""
     try:
         tree, root = YAML().load(text) or {}, YAML().compose(text)
@@ -503,17 +389,3 @@ def _written(node, value):
     if value is None or own_tag or not isinstance(node, ScalarNode):
         return value
     return node.value
-
-
-def _by_key(text):
-    """Top-level keys and the text of their values, comments left out."""
-    settings, key = {}, None
-    for line in text.splitlines():
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        match = re.match(r"([A-Za-z_]\w*):", line)
-        key = match.group(1) if match else key
-        if key in ("brain", "corpus"):  # other keys tell what these two hold
-            line = line.split(" {")[0] if match else ""
-        settings[key] = settings.get(key, "") + line + "\n"
-    return settings

@@ -1,24 +1,16 @@
-"""What every way of training shares: batches, steps, resume."""
+"""Base of all Brains: loaders, epochs, checkpoints, resume."""
 
 import json
 import logging
 import math
 import resource
 import time
-from pathlib import Path
 
 import speechbrain as sb
 import torch
 from speechbrain.dataio.dataloader import make_dataloader
-from speechbrain.dataio.sampler import DistributedSamplerWrapper
-from speechbrain.utils.checkpoints import (
-    mark_as_loader,
-    mark_as_saver,
-    register_checkpoint_hooks,
-)
 from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.seed import seed_everything
-from torch.utils.data import DistributedSampler
 
 from ser_peft.adapters.folder import find
 from ser_peft.data import batch_sampler, eval_batches
@@ -26,54 +18,18 @@ from ser_peft.data.provenance import Heard
 from ser_peft.device import loader_workers
 from ser_peft.errors import InputError
 from ser_peft.storage.checkpoints import (
-    load_optimizer,
     load_scaler,
-    save_optimizer,
     save_scaler,
 )
 from ser_peft.training.checks import check_settings
-from ser_peft.training.schedules import SCHEDULES
+from ser_peft.training.history import History, rank
+from ser_peft.training.sampler import RankSampler
+from ser_peft.training.steps import SteppingBrain
 
-__all__ = ["PeftBrain", "rank"]
-
-
-@register_checkpoint_hooks
-class History(list):
-    """What every finished epoch measured; saved with each checkpoint."""
-
-    @mark_as_saver
-    def save(self, path):
-        """Write as JSON."""
-        Path(path).write_text(json.dumps(self), encoding="utf-8")
-
-    @mark_as_loader
-    def load(self, path, end_of_epoch=True):
-        """Read what `save` wrote."""
-        self[:] = json.loads(Path(path).read_text(encoding="utf-8"))
+__all__ = ["PeftBrain"]
 
 
-class RankSampler(DistributedSamplerWrapper):
-    """This process's batches, also where there is but one.
-
-    Arguments are those of SpeechBrain's `DistributedSamplerWrapper`, which
-    takes the clips of a single batch for batches.
-
-    Example
-    -------
-    >>> sampler = RankSampler(
-    ...     [[4, 5], [6]], num_replicas=2, rank=0, shuffle=False
-    ... )
-    >>> [*sampler]
-    [[4, 5]]
-    """
-
-    def __iter__(self):
-        batches = [*self.sampler]
-        chosen = DistributedSampler.__iter__(self)
-        return iter([batches[i] for i in chosen])
-
-
-class PeftBrain(sb.Brain):
+class PeftBrain(SteppingBrain):
     """Trains a `PeftLobe` and what sits on it.
 
     Everything random in an epoch follows from seed and epoch, and
@@ -122,7 +78,7 @@ class PeftBrain(sb.Brain):
     needed = ()
     """Further keys that a yaml must have."""
     head_name = "head"
-    """Of the module that `head_opt` trains."""
+    """Name of the module that `head_opt` trains."""
 
     def __init__(
         self,
@@ -250,7 +206,7 @@ class PeftBrain(sb.Brain):
             pin_memory=self.device_type == "cuda",
         )
         self.checkpointer.add_recoverable("dataloader-TRAIN", loader)
-        # Of the optimisers, in an epoch; what is left over makes none.
+        # Optimiser steps of an epoch; left-over batches make none.
         self.steps = len(self.train_sampler) // self.grad_accumulation_factor
         if not self.steps:
             raise InputError(
@@ -291,7 +247,7 @@ class PeftBrain(sb.Brain):
         return self.on_device(wavs), lens
 
     def gather(self, items):
-        """Lists of all processes, joined, the same everywhere."""
+        """Concatenate lists of all processes; every process gets the whole."""
         if self.world == 1:
             return items
         everyone = [None] * self.world
@@ -307,39 +263,6 @@ class PeftBrain(sb.Brain):
         return everyone
 
     # ------------------------------------------------------------ training
-
-    def init_optimizers(self):
-        """One optimiser for the adapters, one for the head."""
-        self.optimizers_dict = {}
-        for name, modules in (
-            ("adapter_opt", [*self.encoders.values()]),
-            ("head_opt", self.head_modules()),
-        ):
-            params = [
-                parameter
-                for module in modules
-                for parameter in module.parameters()
-                if parameter.requires_grad
-            ]
-            if params:
-                optimizer = self.opt_class[name](params)
-                self.optimizers_dict[name] = optimizer
-                self.checkpointer.add_recoverable(
-                    name, optimizer, load_optimizer, save_optimizer
-                )
-        self.full_lr = {
-            name: optimizer.param_groups[0]["lr"]
-            for name, optimizer in self.optimizers_dict.items()
-        }
-
-    def head_modules(self):
-        """What `head_opt` trains."""
-        return [self.head]
-
-    @property
-    def resting(self):
-        """Whether the encoders rest in this epoch."""
-        return self.epoch <= self.rest
 
     def on_stage_start(self, stage, epoch=None):
         """Seed a training epoch, empty the lists of an evaluation."""
@@ -359,118 +282,8 @@ class PeftBrain(sb.Brain):
     def keep_states(self, stage):
         """Compute what the frozen layers give of the clips of a stage."""
 
-    def fitting(self, wavs, lens):
-        """A training batch, cut to what the encoder takes at all.
-
-        Augmentation slows clips down, and so makes them longer.
-        """
-        lobe = self.encoder.lobe
-        return lobe.beginning(wavs, lens) if lobe.limited else (wavs, lens)
-
-    def on_fit_batch_start(self, batch, should_step):
-        """Set the learning rates of this step."""
-        step = (self.step - 1) // self.grad_accumulation_factor
-        done = self.epoch - 1 + step / self.steps
-        if not self.resting:
-            done -= self.rest
-        epochs = self.hparams.epoch_counter.limit - self.rest
-        warm = max(self.hparams.warmup_epochs, 1e-9)
-        factor = min(1.0, (done + 1 / self.steps) / warm)
-        if not self.resting:
-            factor *= SCHEDULES[self.hparams.schedule](
-                done / epochs,
-                [past["valid_loss"] for past in self.history[self.rest :]],
-            )
-        for name, optimizer in self.optimizers_dict.items():
-            optimizer.param_groups[0]["lr"] = self.full_lr[name] * factor
-
-    def train_objective(self, total, count):
-        """Loss of a training batch, noted for the epoch's mean.
-
-        DDP averages the processes' gradients, whose batches may differ in
-        size: they are weighed so that the mean is that over all.
-
-        Arguments
-        ---------
-        total : torch.Tensor
-            Sum over this process's clips (or frames), scalar.
-        count : int
-            Of them.
-
-        Returns
-        -------
-        torch.Tensor
-            What to call ``backward`` on, the adapter's own loss added.
-        """
-        self.losses.append(total.detach())
-        self.loss_count += count
-        count = torch.full((), float(count), device=total.device)
-        if self.world > 1:
-            torch.distributed.all_reduce(count)
-        loss = total * self.world / count.clamp(min=1)
-        if self.resting:
-            return loss
-        return loss + sum(
-            encoder.regularization() for encoder in self.encoders.values()
-        )
-
-    def train_loss(self):
-        """Mean loss of the epoch so far, over all processes."""
-        total = torch.stack(self.losses).cpu().double().sum().item()
-        sums = self.gather([(total, self.loss_count)])
-        total, count = (sum(part) for part in zip(*sums, strict=True))
-        return total / count
-
-    def check_loss_isfinite(self, loss):
-        """Stop in one line where SpeechBrain would with a traceback."""
-        try:
-            super().check_loss_isfinite(loss)
-        except ValueError as error:
-            raise InputError(
-                f"epoch {self.epoch}: the training loss is {loss.item()}; "
-                "lower adapter_lr or head_lr"
-            ) from error
-
-    def optimizers_step(self):
-        """Step both optimisers after clipping one norm over all gradients."""
-        optimizers = [
-            optimizer
-            for name, optimizer in self.optimizers_dict.items()
-            # A gradient scaler takes none without gradients.
-            if not (self.resting and name == "adapter_opt")
-        ]
-        for optimizer in optimizers:
-            self.scaler.unscale_(optimizer)
-        if self.max_grad_norm > 0:
-            torch.nn.utils.clip_grad_norm_(
-                [
-                    p
-                    for optimizer in optimizers
-                    for p in optimizer.param_groups[0]["params"]
-                ],
-                self.max_grad_norm,
-            )
-        if self.skip_nonfinite_grads and not self.scaler.is_enabled():
-            self.check_gradients()
-        scale = self.scaler.get_scale()
-        for optimizer in optimizers:
-            self.scaler.step(optimizer)
-        self.scaler.update()
-        # It falls where a gradient overflowed: no step was taken.
-        if self.scaler.get_scale() >= scale:
-            self.optimizer_step += 1
-            self.on_step()
-        self.zero_grad(set_to_none=True)
-
-    def on_step(self):
-        """Let methods look at the gradients of a step that was taken."""
-        if not self.resting:
-            step = self.optimizer_step - self.rest * self.steps
-            for encoder in self.encoders.values():
-                encoder.on_step(step)
-
     def costs(self):
-        """What the training took, for its results."""
+        """Cost of the training, for its results: steps, seconds, memory."""
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
         if self.device_type == "cuda":
             peak = torch.cuda.max_memory_allocated() / 2**20
@@ -482,13 +295,6 @@ class PeftBrain(sb.Brain):
             "processes": self.world,
             "precision": self.precision,
             "eval_precision": self.eval_precision,
-        }
-
-    def learning_rates(self):
-        """Name -> rate now."""
-        return {
-            f"lr_{name.removesuffix('_opt')}": optimizer.param_groups[0]["lr"]
-            for name, optimizer in self.optimizers_dict.items()
         }
 
     def finish_epoch(self, epoch, score, train, valid):
@@ -570,8 +376,3 @@ class PeftBrain(sb.Brain):
     def rank_of(self, past):
         """Order of an epoch, from its entry in the history."""
         raise NotImplementedError
-
-
-def rank(score, loss):
-    """Order of checkpoints: among equal scores the lower loss is better."""
-    return score - 1e-6 * min(loss, 1e3)

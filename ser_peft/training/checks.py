@@ -1,4 +1,4 @@
-"""What the keys of a training's yaml may be."""
+"""Allowed values of the keys of a training's yaml."""
 
 import math
 
@@ -7,7 +7,7 @@ from ser_peft.training.schedules import SCHEDULES
 
 __all__ = ["check_settings"]
 
-# What a key of the yaml may be: one of these, or a number within limits.
+# Allowed values of a key: one of these, or a number within limits.
 CHOICES = {
     "keep": ("best", "last", "average"),
     "schedule": tuple(SCHEDULES),
@@ -56,7 +56,7 @@ REAL = {
     "cache_gb": (0, math.inf),
 }
 
-# What a number's key may be instead.
+# Values that are allowed besides numbers.
 INSTEAD = {
     "max_seconds": None,
     "first_seconds": None,
@@ -66,7 +66,7 @@ INSTEAD = {
 
 
 def check_settings(settings):
-    """Refuse values that no training could use.
+    """Refuse values that no training can use.
 
     Arguments
     ---------

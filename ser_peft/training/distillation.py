@@ -88,7 +88,7 @@ class DistillBrain(EmotionBrain):
             )
 
     def _widths(self):
-        """Of the student's and of the teacher's features."""
+        """Widths of the student's and the teacher's features."""
         models = self.model, self.teacher.model
         if self.kind == "audio":
             return [model.encoder.hidden_size for model in models]
@@ -123,7 +123,7 @@ class DistillBrain(EmotionBrain):
     # ------------------------------------------------------------ training
 
     def on_fit_start(self):
-        """Let the teacher say everything beforehand, where it shall."""
+        """Store the teacher's outputs first, with ``cache_teacher``."""
         if self.teacher and self.hparams.cache_teacher:
             self.cache = self._cache()
             self.teacher.model = None  # has given all that it will
@@ -158,11 +158,11 @@ class DistillBrain(EmotionBrain):
 
     @property
     def steady(self):
-        """See `CachingBrain.steady`; a live teacher wants to hear the clips."""
+        """See `CachingBrain.steady`; a live teacher needs the clips."""
         return super().steady and not (self.teacher and self.cache is None)
 
     def train_scores(self, wavs, lens, texts, batch):
-        """See `EmotionBrain.train_scores`; the teacher is asked too."""
+        """See `EmotionBrain.train_scores`; the teacher scores them as well."""
         if not self.teacher:
             return super().train_scores(wavs, lens, texts, batch)
         states = self.encode_train(wavs, lens, texts, batch.id)

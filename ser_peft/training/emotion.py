@@ -1,40 +1,24 @@
 """Emotion recognition: the Brain, from first batch to report."""
 
 import logging
-import shlex
-import sys
-from pathlib import Path
 
-import numpy as np
 import speechbrain as sb
 import torch
-from speechbrain.utils.distributed import if_main_process, run_on_main
+from speechbrain.utils.distributed import run_on_main
 from torch.nn.functional import cross_entropy
 
 from ser_peft.adapters.folder import find
-from ser_peft.corpora.transcripts import text_sources
 from ser_peft.data import datasets, scale_of, values_of
 from ser_peft.errors import InputError
 from ser_peft.evaluation.fairness import group_columns
-from ser_peft.evaluation.results import (
-    below_start,
-    corpus_scores,
-    headline,
-    judge,
-    run_results,
-)
 from ser_peft.evaluation.robustness import (
-    disturbed,
     talkers,
-    without_text,
 )
 from ser_peft.heads.fusion import FUSIONS
 from ser_peft.inference import EmotionModel, read_model
 from ser_peft.lobes import lengths_in_samples
-from ser_peft.report.run_page import write_report
-from ser_peft.storage.checkpoints import load_mean
-from ser_peft.training.base import rank
-from ser_peft.training.frozen import CachingBrain, rows_of
+from ser_peft.training.frozen import rows_of
+from ser_peft.training.history import rank
 from ser_peft.training.objectives import clip_weights, concordance_loss
 from ser_peft.training.probe import (
     fit_probe,
@@ -42,13 +26,14 @@ from ser_peft.training.probe import (
     pooled_states,
     some_clips,
 )
+from ser_peft.training.tested import TestedBrain
 
 __all__ = ["EmotionBrain"]
 
 logger = logging.getLogger(__name__)
 
 
-class EmotionBrain(CachingBrain):
+class EmotionBrain(TestedBrain):
     """Trains an adapter and a head, keeps what valid says, tests it once.
 
     Arguments
@@ -63,7 +48,7 @@ class EmotionBrain(CachingBrain):
         training clips whose text is hidden, for a model that can do without.
     """
 
-    defaults = CachingBrain.defaults | {
+    defaults = TestedBrain.defaults | {
         "label_smoothing": 0.0,
         "crop": 1.0,
         "start_from_probe": False,
@@ -115,10 +100,10 @@ class EmotionBrain(CachingBrain):
             )
         self.dimension_weight = hparams.dimension_weight
         self.chosen_by = "UA" if about["classes"] else "CCC"
-        # What the report could not be made with is known before training.
+        # Refuse now what the report could not be made with later.
         test = sets["test"].data
         self.groups = group_columns(test, hparams.fairness_columns)
-        # Of classes only.
+        # It compares classes, not dimensions.
         self.robustness = about["classes"] and hparams.robustness
         if self.robustness and about.get("shares_speakers"):
             logger.warning(
@@ -265,11 +250,6 @@ class EmotionBrain(CachingBrain):
             lambda hidden, frames, *text: mean_states(hidden, frames), batch
         )
 
-    def whole_clips(self):
-        """Datasets of whole clips, or of `first_seconds`; see `datasets`."""
-        folder = self.hparams.manifests_folder
-        return datasets(folder, first_seconds=self.hparams.first_seconds)[1]
-
     def _fit_probe(self, parts):
         """Fit the probe on what all processes found of train and valid."""
         measured, values = [], []
@@ -347,7 +327,7 @@ class EmotionBrain(CachingBrain):
         return ["" if hide else text for text, hide in pairs]
 
     def train_scores(self, wavs, lens, texts, batch):
-        """What the head says of a training batch."""
+        """Scores of a training batch from the head."""
         states = self.encode_train(wavs, lens, texts, batch.id)
         return self.modules.head(*states)
 
@@ -394,7 +374,7 @@ class EmotionBrain(CachingBrain):
         return self.train_objective(self.clip_losses(loss, logits), len(loss))
 
     def clip_losses(self, loss, logits):
-        """Sum of what is to be minimised over a training batch.
+        """Sum the loss over a training batch.
 
         Arguments
         ---------
@@ -404,223 +384,3 @@ class EmotionBrain(CachingBrain):
             [B, classes].
         """
         return loss.sum()
-
-    # ---------------------------------------------------------- evaluation
-
-    def outcome(self):
-        """Everything collected in an evaluation, over all processes.
-
-        Returns
-        -------
-        dict
-            ``id``, ``speaker`` (lists sorted by id), the ``loss``, ``scores``
-            from `ser_peft.evaluation.results.judge`; where there are classes
-            ``label``, ``predicted`` (lists), ``probabilities`` [N, C]; where
-            there are dimensions ``values``, ``predicted_values`` [N, D].
-        """
-        rows = sorted(self.gather(self.collected))
-        ids, speakers, labels, chances, truth, values, losses = (
-            [*column] for column in zip(*rows, strict=True)
-        )
-        measured = {"id": ids, "speaker": speakers}
-        if self.about["classes"]:
-            measured["label"] = labels
-            measured["predicted"] = np.argmax(chances, 1).tolist()
-            measured["probabilities"] = np.array(chances)
-        loss = float(np.mean(losses))
-        if self.about["dimensions"]:
-            measured["values"] = np.array(truth)
-            measured["predicted_values"] = np.array(values)
-        measured["scores"] = judge(measured, self.about)
-        if self.about["dimensions"]:
-            loss += self.dimension_weight * (1 - measured["scores"]["ccc_mean"])
-        return {**measured, "loss": loss}
-
-    def on_stage_end(self, stage, stage_loss, epoch=None):
-        """Log an epoch, save it, decide whether it was the last."""
-        super().on_stage_end(stage, stage_loss, epoch)
-        if stage == sb.Stage.TRAIN:
-            return
-        self.measured = self.outcome()
-        if stage == sb.Stage.TEST:
-            return
-        measures = self.measures()
-        self.finish_epoch(
-            epoch,
-            measures[self.chosen_by],
-            {"loss": self.train_loss()},
-            {"loss": self.measured["loss"], **measures},
-        )
-
-    def measures(self):
-        """Name -> score of what was measured last, where it has any."""
-        judged = self.measured["scores"]
-        measures = {"UA": judged["ua"], "CCC": judged.get("ccc_mean")}
-        return {k: v for k, v in measures.items() if v is not None}
-
-    def rank_of(self, past):
-        """Order of an epoch, or of the start, from what it measured."""
-        key = f"valid_{self.chosen_by.lower()}"
-        return rank(past[key], past["valid_loss"])
-
-    def on_evaluate_start(self, max_key=None, min_key=None):
-        """Nothing: what is evaluated is there."""
-
-    def load_kept(self):
-        """Load what is kept: best, last, or the mean of the best."""
-        keep = self.hparams.keep
-        chosen = self.checkpointer.find_checkpoints(
-            max_key=None if keep == "last" else "rank",
-            max_num_checkpoints=(
-                self.hparams.keep_best if keep == "average" else 1
-            ),
-        )
-        if not chosen:
-            raise InputError(
-                f"{self.checkpointer.checkpoints_dir}: no checkpoint to test; "
-                "train first"
-            )
-        chosen.sort(key=lambda checkpoint: checkpoint.meta["epoch"])
-        self.load(chosen)
-        self.kept_epochs = [c.meta["epoch"] for c in chosen]
-
-    def load(self, checkpoints):
-        """Load the mean of checkpoints, and nothing but the model.
-
-        The history stays that of all epochs.
-        """
-        for name in (*self.encoders, "head"):
-            load_mean(
-                getattr(self.model, name),
-                [checkpoint.paramfiles[name] for checkpoint in checkpoints],
-            )
-
-    def test_start(self):
-        """Test what training started from, if that was saved.
-
-        Returns
-        -------
-        dict or None
-            ``from`` (what it was), ``valid_loss``, ``valid_ua`` and ``ua``,
-            ``valid_ccc`` and ``ccc_mean``.
-        """
-        saved = self.checkpointer.find_checkpoints(
-            ckpt_predicate=lambda checkpoint: checkpoint.meta["epoch"] == 0
-        )
-        if not saved:
-            return None
-        self.load(saved)
-        self.evaluate(self.eval_loader("test"))
-        meta, scores = saved[0].meta, self.measured["scores"]
-        found = {"from": meta["start"], "valid_loss": meta["loss"]}
-        for name, key in (("UA", "ua"), ("CCC", "ccc_mean")):
-            if name in meta:
-                found |= {f"valid_{name.lower()}": meta[name]}
-                found |= {key: scores[key]}
-        return found
-
-    def evaluate_kept(self):
-        """Load the checkpoint that valid chose; test it once, and the start.
-
-        Returns
-        -------
-        dict
-            ``results.json``.
-        """
-        # The history of the last epoch, also after --test_only.
-        self.checkpointer.recover_if_possible()
-        start = self.test_start()
-        self.load_kept()
-        self.evaluate(self.eval_loader("valid"))
-        valid = self.measured
-        self.evaluate(self.eval_loader("test"))
-        self.tested = start, self.measured
-        results = self.results = self.describe(start, valid, self.measured)
-        if below := below_start(results):
-            logger.warning("keep: %s: %s", self.hparams.keep, below)
-        if self.robustness:
-            whole = self.whole_clips()
-            results["robustness"] = {}
-            views = disturbed(whole["train"], whole["test"])
-            if self.model.text_encoder:
-                views = {"no text": without_text(whole["test"]), **views}
-            for name, dataset in views.items():
-                self.evaluate(self.eval_loader("test", {"test": dataset}))
-                results["robustness"][name] = self.measured["scores"]["ua"]
-        if self.about["classes"]:
-            self.model.temperature = results["calibration"]["temperature"]
-        return results
-
-    def report(self, command=None):
-        """Write everything that a run leaves, from its `results`.
-
-        Arguments
-        ---------
-        command : list of str, optional
-            Command that made the run; ``sys.argv`` where absent.
-        """
-        results, (start, measured) = self.results, self.tested
-        folder = Path(self.hparams.output_folder)
-        if if_main_process():
-            self.model.save(folder / "model", self.heard)
-            gender_of = self.groups.get("gender", {})
-            write_report(
-                folder,
-                results,
-                {**measured, "gender": [*map(gender_of.get, measured["id"])]},
-                self.epochs(start),
-                layer_weights=self.model.head.layer_weights.tolist(),
-                command=shlex.join(command or ["python", *sys.argv]),
-            )
-        # Waits for all processes itself.
-        self.hparams.train_logger.log_stats(
-            {"kept": results["kept"]},
-            test_stats={
-                key: results[key]
-                for key in ("ua", "wa", "macro_f1", "ccc_mean")
-                if results.get(key) is not None
-            },
-        )
-        if if_main_process():
-            print(f"test {headline(results)}; report in {folder}/report.html")
-
-    def epochs(self, start):
-        """What the start, as epoch 0, and every epoch measured."""
-        return [*([{"epoch": 0, **start}] if start else []), *self.history]
-
-    def describe(self, start, valid, measured):
-        """Content of ``results.json``."""
-        epochs = self.kept_epochs
-        first = f"epoch {epochs[0]}" if epochs[0] else f"the {start['from']}"
-        how = {
-            "best": f"best valid {self.chosen_by}: {first}",
-            "last": f"last epoch: {epochs[0]}",
-            "average": f"mean of the {len(epochs)} best by valid "
-            f"{self.chosen_by}: epochs {', '.join(map(str, epochs))}",
-        }
-        more = {}
-        if text := self.model.text_encoder:
-            more["text"] = {
-                "backbone": text.lobe.source,
-                "method": text.method_name,
-                "sources": text_sources(self.sets["test"].data.values()),
-            }
-        best = max(self.epochs(start), key=self.rank_of)
-        return run_results(
-            self.about,
-            valid,
-            measured,
-            self.groups,
-            self.model,
-            **corpus_scores(
-                self.sets["test"].data, measured, self.about["classes"]
-            ),
-            seed=self.hparams.seed,
-            best_epoch=best["epoch"],
-            kept=how[self.hparams.keep],
-            start=start,
-            device=self.device,
-            heard=self.heard.record,
-            **more,
-            **self.costs(),
-        )

@@ -1,4 +1,4 @@
-"""What is trained, besides the cross-entropy over classes."""
+"""Training objectives besides the cross-entropy over classes."""
 
 from collections import Counter
 
@@ -101,7 +101,7 @@ def concordance_loss(predicted, truth):
 
 
 def distillation_losses(logits, taught, temperature):
-    """How far softened scores are from a teacher's, clip by clip.
+    """Divergence of softened scores from a teacher's, clip by clip.
 
     Arguments
     ---------

@@ -19,13 +19,14 @@ from ser_peft.pretraining.pseudo_labels import (
 )
 from ser_peft.report.pretraining_page import write_pretraining_report
 from ser_peft.storage.closed import seal
-from ser_peft.training.base import PeftBrain, rank
+from ser_peft.training.base import PeftBrain
+from ser_peft.training.history import rank
 
 __all__ = ["PretrainBrain", "TaptBrain"]
 
 
 class PretrainBrain(PeftBrain):
-    """What TAPT and P-TAPT share: masks, measures, what is left behind.
+    """Base of TAPT and P-TAPT: masks, measures, the encoder to keep.
 
     Trains on the training speakers of a fold; the validation speakers only
     show how far it got, and those of the test are not touched.
@@ -41,7 +42,7 @@ class PretrainBrain(PeftBrain):
     needed = ("mask",)
     head_name = "objective"
     stage = None
-    """Name of the way of pretraining."""
+    """Name of the kind of pretraining."""
 
     @staticmethod
     def datasets(folder, max_seconds, *_):
@@ -80,7 +81,7 @@ class PretrainBrain(PeftBrain):
         """Batch to what the objective measured of its masked frames."""
         wavs, lens = self.audio(batch)
         train = stage == sb.Stage.TRAIN
-        # Of a valid clip that is too long, the beginning will do.
+        # A valid clip that is too long is cut to its beginning.
         cut = self.fitting if train else self.encoder.lobe.beginning
         wavs, lens = cut(wavs, lens)
         modules = self.modules if train else self.unwrapped

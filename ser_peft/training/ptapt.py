@@ -1,4 +1,4 @@
-"""P-TAPT: frames learn their emotion, are clustered, and told when masked."""
+"""P-TAPT: an emotion of each frame, clusters of frames, masked prediction."""
 
 from pathlib import Path
 
@@ -115,7 +115,7 @@ class PtaptBrain(PretrainBrain):
         return scores
 
     def report(self):
-        """See `PretrainBrain.report`; with what the clusters are made of."""
+        """See `PretrainBrain.report`; with the classes in each cluster."""
         valid = self.sets["valid"].data
         classes = {k: e["emotion"] for k, e in valid.items() if "emotion" in e}
         more = {"clusters": describe(self.labels, classes)} if classes else {}
@@ -146,7 +146,7 @@ class StateBrain(EmotionBrain):
     """
 
     def compute_forward(self, batch, stage):
-        """Scores of utterances; in training those of the frames too."""
+        """Scores of utterances, in training of frames as well."""
         if stage != sb.Stage.TRAIN:
             return super().compute_forward(batch, stage)
         wavs, lens = self.fitting(*self.audio(batch))

@@ -1,4 +1,4 @@
-"""What a teacher gives for a clip, live or stored, and what a student has."""
+"""Outputs of a teacher, live or stored; features of a student."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ __all__ = ["Projector", "Teacher", "TeacherCache", "features_of"]
 
 
 def features_of(kind, states, vectors):
-    """What of a model is compared with what of another.
+    """Features of a model that distillation compares.
 
     Arguments
     ---------
@@ -127,7 +127,7 @@ class Teacher:
 
 
 class TeacherCache:
-    """What a teacher gives for every training clip, in one file.
+    """Outputs of a teacher for every training clip, in one file.
 
     Arguments
     ---------
@@ -150,7 +150,7 @@ class TeacherCache:
 
     @staticmethod
     def path(folder, teacher, *clips):
-        """Where they are kept: another teacher has another file.
+        """Path of the file; it differs for each teacher.
 
         Arguments
         ---------
@@ -195,7 +195,7 @@ class TeacherCache:
             )
 
     def __call__(self, ids):
-        """What `Teacher` gives for these clips."""
+        """Outputs of `Teacher` for these clips."""
         places = [self.place[id_] for id_ in ids]
         features = torch.nn.utils.rnn.pad_sequence(
             [self.features[i] for i in places], batch_first=True
@@ -209,7 +209,7 @@ class TeacherCache:
 
 
 class Projector(SafeModule):
-    """From the width of a student's features to that of its teacher's.
+    """Linear map from a student's features to its teacher's width.
 
     Arguments
     ---------

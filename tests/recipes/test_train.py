@@ -14,7 +14,8 @@ from scripts import RECIPES, run_script, yaml_text
 
 from ser_peft.errors import InputError
 from ser_peft.settings import parse_arguments
-from ser_peft.settings.yamls import building, finished, read_settings
+from ser_peft.settings.finished import finished
+from ser_peft.settings.yamls import building, read_settings
 from ser_peft.training import EmotionBrain
 from ser_peft.training.run import NEEDED, OPTIONAL
 

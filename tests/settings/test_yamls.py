@@ -8,12 +8,9 @@ from hyperpyyaml import load_hyperpyyaml
 from ruamel.yaml import YAML
 
 from ser_peft.errors import InputError
-from ser_peft.settings.yamls import (
-    building,
-    finished,
-    parse_arguments,
-    read_settings,
-)
+from ser_peft.settings.arguments import parse_arguments
+from ser_peft.settings.finished import finished
+from ser_peft.settings.yamls import building, read_settings
 
 TEXT = """\
 seed: 8

@@ -10,7 +10,7 @@ import ser_peft.data.batches
 from ser_peft.adapters import BottleneckConfig, PeftLobe
 from ser_peft.errors import InputError
 from ser_peft.lobes import SpanMask, load_lobe
-from ser_peft.training.frozen import FrozenStates
+from ser_peft.training.states import FrozenStates
 
 NAMES = ("wav2vec2", "hubert", "wavlm", "wavlm_large", "whisper")
 
