@@ -78,7 +78,7 @@ class SteppingBrain(sb.Brain):
             optimizer.param_groups[0]["lr"] = self.full_lr[name] * factor
 
     def train_objective(self, total, count):
-        """Compute the loss of a training batch, and keep it for the epoch's mean.
+        """Compute the loss of a training batch; keep it for the epoch's mean.
 
         DDP averages the processes' gradients, whose batches may differ in
         size: they are weighed so that the mean is that over all.
