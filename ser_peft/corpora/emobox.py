@@ -5,7 +5,6 @@ Toolkit and Benchmark", Interspeech. Its manifests have no licence file: they
 are read from the user's copy.
 """
 
-import json
 import logging
 import re
 from collections import Counter
@@ -13,12 +12,15 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+from pydantic import ConfigDict
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+from typing_extensions import NotRequired, TypedDict
 
 from ser_peft.corpora import Utterance
-from ser_peft.corpora.protocols import SPLITS, Folds, class_sets
+from ser_peft.corpora.protocols import SPLITS, Folds, by_name, class_sets
 from ser_peft.errors import InputError
 from ser_peft.io import find_file, refuse_pointer
+from ser_peft.storage.schema import Name, Number, parse, read_json
 
 __all__ = ["EmoBox", "own_name"]
 
@@ -35,8 +37,23 @@ TURN = re.compile(r"(Ses\d\d)[FM]_.*_([FM])\d+$")
 FOLDS = 5  # where EmoBox has no valid set, one of so many parts of train is
 
 
+AGAIN = "take EmoBox's data folder whole"
+
+
+class Entry(TypedDict):
+    """Entry of a manifest, and what else is in it."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")
+
+    key: Name
+    wav: Name
+    emo: Name
+    start_time: NotRequired[Number]
+    end_time: NotRequired[Number]
+
+
 class EmoBox:
-    """One of EmoBox's corpora.
+    """Reader of one of EmoBox's corpora.
 
     Arguments
     ---------
@@ -79,12 +96,11 @@ class EmoBox:
                 f"data_folder {folder}: no corpus '{self.name}' of EmoBox; "
                 f"it has {', '.join(known) or 'none: give its folder data'}"
             )
-        label_map = root / "label_map.json"
+        label_map = read_json(
+            root / "label_map.json", dict[str, Name], "is no label map", AGAIN
+        )
         # The manifests do not always write labels as the map does.
-        classes = {
-            label.lower(): name.lower()
-            for label, name in _json(_text(label_map), label_map).items()
-        }
+        classes = {k.lower(): name.lower() for k, name in label_map.items()}
         # Only here it says who speaks.
         stm = root / "data.seg.wrd.stm"
         speakers = {
@@ -162,11 +178,9 @@ class EmoBox:
             if split in SPLITS
         }
         shares = len({(k, speaker) for k, speaker, _ in seen}) < len(seen)
-        return {
-            "emobox": Folds(
-                "emobox", **sets, by="group", shares_speakers=shares
-            )
-        }
+        return by_name(
+            Folds("emobox", **sets, by="group", shares_speakers=shares)
+        )
 
 
 def own_name(corpus):
@@ -206,15 +220,8 @@ def _text(path):
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
-            f"{path}: cannot be read ({error}); take EmoBox's data folder whole"
+            f"{path}: cannot be read ({error}); {AGAIN}"
         ) from error
-
-
-def _json(text, where):
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise InputError(f"{where}: not valid JSON ({error})") from error
 
 
 def _fold(root, number, entries):
@@ -226,10 +233,8 @@ def _fold(root, number, entries):
         if split == "valid" and not path.exists():
             continue
         for row, line in enumerate(_text(path).splitlines(), start=1):
-            entry = _json(line, f"{path}, row {row}")
-            for name in ("key", "wav", "emo"):
-                if name not in entry:
-                    raise InputError(f"{path}, row {row}: has no '{name}'")
+            where = f"{path}, row {row}"
+            entry = parse(where, line.encode(), Entry, "is no entry", AGAIN)
             fold[entry["key"]] = split
             entries[entry["key"]] = entry
     return fold
@@ -258,14 +263,13 @@ def _hold_out(fold, kept, labels, speakers):
     if parts < 2:
         return
     if len(set(voices)) < 4:
-        deal = StratifiedKFold(parts, shuffle=True, random_state=0)
-        deals = [*deal.split(train, names)]
+        splitter = StratifiedKFold(parts, shuffle=True, random_state=0)
     else:
-        deal = StratifiedGroupKFold(min(parts, len(set(voices))))
-        deals = [*deal.split(train, names, voices)]
-    # A class may have but one speaker, who then has to train.
+        splitter = StratifiedGroupKFold(min(parts, len(set(voices))))
+    halves = [*splitter.split(train, names, voices)]
+    # A class may have only one speaker, who then has to train.
     held = next(
-        (held for rest, held in deals if set(names[rest]) == set(names)),
-        deals[0][1],
+        (held for rest, held in halves if set(names[rest]) == set(names)),
+        halves[0][1],
     )
     fold.update(dict.fromkeys(train[held].tolist(), "valid"))

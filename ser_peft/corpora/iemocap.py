@@ -8,7 +8,7 @@ database", Language Resources and Evaluation 42, doi
 import re
 
 from ser_peft.corpora import Utterance, corpus_folder
-from ser_peft.corpora.protocols import Folds, RandomSplit
+from ser_peft.corpora.protocols import Folds, RandomSplit, by_name
 from ser_peft.errors import InputError
 
 __all__ = ["CLASS_SETS", "PROTOCOLS", "read"]
@@ -23,52 +23,44 @@ TURN = re.compile(
 # Ses01F_impro01_F000 [006.2901-008.2357]: Excuse me.
 TRANSCRIPT = re.compile(r"\s*(Ses\w+)\s*\[[^]]*\]\s*:\s*(.*?)\s*$")
 
+BASIC = {"neu": "neutral", "ang": "angry", "sad": "sad", "hap": "happy"}
 CLASS_SETS = {
     # The 5,531 utterances that most papers mean: excited counts as happy.
-    4: {"neu": "neutral", "ang": "angry", "sad": "sad", "hap": "happy",
-        "exc": "happy"},
-    5: {"neu": "neutral", "ang": "angry", "sad": "sad", "hap": "happy",
-        "exc": "happy", "fru": "frustrated"},
-    6: {"neu": "neutral", "ang": "angry", "sad": "sad", "hap": "happy",
-        "exc": "excited", "fru": "frustrated"},
-}  # fmt: skip
+    4: {**BASIC, "exc": "happy"},
+    5: {**BASIC, "exc": "happy", "fru": "frustrated"},
+    6: {**BASIC, "exc": "excited", "fru": "frustrated"},
+}
 
 SESSIONS = [[f"Session{number}"] for number in range(1, 6)]
-NEXT = SESSIONS[1:] + SESSIONS[:1]
 
-PROTOCOLS = {
-    "peft-ser": Folds(
-        name="peft-ser",
+PROTOCOLS = by_name(
+    Folds(
+        "peft-ser",
         by="group",
         test=SESSIONS,
         valid=[SESSIONS[4]] * 4 + [SESSIONS[3]],
     ),
-    "leave-one-session-out": Folds(
-        name="leave-one-session-out", by="group", test=SESSIONS, valid=NEXT
-    ),
+    Folds("leave-one-session-out", by="group", test=SESSIONS),
     # The usual ten folds: the other speaker of the session validates.
-    "leave-one-speaker-out": Folds(
-        name="leave-one-speaker-out",
+    Folds(
+        "leave-one-speaker-out",
         test=[[f"Ses0{n}{sex}"] for n in range(1, 6) for sex in "FM"],
         valid=[[f"Ses0{n}{sex}"] for n in range(1, 6) for sex in "MF"],
     ),
     # Scripted sentences come back in every session, so that a model may know
     # a test sentence by heart; improvised ones do not.
-    "improvised": Folds(
-        name="improvised",
+    Folds(
+        "improvised",
         by="group",
         test=SESSIONS,
-        valid=NEXT,
         where={"style": "improvised"},
     ),
-    # Of the pooled models that PEFT-SER's authors released.
-    "released": Folds(
-        name="released", by="group", test=[SESSIONS[4]], valid=[SESSIONS[3]]
-    ),
-    # As DistilSER and 3M-SER divide: the sizes are theirs, 4479, 498 and 554
-    # utterances of 4 classes; which these are depends on their files' order.
-    "distilser": RandomSplit("distilser"),
-}
+    # The fold of the pooled models that PEFT-SER's authors released.
+    Folds("released", by="group", test=[SESSIONS[4]], valid=[SESSIONS[3]]),
+    # The split of DistilSER and 3M-SER: its sizes are theirs, 4479, 498 and
+    # 554 utterances of 4 classes; the utterances depend on their files' order.
+    RandomSplit("distilser"),
+)
 
 
 def read(folder):

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 from ser_peft.corpora import Utterance, corpus_folder, read_table
-from ser_peft.corpora.protocols import Folds
+from ser_peft.corpora.protocols import Folds, by_name
 from ser_peft.errors import InputError
 
 __all__ = ["CLASS_SETS", "PROTOCOLS", "read"]
@@ -28,24 +28,24 @@ C1 = re.compile("[\x80-\x9f]")
 GENDERS = dict.fromkeys(("Monica", "Phoebe", "Rachel"), "female")
 GENDERS |= dict.fromkeys(("Chandler", "Joey", "Ross"), "male")
 
+BASIC = {"neutral": "neutral", "anger": "angry", "sadness": "sad",
+         "joy": "happy"}  # fmt: skip
 CLASS_SETS = {
-    4: {"neutral": "neutral", "anger": "angry", "sadness": "sad",
-        "joy": "happy"},
-    7: {"neutral": "neutral", "anger": "angry", "sadness": "sad",
-        "joy": "happy", "fear": "fearful", "disgust": "disgust",
+    4: BASIC,
+    7: {**BASIC, "fear": "fearful", "disgust": "disgust",
         "surprise": "surprised"},
 }  # fmt: skip
 
 # The corpus's own split. The same characters speak in all parts of it.
-PROTOCOLS = {
-    "official": Folds(
-        name="official",
+PROTOCOLS = by_name(
+    Folds(
+        "official",
         test=[["test"]],
         valid=[["dev"]],
         by="group",
         shares_speakers=True,
     )
-}
+)
 
 
 def read(folder):

@@ -6,9 +6,10 @@ study emotion perception", IEEE Transactions on Affective Computing 8(1), doi
 """
 
 import re
+from dataclasses import replace
 
 from ser_peft.corpora import Utterance, corpus_folder
-from ser_peft.corpora.protocols import Folds
+from ser_peft.corpora.protocols import Folds, by_name
 from ser_peft.errors import InputError
 
 __all__ = ["CLASS_SETS", "PROTOCOLS", "read"]
@@ -36,22 +37,18 @@ CLASS_SETS = {
 
 SESSIONS = [[f"session{number}"] for number in range(1, 7)]
 # PEFT-SER: the sixth session validates, and the fifth where it is tested.
-DEALT = {
-    "by": "group",
-    "test": SESSIONS,
-    "valid": [SESSIONS[5]] * 5 + [SESSIONS[4]],
-}
-
-PROTOCOLS = {
-    "peft-ser": Folds(name="peft-ser", **DEALT),
-    "improvised": Folds(
-        name="improvised", where={"style": "improvised"}, **DEALT
-    ),
-    # Of the pooled models that PEFT-SER's authors released.
-    "released": Folds(
-        name="released", by="group", test=[SESSIONS[4]], valid=[SESSIONS[3]]
-    ),
-}
+PEFT_SER = Folds(
+    "peft-ser",
+    by="group",
+    test=SESSIONS,
+    valid=[SESSIONS[5]] * 5 + [SESSIONS[4]],
+)
+PROTOCOLS = by_name(
+    PEFT_SER,
+    replace(PEFT_SER, name="improvised", where={"style": "improvised"}),
+    # The fold of the pooled models that PEFT-SER's authors released.
+    Folds("released", by="group", test=[SESSIONS[4]], valid=[SESSIONS[3]]),
+)
 
 
 def read(folder):

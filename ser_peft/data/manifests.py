@@ -7,10 +7,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, TypeAdapter, with_config
+from pydantic import Field, with_config
 from typing_extensions import NotRequired, TypedDict
 
-from ser_peft.corpora.protocols import SPLITS, check_splits, fingerprint
+from ser_peft.corpora.protocols import SPLITS
+from ser_peft.corpora.splits import check_splits, fingerprint
 from ser_peft.data.audio import MIN_SECONDS
 from ser_peft.errors import InputError
 from ser_peft.storage.schema import Name, Number, Place, Scalar, Text, read_json
@@ -20,6 +21,8 @@ __all__ = ["read_manifests"]
 logger = logging.getLogger(__name__)
 
 AGAIN = "make the manifests again with `ser-peft prepare`"
+LARGEST = 1 << 30
+"""Size of the largest manifest that is read, bytes."""
 LONGEST = 1e6
 """No recording is longer, seconds: 11 days."""
 
@@ -27,6 +30,7 @@ _Count = Annotated[int, Field(ge=0, lt=1 << 53)]
 _Fold = Annotated[int, Field(ge=1, lt=1 << 31)]
 
 
+@with_config(strict=True)
 class Entry(TypedDict, extra_items=Scalar):
     """An utterance; what else a corpus says of it is text or a number."""
 
@@ -40,6 +44,7 @@ class Entry(TypedDict, extra_items=Scalar):
     corpus: NotRequired[Name]
 
 
+@with_config(strict=True)
 class Confounding(TypedDict, total=False):
     """See `ser_peft.corpora.balance.confounding`."""
 
@@ -53,7 +58,7 @@ class Confounding(TypedDict, total=False):
     rarest_speakers: _Count
 
 
-@with_config(ConfigDict(extra="allow"))
+@with_config(strict=True, extra="allow")
 class About(TypedDict):
     """``protocol.json``; what else is in it is the request it was made for."""
 
@@ -69,10 +74,6 @@ class About(TypedDict):
     leaks: NotRequired[dict[Name, Number]]
     missing_classes: NotRequired[dict[Name, list[Name]]]
     confounding: NotRequired[Confounding]
-
-
-ABOUT = TypeAdapter(About)
-MANIFEST = TypeAdapter(dict[Any, Entry])
 
 
 def read_manifests(folder):
@@ -100,13 +101,21 @@ def read_manifests(folder):
     """
     folder = Path(folder)
 
-    def read(name, schema):
-        path = folder / f"{name}.json"
-        missing = "make the manifests with `ser-peft prepare`"
-        return read_json(path, schema, missing, AGAIN)
-
-    about = read("protocol", ABOUT)
-    manifests = {split: read(split, MANIFEST) for split in SPLITS}
+    about, *parts = (
+        read_json(
+            folder / f"{name}.json",
+            schema,
+            "is not as `ser-peft prepare` writes it",
+            AGAIN,
+            "make the manifests with `ser-peft prepare`",
+            LARGEST,
+        )
+        for name, schema in [
+            ("protocol", About),
+            *((split, dict[Any, Entry]) for split in SPLITS),
+        ]
+    )
+    manifests = dict(zip(SPLITS, parts, strict=True))
     about.setdefault("dimensions", [])  # which few corpora have
     _check_about(about, folder / "protocol.json")
     check_splits(

@@ -153,7 +153,7 @@ def prepare_pool(
         kept = _named(name, relabel, utterances, class_set, deals[name].label)
         labels |= {f"{name}/{u.id}": label for u, label in kept}
         dealt = _named(
-            name, deals[name].deal, [u for u, _ in kept], folds[name],
+            name, deals[name].split, [u for u, _ in kept], folds[name],
             {u.id: label for u, label in kept},
         )  # fmt: skip
         for split in SPLITS:

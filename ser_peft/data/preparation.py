@@ -9,15 +9,13 @@ from pathlib import Path
 
 from ser_peft.corpora import load_corpus
 from ser_peft.corpora.balance import confounding
-from ser_peft.corpora.protocols import (
-    Whole,
+from ser_peft.corpora.protocols import Whole, classes_of, relabel
+from ser_peft.corpora.splits import (
     check_splits,
-    classes_of,
     fingerprint,
     has_all,
     leaks,
     missing_classes,
-    relabel,
 )
 from ser_peft.corpora.transcripts import GOLD
 from ser_peft.data.audio import durations
@@ -130,7 +128,7 @@ def prepare(
         chosen = [(utterance, None) for utterance in utterances]
     chosen = _rated(chosen, dimensions, corpus)
     labels = {utterance.id: label for utterance, label in chosen}
-    splits = deal.deal([u for u, _ in chosen], fold, labels)
+    splits = deal.split([u for u, _ in chosen], fold, labels)
     write_manifests(splits, labels, save_folder, request)
 
 

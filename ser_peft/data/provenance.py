@@ -7,7 +7,8 @@ from pathlib import Path
 from ser_peft.corpora.emobox import own_name
 from ser_peft.errors import InputError
 from ser_peft.io import write_json
-from ser_peft.storage.model_files import HeardFile, parse, read_bytes
+from ser_peft.storage.model_files import HeardFile
+from ser_peft.storage.schema import read_json
 
 __all__ = ["RECORD", "Heard", "speakers_of"]
 
@@ -116,7 +117,9 @@ class Heard:
         places = folder / RECORD, folder.parent / RECORD
         path = next(filter(Path.is_file, places), None)
         if path:
-            self._carry(key, folder, _read(path))
+            wrong, advice = "is no record of speakers", "copy it again"
+            start = read_json(path, HeardFile, wrong, advice)
+            self._carry(key, folder, start.model_dump())
         elif self.trust and needed:
             self.record["trust_start"].append(f"{key}: {folder}")
             logger.warning(
@@ -178,9 +181,3 @@ def _by_corpus(pairs):
     for corpus, speaker in sorted(pairs):
         found[corpus].append(speaker)
     return dict(found)
-
-
-def _read(path):
-    text = read_bytes(path, "copy it again")
-    wrong = "is no record of speakers"
-    return parse(path, text, HeardFile, wrong, "copy it again").model_dump()

@@ -12,7 +12,8 @@ from typing import Any
 
 from ser_peft.errors import BAD_ARGUMENTS, InputError
 from ser_peft.io import refuse_pointer, sha256_of, write_json
-from ser_peft.storage.model_files import ManifestFile, parse, read_bytes
+from ser_peft.storage.model_files import ManifestFile
+from ser_peft.storage.schema import read_json
 
 __all__ = [
     "MANIFEST",
@@ -24,6 +25,7 @@ __all__ = [
     "verify",
 ]
 
+AGAIN = "copy the folder again"
 MANIFEST = "manifest.json"
 SIGNATURE = "model.sig"
 BESIDE = ("LICENSE", "README.md", SIGNATURE)
@@ -97,10 +99,8 @@ def _refuse_code(files):
             )
     for name, path in files.items():
         if name.endswith("config.json"):
-            advice = "copy the folder again"
-            text = read_bytes(path, advice)
-            told = parse(path, text, dict[str, Any], "is no table", advice)
-            for key, value in told.items():
+            content = read_json(path, dict[str, Any], "is no table", AGAIN)
+            for key, value in content.items():
                 if key == "auto_map" or (key.endswith("_file") and value):
                     raise InputError(
                         f"{path}: {key}: {value!r:.80}: names code or a file "
@@ -182,21 +182,18 @@ def verify(folder):
 
 def _prove(folder, files, path):
     """Compare files with the manifest at `path`; gives its encoders."""
-    advice = "copy the folder again"
-    manifest = parse(
-        path, read_bytes(path, advice), ManifestFile, "is no manifest", advice
-    )
+    manifest = read_json(path, ManifestFile, "is no manifest", AGAIN)
     for name in sorted({*files, *manifest.files}):
         listed, where = manifest.files.get(name), f"{folder}/{name}"
         if name not in files:
             raise InputError(
-                f"{where}: is missing, {MANIFEST} lists it; {advice}"
+                f"{where}: is missing, {MANIFEST} lists it; {AGAIN}"
             )
         if listed is None:
             if name in BESIDE:
                 continue
             raise InputError(
-                f"{where}: is not listed in {MANIFEST}; remove it, or {advice}"
+                f"{where}: is not listed in {MANIFEST}; remove it, or {AGAIN}"
             )
         refuse_pointer(files[name])
         size = files[name].stat().st_size
@@ -205,7 +202,7 @@ def _prove(folder, files, path):
             was = f"has SHA-256 {found}" if found else f"has {size} bytes"
             raise InputError(
                 f"{where}: was changed or damaged: {was}, {MANIFEST} says "
-                f"{listed.sha256 if found else listed.size}; {advice}"
+                f"{listed.sha256 if found else listed.size}; {AGAIN}"
             )
     return {
         key: identity.model_dump(exclude_none=True)

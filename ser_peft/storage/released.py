@@ -8,7 +8,8 @@ from huggingface_hub import snapshot_download
 from ser_peft.errors import InputError
 from ser_peft.io import refuse_pointer
 from ser_peft.storage.closed import hashes
-from ser_peft.storage.model_files import RegistryFile, parse, read_bytes
+from ser_peft.storage.model_files import RegistryFile
+from ser_peft.storage.schema import read_json
 
 __all__ = [
     "RELEASED",
@@ -122,13 +123,13 @@ def _registry():
     path = registry_file()
     if not path.exists() and "SER_PEFT_REGISTRY" not in os.environ:
         return {}
-    return parse(
+    return read_json(
         path,
-        read_bytes(path, "correct $SER_PEFT_REGISTRY"),
         RegistryFile,
         "is no registry of models",
         "every name needs its source and sha256, as `ser-peft export` prints "
         "them",
+        missing="correct $SER_PEFT_REGISTRY",
     )
 
 
