@@ -11,6 +11,7 @@ here needs torch.
 
 import importlib
 import itertools
+import re
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -112,7 +113,7 @@ def load_corpus(name):
     others = {one.name: one for one in entry_points(group=__name__)}
     if name not in others:
         raise InputError(
-            f"corpus {name}: unknown; choose one of "
+            f"corpus {name or 'of no name'}: unknown; choose one of "
             f"{', '.join([*CORPORA, *sorted(others)])}, or emobox:NAME for "
             "one of EmoBox's"
         )
@@ -171,34 +172,45 @@ def corpus_folder(folder, name, expected, found):
 
 
 def recordings(folder, name, expected, pattern):
-    """Find recordings whose names tell their labels.
+    """Find recordings whose paths tell their labels.
 
     Arguments
     ---------
     folder, name, expected
         See `corpus_folder`.
-    pattern : re.Pattern
-        Matches the whole name, without ``.wav`` or ``.flac``.
+    pattern : str
+        Regular expression of the end of a path, from the beginning of a
+        name on and without ``.wav`` or ``.flac``.
 
     Returns
     -------
     list of (Path, tuple of str)
-        A recording, anywhere in the folder, and the groups of its match;
-        sorted by name, each name once.
+        A recording, at any depth in the folder, and the groups of its match.
+        Sorted by what matched; each of these once.
 
     Raises
     ------
     InputError
         See `corpus_folder`.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> (folder / "ann_sad.wav").touch()
+    >>> ((path, labels),) = recordings(
+    ...     folder, "Toy", "files like ann_sad.wav", "(ann|ben)_(sad|glad)"
+    ... )
+    >>> path.name, labels
+    ('ann_sad.wav', ('ann', 'sad'))
     """
+    path_end = re.compile(rf"(?:.*/)?({pattern})\.(?:wav|flac)")
 
     def found(root):
-        sounds = [*root.rglob("*.wav"), *root.rglob("*.flac")]
-        paths = {path.stem: path for path in sorted(sounds, reverse=True)}
-        return [
-            (path, match.groups())
-            for stem, path in sorted(paths.items())
-            if (match := pattern.fullmatch(stem))
-        ]
+        clips = {}
+        for path in sorted(root.rglob("*"), reverse=True):
+            if match := path_end.fullmatch(path.relative_to(root).as_posix()):
+                end, *labels = match.groups()
+                clips[end] = path, tuple(labels)
+        return [clip for _, clip in sorted(clips.items())]
 
     return corpus_folder(folder, name, expected, found)

@@ -4,7 +4,6 @@ Cao et al. 2014, "CREMA-D: Crowd-Sourced Emotional Multimodal Actors Dataset",
 IEEE Transactions on Affective Computing 5(4), doi 10.1109/TAFFC.2014.2336244.
 """
 
-import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,7 +39,7 @@ SENTENCES = {
 }
 # actor_sentence_emotion_intensity; one published name, 1040_ITH_SAD_X.wav,
 # has lost a letter that the table of votes has.
-NAME = re.compile(
+NAME = (
     rf"(10\d\d)_({'|'.join(SENTENCES)})_(NEU|ANG|SAD|HAP|FEA|DIS)_"
     "(LO|MD|HI|XX?)"
 )

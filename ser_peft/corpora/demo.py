@@ -4,8 +4,6 @@
 without a licensed corpus. See ``recipes/Demo/make_corpus.py``.
 """
 
-import re
-
 from ser_peft.corpora import Utterance, recordings
 from ser_peft.corpora.protocols import FOUR, Folds, by_name
 
@@ -18,7 +16,7 @@ SENTENCES = {
     "4": "We are going to meet again on Monday.",
 }
 # voice_emotion_sentence_repetition
-NAME = re.compile(rf"([mf]\d+)_({'|'.join(FOUR)})_([1-4])_(\d+)")
+NAME = rf"([mf]\d+)_({'|'.join(FOUR)})_([1-4])_(\d+)"
 
 CLASS_SETS = {4: {name: name for name in FOUR}}
 

@@ -264,6 +264,7 @@ def _hold_out(fold, kept, labels, speakers):
         return
     if len(set(voices)) < 4:
         splitter = StratifiedKFold(parts, shuffle=True, random_state=0)
+        voices = None
     else:
         splitter = StratifiedGroupKFold(min(parts, len(set(voices))))
     halves = [*splitter.split(train, names, voices)]

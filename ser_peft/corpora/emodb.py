@@ -4,8 +4,6 @@ Burkhardt et al. 2005, "A Database of German Emotional Speech", Interspeech,
 doi 10.21437/Interspeech.2005-446.
 """
 
-import re
-
 from ser_peft.corpora import Utterance, recordings
 from ser_peft.corpora.protocols import FOUR, Folds, by_name
 
@@ -48,7 +46,7 @@ EMOTIONS = {  # by the German word's first letter: Wut, Trauer, Freude, ...
     "A": "fearful",
 }
 # speaker, sentence, emotion, version
-NAME = re.compile(
+NAME = (
     rf"({'|'.join(SPEAKERS)})({'|'.join(SENTENCES)})([{''.join(EMOTIONS)}])"
     "([a-z]?)"
 )

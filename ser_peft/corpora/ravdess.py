@@ -4,8 +4,6 @@ Livingstone and Russo 2018, "The Ryerson Audio-Visual Database of Emotional
 Speech and Song", PLoS ONE 13(5), doi 10.5281/zenodo.1188976.
 """
 
-import re
-
 from ser_peft.corpora import Utterance, recordings
 from ser_peft.corpora.protocols import FOUR, Folds, by_name
 
@@ -27,7 +25,7 @@ SENTENCES = {
 }
 # modality-channel-emotion-intensity-statement-repetition-actor; 03-01 is
 # audio-only speech, what the published Audio_Speech archive holds.
-NAME = re.compile(r"03-01-(0[1-8])-(0[12])-(0[12])-(0[12])-(0[1-9]|1\d|2[0-4])")
+NAME = r"03-01-(0[1-8])-(0[12])-(0[12])-(0[12])-(0[1-9]|1\d|2[0-4])"
 
 CLASS_SETS = {
     4: {name: name for name in FOUR},
