@@ -1,6 +1,7 @@
 """Datasets and batches: from manifests to tensors."""
 
 import hashlib
+import logging
 import random
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,6 +12,9 @@ import torch
 from ser_peft.corpora.transcripts import clean_text
 from ser_peft.data.audio import SAMPLE_RATE, read_audio
 from ser_peft.data.manifests import read_manifests
+
+# It announces every epoch's draw.
+logging.getLogger("speechbrain.dataio.sampler").setLevel(logging.WARNING)
 
 __all__ = [
     "Progress",

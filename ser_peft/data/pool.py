@@ -1,15 +1,57 @@
-"""Several corpora as one: dealt each by its own protocol, labelled alike."""
+"""Several corpora as one: each split by its own protocol, labelled alike."""
 
 import os
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from ser_peft.corpora import DIMENSIONS, load_corpus
-from ser_peft.corpora.protocols import SPLITS, Whole, classes_of, relabel
-from ser_peft.data import choose, held, root_of, write_manifests
+from ser_peft.corpora import DIMENSIONS
+from ser_peft.corpora.protocols import SPLITS, Whole, classes_of
+from ser_peft.data.preparation import choose
+from ser_peft.data.writing import held, root_of, write_manifests
 from ser_peft.errors import InputError
 
-__all__ = ["prepare_pool"]
+__all__ = ["prepare_pool", "prepare_several"]
+
+
+def prepare_several(
+    corpora, save_folder, classes, fold, protocol, dimensions=()
+):
+    """Hand a request for several corpora to `prepare_pool`.
+
+    Arguments
+    ---------
+    corpora : dict
+        ``folders``, ``train``, ``test`` and, if need be, ``whole_targets``.
+    save_folder, classes, fold, protocol, dimensions
+        See `ser_peft.data.prepare`; 4 classes by default.
+
+    Raises
+    ------
+    InputError
+        If a key is missing or unknown, or there are dimensions.
+    """
+    known = {"folders", "train", "test", "whole_targets"}
+    if not {"folders", "train", "test"} <= corpora.keys() <= known:
+        raise InputError(
+            f"corpus: {', '.join(map(str, corpora)) or 'empty'}: several "
+            "corpora need folders, train and test, and may have whole_targets"
+        )
+    if dimensions:
+        raise InputError(
+            f"dimensions: {', '.join(dimensions)}: every corpus has its own "
+            "scale; leave them out, or take a single corpus"
+        )
+    prepare_pool(
+        corpora["folders"],
+        save_folder,
+        corpora["train"],
+        corpora["test"],
+        4 if classes is None else classes,
+        fold,
+        protocol,
+        corpora.get("whole_targets", False),
+    )
 
 
 def prepare_pool(
@@ -32,21 +74,21 @@ def prepare_pool(
     Arguments
     ---------
     corpora : dict
-        Name, as in `ser_peft.corpora.CORPORA` or ``emobox:NAME`` -> its
-        folder. Only those named below are read.
+        Name, as for `ser_peft.data.prepare` -> its folder. Only those named
+        below are read.
     save_folder : str or Path
         Gets ``train.json``, ``valid.json``, ``test.json``, ``protocol.json``.
     train_corpora : list of str
         Corpora whose train and valid splits are used.
     test_corpora : list of str
-        Corpora whose test splits are used, of those not trained on too: a
-        score is that of the same utterances whatever was trained on.
+        Corpora whose test splits are used, even if they are not trained on:
+        a score is that of the same utterances whatever was trained on.
     classes : int or str
         A class set that all of them have, with the same classes.
     fold : int
-        From 1; of corpora with more than one.
+        From 1; corpora with a single fold are split alike in every one.
     protocol : str, optional
-        Of the corpora that have it; the others' first one.
+        Used for the corpora that have it, else their first one.
     whole_targets : bool
         Corpora that are not trained on are tested whole: all of their
         utterances of these classes, not their test splits alone.
@@ -55,7 +97,7 @@ def prepare_pool(
     ------
     InputError
         If a list, a corpus, the classes, the fold, the protocol or a
-        recording is unfit, or no corpus would be tested whole.
+        recording cannot be used, or no corpus would be tested whole.
 
     Example
     -------
@@ -78,32 +120,33 @@ def prepare_pool(
         for name in names:
             if not isinstance(corpora.get(str(name)), (str, Path)):
                 raise InputError(
-                    f"{key}: where {name} is, is not said; give "
+                    f"{key}: {name} has no folder; give "
                     f"--corpora='{{{name}: FOLDER}}'"
                 )
-    names = sorted({*train_corpora, *test_corpora})
-    targets = {*test_corpora} - {*train_corpora} if whole_targets else set()
+    trained, tested = sorted({*train_corpora}), sorted({*test_corpora})
+    names = sorted({*trained, *tested})
+    targets = {*tested} - {*trained} if whole_targets else set()
     if whole_targets and not targets:
         raise InputError(
             "whole_targets: all of test_corpora are trained on; name one there "
             "that is not in train_corpora"
         )
     roots = {name: root_of(corpora[name]) for name in names}
-    chosen, deals = {}, {}
+    sources, protocols, known = {}, {}, {"released"}
     for name in names:
-        chosen[name] = _named(
-            name, choose, name, corpora[name], classes, name in targets
-        )
-        protocols = chosen[name][1]
-        deals[name] = protocols.get(protocol) or next(iter(protocols.values()))
+        with _naming(name):
+            source = choose(name, corpora[name], classes, name in targets)
+        sources[name] = source
+        known |= source.protocols.keys()
+        first = next(iter(source.protocols.values()))
+        protocols[name] = source.protocols.get(protocol, first)
         if name in targets:
-            deals[name] = Whole(deals[name].label)
-    known = {"released"}.union(*(part[1] for part in chosen.values()))
+            protocols[name] = Whole(protocols[name].label)
     if protocol and protocol not in known:
         raise InputError(
             f"protocol {protocol}: none of {', '.join(names)} has it"
         )
-    orders = {name: classes_of(chosen[name][0]) for name in names}
+    orders = {name: classes_of(sources[name].class_set) for name in names}
     for name, order in orders.items():
         if order != orders[names[0]]:
             raise InputError(
@@ -111,13 +154,11 @@ def prepare_pool(
                 f"{', '.join(orders[names[0]])} in {names[0]}; choose a set "
                 "that is the same in all, as 4"
             )
-    folds_total = max(deal.folds for deal in deals.values())
+    folds_total = max(protocol.folds for protocol in protocols.values())
     if fold not in range(1, folds_total + 1):
         raise InputError(f"--fold={fold}: there are folds 1 to {folds_total}")
-    # Those with a single fold are dealt alike in every one.
-    folds = {n: 1 if deals[n].folds == 1 else fold for n in names}
-    trained, tested = sorted({*train_corpora}), sorted({*test_corpora})
-    used = dict.fromkeys(deal.name for deal in deals.values())
+    folds = {n: 1 if protocols[n].folds == 1 else fold for n in names}
+    used = dict.fromkeys(protocol.name for protocol in protocols.values())
     title = f"{'+'.join(used)}: {'+'.join(trained)}"
     if tested != trained:
         title += f" to {'+'.join(tested)}"
@@ -127,17 +168,17 @@ def prepare_pool(
         "protocol": title,
         "fold": fold,
         "folds_total": folds_total,
-        "shares_speakers": any(deals[n].shares_speakers for n in trained),
+        "shares_speakers": any(protocols[n].shares_speakers for n in trained),
         "classes": orders[names[0]],
         "train_corpora": trained,
         "test_corpora": tested,
         "corpora": {
             name: {
                 "data_folder": roots[name],
-                "content": chosen[name][3],
-                "protocol": deals[name].name,
+                "content": sources[name].content,
+                "protocol": protocols[name].name,
                 "fold": folds[name],
-                "class_set": chosen[name][0],
+                "class_set": sources[name].class_set,
             }
             for name in names
         },
@@ -146,24 +187,17 @@ def prepare_pool(
         return
     splits, labels = {split: [] for split in SPLITS}, {}
     for name in names:
-        class_set, _, utterances, _ = chosen[name]
-        utterances = utterances or _named(
-            name, load_corpus(name).read, corpora[name]
-        )
-        kept = _named(name, relabel, utterances, class_set, deals[name].label)
-        labels |= {f"{name}/{u.id}": label for u, label in kept}
-        dealt = _named(
-            name, deals[name].split, [u for u, _ in kept], folds[name],
-            {u.id: label for u, label in kept},
-        )  # fmt: skip
-        for split in SPLITS:
+        with _naming(name):
+            parts, classed = sources[name].split(protocols[name], folds[name])
+        labels |= {f"{name}/{key}": label for key, label in classed.items()}
+        for split, utterances in parts.items():
             if name in (tested if split == "test" else trained):
-                splits[split] += [_of(name, u) for u in dealt[split]]
+                splits[split] += [_prefixed(name, u) for u in utterances]
     write_manifests(splits, labels, save_folder, request, roots)
 
 
-def _of(corpus, utterance):
-    """An utterance among those of other corpora."""
+def _prefixed(corpus, utterance):
+    """An utterance whose id and speaker begin with its corpus."""
     labels = {
         key: value
         for key, value in utterance.labels.items()
@@ -177,9 +211,10 @@ def _of(corpus, utterance):
     )
 
 
-def _named(corpus, function, *arguments):
-    """Call a function; what is wrong with a corpus is told with its name."""
+@contextmanager
+def _naming(corpus):
+    """Tell the name of the corpus that something is wrong with."""
     try:
-        return function(*arguments)
+        yield
     except InputError as error:
         raise InputError(f"corpora: {corpus}: {error}") from error

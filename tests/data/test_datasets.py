@@ -138,10 +138,10 @@ def test_a_kill_while_writing_leaves_no_mix(
         path.write_text(json.dumps(content))
 
     with monkeypatch.context() as patch:
-        patch.setattr("ser_peft.data.preparation.write_json", killed)
+        patch.setattr("ser_peft.data.writing.write_json", killed)
         with pytest.raises(KeyboardInterrupt):
             prepare("ravdess", ravdess_tree, tmp_path, 4, fold=2)
-    with pytest.raises(InputError, match="protocol.json: no such file"):
+    with pytest.raises(InputError, match="protocol.json: .*No such file"):
         read_manifests(tmp_path)
     prepare("ravdess", ravdess_tree, tmp_path, 4, fold=1)
     _, manifests = read_manifests(tmp_path)
@@ -274,11 +274,11 @@ def test_the_next_fold_decodes_nothing(ravdess_tree, tmp_path, monkeypatch):
          "train: no utterance of class 'angry'"),
         ("test", lambda c: c.clear(), "test: no utterances"),
         ("test", lambda c: c["03-01-01-01-01-01-01"].pop("speaker"),
-         "test.json: 03-01-01-01-01-01-01 has no 'speaker'"),
+         "test.json: .*03-01-01-01-01-01-01: has no 'speaker'"),
         ("train", lambda c: c["03-01-01-01-01-01-06"].pop("duration"),
-         "train.json: 03-01-01-01-01-01-06 has no 'duration'"),
+         "train.json: .*03-01-01-01-01-01-06: has no 'duration'"),
         ("protocol", lambda c: c.pop("classes"),
-         "protocol.json has no 'classes'"),
+         "protocol.json: .*has no 'classes'"),
     ],
 )  # fmt: skip
 def test_manifests_that_cannot_be_judged(copied_manifests, name, edit, message):
@@ -288,13 +288,13 @@ def test_manifests_that_cannot_be_judged(copied_manifests, name, edit, message):
 
 
 def test_manifests_missing_or_broken(copied_manifests, tmp_path):
-    with pytest.raises(InputError, match="protocol.json: no such file"):
+    with pytest.raises(InputError, match="protocol.json: .*No such file"):
         read_manifests(tmp_path / "nowhere")
     (copied_manifests / "test.json").write_text('{"03-01')
-    with pytest.raises(InputError, match="test.json: not valid JSON"):
+    with pytest.raises(InputError, match="test.json: .*not valid JSON"):
         read_manifests(copied_manifests)
     (copied_manifests / "test.json").unlink()
-    with pytest.raises(InputError, match="test.json: no such file"):
+    with pytest.raises(InputError, match="test.json: .*No such file"):
         read_manifests(copied_manifests)
 
 

@@ -221,8 +221,8 @@ def test_same_request_is_kept(places, tmp_path):
     [
         ({"train_corpora": []}, r"train_corpora: \[\] is no list of corpora"),
         ({"test_corpora": "iemocap"}, "test_corpora: iemocap is no list"),
-        ({"test_corpora": ["meld"]}, "test_corpora: where meld is, is not"),
-        ({"corpora": {"iemocap": None}}, "train_corpora: where iemocap is"),
+        ({"test_corpora": ["meld"]}, "test_corpora: meld has no folder"),
+        ({"corpora": {"iemocap": None}}, "train_corpora: iemocap has no fol"),
         ({"corpora": "here"}, "corpora: here: write"),
         ({"corpora": {"iemocap": "/no/where"}},
          "corpora: iemocap: data_folder /no/where: no such folder"),
