@@ -325,7 +325,7 @@ def test_languages(whisper, tmp_path):
     [
         (
             ["{out}/none", "{whisper}"],
-            "No such file or directory); make the man",
+            "No such file or directory); make",
         ),
         (["{out}/manifests", "{out}/none"], "none: cannot be read"),
         (["{out}/manifests", "{whisper}", "--language", "de"], "--language de"),
