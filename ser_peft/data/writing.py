@@ -13,7 +13,7 @@ from ser_peft.corpora.splits import (
     missing_classes,
 )
 from ser_peft.corpora.transcripts import GOLD
-from ser_peft.data.audio import durations
+from ser_peft.data.checking import durations
 from ser_peft.data.manifests import read_manifests
 from ser_peft.errors import InputError
 from ser_peft.io import write_json

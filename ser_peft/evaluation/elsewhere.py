@@ -22,7 +22,7 @@ from ser_peft.data import (
     read_manifests,
     root_of,
 )
-from ser_peft.data.audio import durations
+from ser_peft.data.checking import durations
 from ser_peft.data.provenance import Heard
 from ser_peft.device import loader_workers
 from ser_peft.errors import InputError

@@ -14,7 +14,8 @@ from torch import nn
 from ser_peft.adapters import load_adapter
 from ser_peft.adapters.folder import CONFIG, refuse_nonfinite, several
 from ser_peft.corpora.transcripts import clean_text
-from ser_peft.data.audio import SAMPLE_RATE, Recording, check_samples, summary
+from ser_peft.data.audio import SAMPLE_RATE, Recording, check_samples
+from ser_peft.data.checking import summary
 from ser_peft.errors import InputError, out_of_memory
 from ser_peft.heads import HEADS
 from ser_peft.heads.fusion import FUSIONS

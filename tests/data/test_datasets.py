@@ -250,7 +250,7 @@ def test_other_labels_are_columns(ravdess_tree, tmp_path):
 def test_the_next_fold_decodes_nothing(ravdess_tree, tmp_path, monkeypatch):
     tree = shutil.copytree(ravdess_tree, tmp_path / "tree")
     prepare("ravdess", tree, tmp_path / "1", 4, fold=1)
-    monkeypatch.delattr("ser_peft.data.audio.Recording")
+    monkeypatch.delattr("ser_peft.data.checking.Recording")
     prepare("ravdess", tree, tmp_path / "2", 4, fold=2)
     one, two = (
         {
