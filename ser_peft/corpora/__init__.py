@@ -56,9 +56,9 @@ class Utterance:
     id : str
         Unique in its corpus.
     wav : pathlib.Path
-        Where the audio is.
+        Path of the audio; ``long.wav#t=1.5,4`` is a stretch, in seconds.
     speaker : str
-        Who speaks; protocols split speakers, not utterances.
+        Name of the speaker; protocols split speakers, not utterances.
     gender : str, optional
         ``female`` or ``male``, where the corpus says so.
     text : str, optional
@@ -66,8 +66,7 @@ class Utterance:
     labels : dict
         The corpus's own labels, by kind: ``{"emotion": "calm"}``.
     group : str, optional
-        What a protocol splits instead of speakers: a session, an official
-        split.
+        Session or official split, for protocols that split these.
     """
 
     id: str
@@ -133,23 +132,23 @@ def load_corpus(name):
 
 
 def corpus_folder(folder, name, expected, found):
-    """Check that a folder is the corpus it is said to be.
+    """Check that a folder is the expected corpus.
 
     Arguments
     ---------
     folder : str or Path
-        What the user gave as ``data_folder``.
+        The ``data_folder`` that the user gave.
     name : str
         The corpus's name.
     expected : str
-        What such a folder holds, for the message.
+        Content of such a folder, for the message.
     found : callable
-        Takes the folder as Path, gives the recordings in it.
+        Takes the folder as Path, returns a list of what it finds in it.
 
     Returns
     -------
     list
-        What `found` gave, never empty.
+        The result of `found`, never empty.
 
     Raises
     ------
@@ -172,7 +171,7 @@ def corpus_folder(folder, name, expected, found):
 
 
 def recordings(folder, name, expected, pattern):
-    """Find recordings whose paths tell their labels.
+    """Find recordings whose paths hold their labels.
 
     Arguments
     ---------

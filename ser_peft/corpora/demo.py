@@ -36,7 +36,7 @@ def read(folder):
     Arguments
     ---------
     folder : str or Path
-        What ``recipes/Demo/make_corpus.py`` wrote: a folder for each voice.
+        Output of ``recipes/Demo/make_corpus.py``: a folder for each voice.
 
     Returns
     -------

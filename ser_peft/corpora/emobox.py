@@ -58,7 +58,7 @@ class EmoBox:
     Arguments
     ---------
     name : str
-        As its folder: ``emodb``.
+        Name of its folder, as ``emodb``.
     """
 
     class_sets = staticmethod(class_sets)
@@ -80,9 +80,9 @@ class EmoBox:
         -------
         list of Utterance
             Sorted by id. The label ``emotion`` is that of the label map in
-            small letters; ``group`` says where the utterance is in each fold:
-            ``"train test"``. Utterances without recording or without class
-            are left out, with a warning that counts them.
+            small letters; ``group`` is the split in each fold: ``"train
+            test"``. Utterances without recording or without class are left
+            out, with a warning that counts them.
 
         Raises
         ------
@@ -101,7 +101,7 @@ class EmoBox:
         )
         # The manifests do not always write labels as the map does.
         classes = {k.lower(): name.lower() for k, name in label_map.items()}
-        # Only here it says who speaks.
+        # The only file that names speakers.
         stm = root / "data.seg.wrd.stm"
         speakers = {
             key: _own_speaker(self.name, key, speaker)
@@ -130,7 +130,7 @@ class EmoBox:
             )  # fmt: skip
         for key in kept:
             if key not in speakers:
-                raise InputError(f"{stm}: does not say who speaks {key}")
+                raise InputError(f"{stm}: names no speaker of {key}; {AGAIN}")
         for fold in folds:
             if "valid" not in fold.values():
                 _hold_out(fold, kept, labels, speakers)
@@ -154,14 +154,14 @@ class EmoBox:
         utterances : list of Utterance
             From `read`.
         class_set : dict, optional
-            Of no matter here.
+            Unused.
 
         Returns
         -------
         dict
             ``emobox``. Where EmoBox has no valid set, about a fifth of train
-            is: of its speakers if there are at least four, so that three
-            train, or of each class's utterances.
+            becomes one: a fifth of its speakers if there are at least four,
+            so that three train, else of each class's utterances.
         """
         groups = sorted({u.group for u in utterances})
         sets = {
@@ -184,17 +184,17 @@ class EmoBox:
 
 
 def own_name(corpus):
-    """Name of a corpus itself, whoever describes it.
+    """Name of a corpus, also where EmoBox describes it.
 
     Arguments
     ---------
     corpus : str
-        As for `ser_peft.corpora.load_corpus`.
+        Name for `ser_peft.corpora.load_corpus`.
 
     Returns
     -------
     str
-        That of the corpus's own recipe, where it has one.
+        Name by its own recipe, where it has one.
 
     Example
     -------
@@ -208,7 +208,7 @@ def own_name(corpus):
 
 
 def _own_speaker(corpus, key, speaker):
-    """Who speaks, named as by the corpus's own recipe."""
+    """Name of a speaker by the corpus's own recipe."""
     if corpus == "iemocap" and (turn := TURN.search(key)):
         return "".join(turn.groups())
     return speaker.rpartition("_")[2] if corpus == "emodb" else speaker
@@ -225,7 +225,7 @@ def _text(path):
 
 
 def _fold(root, number, entries):
-    """Key -> split of a fold; the manifests' entries go into `entries`."""
+    """Map keys to splits of a fold; add the manifests' entries to `entries`."""
     fold = {}
     for split in SPLITS:
         name = f"{root.name}_{split}_fold_{number}.jsonl"
@@ -241,7 +241,7 @@ def _fold(root, number, entries):
 
 
 def _find(root, entry):
-    """The recording, or of a video the sound beside it, or None."""
+    """Path of a recording, or of the sound beside a video, or None."""
     path = root / entry["wav"]
     found = [path] if path.suffix.lower() in SOUND else []
     found += [path.with_suffix(".wav"), path.with_suffix(".flac")]

@@ -24,7 +24,7 @@ FOLDERS = {
 COLUMNS = "Utterance Speaker Emotion Sentiment Dialogue_ID Utterance_ID".split()
 # Windows quotes and dashes that somebody took for latin-1.
 C1 = re.compile("[\x80-\x9f]")
-# The main characters; of the others the tables do not tell.
+# The main characters; the tables give no genders.
 GENDERS = dict.fromkeys(("Monica", "Phoebe", "Rachel"), "female")
 GENDERS |= dict.fromkeys(("Chandler", "Joey", "Ross"), "male")
 

@@ -1,4 +1,4 @@
-"""Headers of sound files: what they claim, and what is none."""
+"""Headers of sound files: the length that they claim; other kinds of files."""
 
 import os
 import re
@@ -22,17 +22,17 @@ __all__ = [
 class _Chunk(NamedTuple):
     """The chunk of a file that its sound is in."""
 
-    place: int  # of its size, a number in the header
-    kind: str  # of number, for struct
-    claimed: int  # bytes
+    place: int  # where the header has its size
+    kind: str  # format of that number, for struct
+    claimed: int  # its size as the header has it, bytes
     held: int  # bytes from its beginning to the end of the file
-    more: bool  # whether there is sound behind the claimed bytes
+    more: bool  # whether there is sound after the claimed bytes
 
     @property
     def unknown(self):
         """Whether the writer did not know the size yet.
 
-        It then left 0, or about as much as 31, 32 or 64 bits can say.
+        It then left 0, or about the largest number of 31, 32 or 64 bits.
         """
         near = (abs(self.claimed - limit) for limit in (1 << 31, 1 << 32))
         return not self.claimed or self.claimed >> 62 or min(near) <= 1 << 16
@@ -43,20 +43,20 @@ class _Chunk(NamedTuple):
         return self.more or (self.unknown and self.kind != "<I")
 
     def seconds(self, read):
-        """What the header says, where `read` seconds could be read."""
+        """Seconds that the header claims, where `read` could be read."""
         if self.unknown or (self.claimed <= self.held and not self.more):
             return read
         return read * self.claimed / max(self.held, 1)
 
     def corrected(self, file):
-        """The file, as if it said the size that it has."""
+        """File-like object whose header has the right size."""
         most = (1 << 8 * struct.calcsize(self.kind)) - 1
         size = struct.pack(self.kind, min(self.held, most))
         return _Corrected(file, self.place, size)
 
 
 class _Corrected:
-    """A file that is read as if other bytes were in one place of it."""
+    """File that is read as if it had other bytes in one place."""
 
     def __init__(self, file, place, content):
         self.file, self.place, self.content = file, place, content
@@ -72,8 +72,8 @@ class _Corrected:
         return bytes(content)
 
 
-# Magic -> where the chunks begin, the head of one, what its size counts
-# besides the content, and to what multiple they are padded.
+# Magic -> place of the first chunk, format of a chunk's head, bytes that its
+# size counts besides the content, and the multiple that chunks are padded to.
 FORMS = {
     b"RIFF": (12, "<4sI", 0, 2),
     b"RIFX": (12, ">4sI", 0, 2),
@@ -120,7 +120,7 @@ def sound_chunk(file):
 
 
 def is_sound(rest, head="<4sI"):
-    """Whether what follows the sound is more of it: no chunk, tag, filling."""
+    """Whether bytes after the sound are more of it: no chunk, tag, filling."""
     if not rest.strip(b"\0") or rest.startswith(TAGS):
         return False
     for at in (0, 1):  # not everybody fills up to the multiple
@@ -132,12 +132,13 @@ def is_sound(rest, head="<4sI"):
 
 
 def bytes_of(file, at, count):
+    """Read bytes at a place of a file."""
     file.seek(at)
     return file.read(count)
 
 
 def has_end(file):
-    """Whether the last page of an Ogg is whole and says that it is the last."""
+    """Whether an Ogg ends with a whole page that is marked as the last."""
     size = os.fstat(file.fileno()).st_size
     tail = bytes_of(file, max(0, size - (1 << 17)), -1)
     page = tail[tail.rfind(b"OggS") :]
@@ -147,10 +148,9 @@ def has_end(file):
 
 
 def nist_frames(file):
-    """What the header of a NIST Sphere file says; None where it does not."""
-    found = re.search(
-        rb"sample_count -i (\d{1,18})", bytes_of(file, 0, 1 << 10)
-    )
+    """Frames that the header of a NIST Sphere file claims, or None."""
+    head = bytes_of(file, 0, 1 << 10)
+    found = re.search(rb"sample_count -i (\d{1,18})", head)
     return int(found[1]) if found else None
 
 
@@ -174,7 +174,7 @@ ARCHIVES = b"PK\3\4", b"\x1f\x8b", b"7z\xbc\xaf", b"Rar!"
 
 
 def explain(file, path, error):
-    """What a file is that libsndfile does not read, and what to do."""
+    """Kind of a file that libsndfile does not read, and what to do."""
     head = bytes_of(file, 0, 1 << 10)
     name = shlex.quote(str(path))
     convert = f"convert it with `ffmpeg -i {name} {name}.wav`"

@@ -1,4 +1,4 @@
-"""Manifests as they are found: proven before anything is made of them."""
+"""Manifests as they are read: validated before they are used."""
 
 import json
 import logging
@@ -32,7 +32,7 @@ _Fold = Annotated[int, Field(ge=1, lt=1 << 31)]
 
 @with_config(strict=True)
 class Entry(TypedDict, extra_items=Scalar):
-    """An utterance; what else a corpus says of it is text or a number."""
+    """Entry of an utterance; a corpus's other labels are texts or numbers."""
 
     wav: Place
     duration: Annotated[float, Field(ge=MIN_SECONDS, lt=LONGEST)]
@@ -60,7 +60,7 @@ class Confounding(TypedDict, total=False):
 
 @with_config(strict=True, extra="allow")
 class About(TypedDict):
-    """``protocol.json``; what else is in it is the request it was made for."""
+    """``protocol.json``; its other keys are the request it was made for."""
 
     corpus: Name
     protocol: Name
@@ -77,18 +77,18 @@ class About(TypedDict):
 
 
 def read_manifests(folder):
-    """Read what `ser_peft.data.datasets.write_manifests` wrote.
+    """Read the manifests of one fold.
 
     Arguments
     ---------
     folder : str or Path
-        A manifests folder.
+        Manifests folder, from `ser_peft.data.write_manifests`.
 
     Returns
     -------
     about : dict
-        ``protocol.json``. Its ``protocol_sha`` is that of what was read: a
-        warning says so if the file has another one.
+        ``protocol.json``. Its ``protocol_sha`` is the hash of the manifests
+        as read; if the file has another one, a warning says so.
     manifests : dict
         Split -> {id: entry}.
 
@@ -135,7 +135,7 @@ def read_manifests(folder):
 
 
 def _check_about(about, path):
-    """What no schema says."""
+    """Check what no schema can."""
     for key in ("classes", "dimensions"):
         for name, count in Counter(about[key]).items():
             if count > 1:

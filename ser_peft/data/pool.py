@@ -66,7 +66,7 @@ def prepare_pool(
 ):
     """Write the manifests of a training on several corpora.
 
-    What is there already, whole and for the same request, is kept. Ids and
+    Manifests that exist, whole and for the same request, are kept. Ids and
     speakers begin with the corpus's name and a slash, and each utterance has
     a label ``corpus``. Arousal, valence and dominance are left out: every
     corpus has its own scale.
@@ -213,7 +213,7 @@ def _prefixed(corpus, utterance):
 
 @contextmanager
 def _naming(corpus):
-    """Tell the name of the corpus that something is wrong with."""
+    """Name the corpus in errors."""
     try:
         yield
     except InputError as error:

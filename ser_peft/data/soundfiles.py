@@ -25,17 +25,17 @@ BLOCK = 1 << 18
 STEP = 1 << 14
 """Frames, of which all blocks but the last are multiples."""
 RATES = 4000, 1_000_000
-"""Lowest and highest sample rate that is believed, Hz."""
+"""Lowest and highest plausible sample rate, Hz."""
 OGG_DAMAGE = re.compile("Junk after the last page|Corrupted|reports a hole")
-"""What libsndfile notes when it passes over pages of an Ogg."""
+"""Log messages of libsndfile when it skips damaged pages of an Ogg."""
 MP3_REST = 4096
-"""Bytes behind the last frame of an mp3 that are no concern."""
+"""Bytes after the last frame of an mp3 that are ignored."""
 SLACK = 0.02
-"""Seconds, a frame of most encoders, that a header may be wrong by."""
+"""Seconds that a header may be wrong by: a frame of most encoders."""
 
 
 def unreadable(path, reason, advice):
-    """The `InputError` for a file that is no audio."""
+    """Error for a file that is no audio."""
     return InputError(f"{path}: cannot be read as audio ({reason}); {advice}")
 
 
@@ -52,7 +52,7 @@ class _Stream(soundfile.SoundFile):
 
 
 class Sound:
-    """What is in a sound file, or in a stretch of it, in blocks.
+    """Samples of a sound file, or of a stretch of it, in blocks.
 
     Arguments
     ---------
@@ -64,30 +64,30 @@ class Sound:
     Attributes
     ----------
     rate, channels : int
-        Hz, and how many; known with the first block.
+        Sample rate, Hz, and number of channels; known with the first block.
     frames : int
         Samples of each channel, so far.
     fault : str
-        Known at the end. How much was read, as ``1.50 of 3.00 s``, of a file
-        that is cut off or damaged; empty of a whole one.
+        Known at the end: how much was read of a file that is cut off or
+        damaged, as ``1.50 of 3.00 s``; empty for a whole file.
     """
 
     def __init__(self, path, start=0.0, stop=None):
         self.path, self.start, self.stop = path, start, stop
 
     def __iter__(self):
-        """Read what is there, from the start.
+        """Read everything that is there, from the start.
 
         Yields
         ------
         numpy.ndarray
             Samples as they are stored, integers as fractions; float32,
-            [T, channels]. All but the last have a multiple of `STEP`.
+            [T, channels]. T is a multiple of `STEP` in all but the last.
 
         Raises
         ------
         InputError
-            If nothing can be read: what the file is, and what to do.
+            If nothing can be read; says what the file is instead.
         """
         path = self.path
         self.rate, self.channels, self.frames, self.fault = None, 1, 0, ""
@@ -164,11 +164,11 @@ class Sound:
             )
 
     def _seconds(self, frames):
-        """What a header says, or what there is if it says nothing."""
+        """Seconds that a header claims, or that were read if it does not."""
         return (self.frames if frames >= 1 << 62 else frames) / self.rate
 
     def _read_stretch(self, sound):
-        """As `_read`."""
+        """Yield the blocks of the stretch, as `_read`."""
         first, last = (round(t * self.rate) for t in (self.start, self.stop))
         try:
             sound.seek(first)
@@ -180,11 +180,11 @@ class Sound:
         return (yield from self._read(sound, max(0, last - first)))
 
     def _read(self, sound, wanted):
-        """Yield blocks; tell whether it was an error that ended them."""
+        """Yield blocks; return whether an error ended them."""
         size = max(1, BLOCK // STEP // sound.channels) * STEP
         failed = False
         while wanted and not failed:
-            # NaN tells how far the decoder came if it fails within a block.
+            # NaN shows how far the decoder came if it fails within a block.
             shape = min(size, wanted), sound.channels
             block = np.full(shape, np.nan, np.float32)
             try:
@@ -201,10 +201,10 @@ class Sound:
         return failed
 
     def _read_mp3(self, file):
-        """As `_read`; also how many frames it says that it has.
+        """Yield blocks, as `_read`; return the claimed number of frames too.
 
-        Through a pipe: of a file that does not say it, libsndfile would guess
-        it by the first bit rate, and give no more than that.
+        Read through a pipe: where a file does not say its length, libsndfile
+        would guess it by the first bit rate, and give no more than that.
         """
         head = bytes_of(file, 0, 10)
         start = 0

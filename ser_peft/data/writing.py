@@ -1,4 +1,4 @@
-"""Manifests as they are written: checked, hashed, with what to warn of."""
+"""Manifests as they are written: checked, hashed, with warnings."""
 
 import logging
 import os
@@ -33,7 +33,7 @@ def root_of(data_folder):
 
 
 def held(folder, request):
-    """Whether whole manifests of this request are there; warns as if made."""
+    """Whether whole manifests of this request exist; warns of them again."""
     try:
         about, _ = read_manifests(folder)
     except InputError:

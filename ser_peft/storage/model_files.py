@@ -136,7 +136,10 @@ class ManifestFile(_File):
 
 
 class HeardFile(_File):
-    """``heard.json``, see `ser_peft.data.provenance.Heard`."""
+    """``heard.json``, see `ser_peft.data.provenance.Heard`.
+
+    ``deals`` are the hashes of the protocols of all trainings.
+    """
 
     speakers: dict[str, list[str]]
     deals: list[str]

@@ -101,9 +101,9 @@ def read_json(path, schema, wrong, advice, missing=None, largest=LARGEST):
     wrong : str
         Message if the content does not fit, as "describes no model".
     advice : str
-        What to do then, for the message.
+        Advice for the message, as "save it again".
     missing : str, optional
-        What to do if the file cannot be opened; `advice` by default.
+        Advice if the file cannot be opened; `advice` by default.
     largest : int
         Size of the largest file that is read, bytes.
 
@@ -150,7 +150,7 @@ def parse(path, text, schema, wrong, advice):
     Arguments
     ---------
     path : str or Path
-        Where it is from, for the message.
+        Source of the JSON, for the message.
     text : bytes
         JSON in UTF-8.
     schema, wrong, advice
@@ -181,7 +181,7 @@ def fit(path, content, schema, wrong, advice):
     Arguments
     ---------
     path : str or Path
-        Where it is from, for the message.
+        Source of the JSON, for the message.
     content : object
         From `json`.
     schema, wrong, advice

@@ -203,7 +203,7 @@ def lose_speaker(folder):
          "data.seg.wrd.stm: cannot be read"),
         (lambda f: (f / "toy/label_map.json").write_text("{"),
          "label_map.json: .*not valid JSON"),
-        (lose_speaker, "data.seg.wrd.stm: does not say who speaks toy-c2"),
+        (lose_speaker, "data.seg.wrd.stm: names no speaker of toy-c2"),
     ],
 )  # fmt: skip
 def test_failing_well(copy, break_it, message):
