@@ -4,65 +4,33 @@ import os
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from ser_peft.corpora import DIMENSIONS
 from ser_peft.corpora.protocols import SPLITS, Whole, classes_of
-from ser_peft.data.preparation import choose
+from ser_peft.data.sources import choose
 from ser_peft.data.writing import held, root_of, write_manifests
 from ser_peft.errors import InputError
+from ser_peft.storage.schema import Name, fit
 
-__all__ = ["prepare_pool", "prepare_several"]
+__all__ = ["prepare_pool"]
+
+_Names = Annotated[list[Name], Field(min_length=1)]
 
 
-def prepare_several(
-    corpora, save_folder, classes, fold, protocol, dimensions=()
-):
-    """Hand a request for several corpora to `prepare_pool`.
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
 
-    Arguments
-    ---------
-    corpora : dict
-        ``folders``, ``train``, ``test`` and, if need be, ``whole_targets``.
-    save_folder, classes, fold, protocol, dimensions
-        See `ser_peft.data.prepare`; 4 classes by default.
-
-    Raises
-    ------
-    InputError
-        If a key is missing or unknown, or there are dimensions.
-    """
-    known = {"folders", "train", "test", "whole_targets"}
-    if not {"folders", "train", "test"} <= corpora.keys() <= known:
-        raise InputError(
-            f"corpus: {', '.join(map(str, corpora)) or 'empty'}: several "
-            "corpora need folders, train and test, and may have whole_targets"
-        )
-    if dimensions:
-        raise InputError(
-            f"dimensions: {', '.join(dimensions)}: every corpus has its own "
-            "scale; leave them out, or take a single corpus"
-        )
-    prepare_pool(
-        corpora["folders"],
-        save_folder,
-        corpora["train"],
-        corpora["test"],
-        4 if classes is None else classes,
-        fold,
-        protocol,
-        corpora.get("whole_targets", False),
-    )
+    folders: dict[str, Any]
+    train: _Names
+    test: _Names
+    whole_targets: bool = False
 
 
 def prepare_pool(
-    corpora,
-    save_folder,
-    train_corpora,
-    test_corpora,
-    classes=4,
-    fold=1,
-    protocol="released",
-    whole_targets=False,
+    corpora, save_folder, classes=None, fold=1, protocol=None, dimensions=()
 ):
     """Write the manifests of a training on several corpora.
 
@@ -74,24 +42,24 @@ def prepare_pool(
     Arguments
     ---------
     corpora : dict
-        Name, as for `ser_peft.data.prepare` -> its folder. Only those named
-        below are read.
+        ``folders``: name, as for `ser_peft.data.prepare` -> folder, of which
+        only those named below are read. ``train``: corpora whose train and
+        valid splits are used. ``test``: corpora whose test splits are used,
+        even if they are not trained on: a score is that of the same
+        utterances whatever was trained on. ``whole_targets``, optional:
+        corpora that are not trained on are tested whole, all of their
+        utterances of these classes.
     save_folder : str or Path
         Gets ``train.json``, ``valid.json``, ``test.json``, ``protocol.json``.
-    train_corpora : list of str
-        Corpora whose train and valid splits are used.
-    test_corpora : list of str
-        Corpora whose test splits are used, even if they are not trained on:
-        a score is that of the same utterances whatever was trained on.
     classes : int or str
-        A class set that all of them have, with the same classes.
+        A class set that all of them have, with the same classes; 4 by
+        default.
     fold : int
         From 1; corpora with a single fold are split alike in every one.
     protocol : str, optional
         Used for the corpora that have it, else their first one.
-    whole_targets : bool
-        Corpora that are not trained on are tested whole: all of their
-        utterances of these classes, not their test splits alone.
+    dimensions : list of str
+        Must be empty.
 
     Raises
     ------
@@ -101,41 +69,46 @@ def prepare_pool(
 
     Example
     -------
-    >>> places = {"crema-d": "/data/CREMA-D", "ravdess": "/data/RAVDESS"}
+    >>> folders = {"crema-d": "/data/CREMA-D", "ravdess": "/data/RAVDESS"}
     >>> prepare_pool(
-    ...     places, "manifests", ["crema-d"], ["ravdess"]
+    ...     {"folders": folders, "train": ["crema-d"], "test": ["ravdess"]},
+    ...     "manifests",
     ... )  # doctest: +SKIP
     """
-    if not isinstance(corpora, dict):
-        raise InputError(f"corpora: {corpora}: write {{crema-d: FOLDER}}")
-    for key, names in (
-        ("train_corpora", train_corpora),
-        ("test_corpora", test_corpora),
-    ):
-        if not isinstance(names, list) or not names:
-            raise InputError(
-                f"{key}: {names} is no list of corpora; write [crema-d, "
-                "iemocap]"
-            )
-        for name in names:
-            if not isinstance(corpora.get(str(name)), (str, Path)):
-                raise InputError(
-                    f"{key}: {name} has no folder; give "
-                    f"--corpora='{{{name}: FOLDER}}'"
-                )
-    trained, tested = sorted({*train_corpora}), sorted({*test_corpora})
+    request = fit(
+        "corpus",
+        corpora,
+        _Request,
+        "is no choice of several corpora",
+        "write {folders: {crema-d: FOLDER, ravdess: FOLDER}, train: "
+        "[crema-d], test: [crema-d, ravdess]}",
+    )
+    if dimensions:
+        raise InputError(
+            f"dimensions: {', '.join(dimensions)}: every corpus has its own "
+            "scale; leave them out, or take a single corpus"
+        )
+    classes = 4 if classes is None else classes
+    folders = request.folders
+    trained, tested = sorted({*request.train}), sorted({*request.test})
     names = sorted({*trained, *tested})
-    targets = {*tested} - {*trained} if whole_targets else set()
-    if whole_targets and not targets:
+    for name in names:
+        if not isinstance(folders.get(name), (str, Path)):
+            raise InputError(
+                f"corpora: {name} has no folder; give "
+                f"--corpora='{{{name}: FOLDER}}'"
+            )
+    targets = {*tested} - {*trained} if request.whole_targets else set()
+    if request.whole_targets and not targets:
         raise InputError(
             "whole_targets: all of test_corpora are trained on; name one there "
             "that is not in train_corpora"
         )
-    roots = {name: root_of(corpora[name]) for name in names}
+    roots = {name: root_of(folders[name]) for name in names}
     sources, protocols, known = {}, {}, {"released"}
     for name in names:
         with _naming(name):
-            source = choose(name, corpora[name], classes, name in targets)
+            source = choose(name, folders[name], classes, name in targets)
         sources[name] = source
         known |= source.protocols.keys()
         first = next(iter(source.protocols.values()))
