@@ -20,6 +20,7 @@ from ser_peft.corpora.protocols import (
     relabel,
     spelt_alike,
 )
+from ser_peft.corpora.tables import number
 from ser_peft.errors import InputError
 from ser_peft.io import find_file
 
@@ -92,18 +93,18 @@ def _parts(clips):
             "class (classes in the yaml: a map), or give a column split"
         )
     most = min(FOLDS, few)
-    for number in (*range(most, 2, -1), most):
-        parts = split_speakers(clips, number)
+    for count in (*range(most, 2, -1), most):
+        parts = split_speakers(clips, count)
         if all(
             names & {*part} for names in speakers.values() for part in parts
         ):
             break
-    if number < few:
+    if count < few:
         who = "in more, a class would be missing from some"
     elif few == len(everybody):
         who = f"there are {few} speakers only"
-    if number < FOLDS:
-        logger.warning("custom: %d folds, not %d: %s", number, FOLDS, who)
+    if count < FOLDS:
+        logger.warning("custom: %d folds, not %d: %s", count, FOLDS, who)
     return parts
 
 
@@ -194,13 +195,7 @@ def _utterance(root, where, cells):
     text = cells.pop("text", None)
     labels = {name: cell for name, cell in cells.items() if cell}
     for name in labels.keys() & set(DIMENSIONS):
-        try:
-            # With a comma, as most of Europe writes it.
-            labels[name] = float(labels[name].replace(",", ".", 1))
-        except ValueError as error:
-            raise InputError(
-                f"{where}, column {name}: '{labels[name]}' is no number"
-            ) from error
+        labels[name] = number(where, name, labels[name])
     return Utterance(
         id=path,
         wav=Path(f"{wav}{mark}{times}"),

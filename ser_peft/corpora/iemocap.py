@@ -9,7 +9,7 @@ import re
 
 from ser_peft.corpora import Utterance, corpus_folder
 from ser_peft.corpora.protocols import Folds, RandomSplit, by_name
-from ser_peft.errors import InputError
+from ser_peft.corpora.tables import matched_lines
 
 __all__ = ["CLASS_SETS", "PROTOCOLS", "read"]
 
@@ -21,7 +21,9 @@ TURN = re.compile(
     r"\[\s*([\d.]+),\s*([\d.]+),\s*([\d.]+)\s*\]\s*$"
 )
 # Ses01F_impro01_F000 [006.2901-008.2357]: Excuse me.
-TRANSCRIPT = re.compile(r"\s*(Ses\w+)\s*\[[^]]*\]\s*:\s*(.*?)\s*$")
+TRANSCRIPT = re.compile(
+    r"^[ \t]*(Ses\w+)[ \t]*\[[^]\n]*\][ \t]*:[ \t]*(.*?)\s*$", re.MULTILINE
+)
 
 BASIC = {"neu": "neutral", "ang": "angry", "sad": "sad", "hap": "happy"}
 CLASS_SETS = {
@@ -86,14 +88,13 @@ def read(folder):
         If the folder is absent or holds no annotated turns, or the line of a
         turn is broken.
     """
-    turns = corpus_folder(
+    return corpus_folder(
         folder,
         "IEMOCAP",
         "Session1 ... Session5 with dialog/EmoEvaluation/"
         "Ses01F_impro01.txt and sentences/wav",
         _turns,
     )
-    return sorted(turns, key=lambda turn: turn.id)
 
 
 def _turns(root):
@@ -101,41 +102,26 @@ def _turns(root):
     # judgements are in folders below.
     texts, turns = {}, {}
     for path in root.glob("Session[1-5]/dialog/transcriptions/Ses*.txt"):
-        for line in _lines(path):
-            if match := TRANSCRIPT.match(line):
-                texts[match[1]] = match[2]
-    for path in root.glob("Session[1-5]/dialog/EmoEvaluation/Ses*.txt"):
+        texts |= TRANSCRIPT.findall(path.read_text("utf-8", errors="replace"))
+    paths = root.glob("Session[1-5]/dialog/EmoEvaluation/Ses*.txt")
+    for path, groups in matched_lines(paths, "[", TURN):
+        name, number, style, sex, emotion, *numbers = groups
+        valence, arousal, dominance = map(float, numbers)
         session = path.parents[2]
-        for line in _lines(path):
-            if not line.startswith("["):
-                continue
-            match = TURN.match(line)
-            if not match:
-                raise InputError(
-                    f"{path}: cannot read the turn '{line}'; unpack the "
-                    "corpus again"
-                )
-            name, number, style, sex, emotion, *numbers = match.groups()
-            valence, arousal, dominance = map(float, numbers)
-            turns[name] = Utterance(
-                id=name,
-                wav=session / "sentences" / "wav" / name[:-5] / f"{name}.wav",
-                speaker=number + sex,
-                gender="female" if sex == "F" else "male",
-                text=texts.get(name),
-                labels={
-                    "emotion": emotion,
-                    "dialogue": name[:-5],
-                    "style": "improvised" if style == "impro" else "scripted",
-                    "arousal": arousal,
-                    "valence": valence,
-                    "dominance": dominance,
-                },
-                group=session.name,
-            )
-    return list(turns.values())
-
-
-def _lines(path):
-    # Some annotators' comments are not utf-8; nothing is read from them.
-    return path.read_text("utf-8", errors="replace").split("\n")
+        turns[name] = Utterance(
+            id=name,
+            wav=session / "sentences" / "wav" / name[:-5] / f"{name}.wav",
+            speaker=number + sex,
+            gender="female" if sex == "F" else "male",
+            text=texts.get(name),
+            labels={
+                "emotion": emotion,
+                "dialogue": name[:-5],
+                "style": "improvised" if style == "impro" else "scripted",
+                "arousal": arousal,
+                "valence": valence,
+                "dominance": dominance,
+            },
+            group=session.name,
+        )
+    return [turn for _, turn in sorted(turns.items())]

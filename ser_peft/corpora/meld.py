@@ -89,27 +89,21 @@ def read(folder):
         for _, row in read_table(table, COLUMNS):
             rows += 1
             name = f"dia{row['Dialogue_ID']}_utt{row['Utterance_ID']}"
-            if name not in clips:
-                continue
-            utterances.append(
-                Utterance(
-                    id=f"{split}_{name}",
-                    wav=clips[name],
-                    speaker=row["Speaker"].strip(),
-                    gender=GENDERS.get(row["Speaker"].strip()),
-                    text=C1.sub(
-                        lambda m: (
-                            m[0].encode("latin-1").decode("cp1252", "ignore")
-                        ),
-                        row["Utterance"],
-                    ),
-                    labels={
-                        "emotion": row["Emotion"].strip().lower(),
-                        "sentiment": row["Sentiment"].strip().lower(),
-                    },
-                    group=split,
+            if name in clips:
+                utterances.append(
+                    Utterance(
+                        id=f"{split}_{name}",
+                        wav=clips[name],
+                        speaker=row["Speaker"],
+                        gender=GENDERS.get(row["Speaker"]),
+                        text=C1.sub(_as_windows, row["Utterance"]),
+                        labels={
+                            "emotion": row["Emotion"].lower(),
+                            "sentiment": row["Sentiment"].lower(),
+                        },
+                        group=split,
+                    )
                 )
-            )
     if not utterances:
         raise InputError(
             f"data_folder {folder}: no wav of any utterance; MELD comes as "
@@ -121,6 +115,10 @@ def read(folder):
             folder, rows - len(utterances), rows,
         )  # fmt: skip
     return utterances
+
+
+def _as_windows(match):
+    return match[0].encode("latin-1").decode("cp1252", "ignore")
 
 
 def _tables(root):

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from ser_peft.corpora import Utterance, corpus_folder, read_table
 from ser_peft.corpora.protocols import Folds, by_name
-from ser_peft.errors import InputError
+from ser_peft.corpora.tables import number
 
 __all__ = ["CLASS_SETS", "PROTOCOLS", "read"]
 
@@ -114,12 +114,7 @@ def _turn(where, row, audio):
     if row["EmoClass"]:
         labels["emotion"] = row["EmoClass"]
     for name, column in DIMENSIONS.items():
-        try:
-            value = float(row.get(column) or "nan")
-        except ValueError as error:
-            raise InputError(
-                f"{where}, column {column}: '{row[column]}' is no number"
-            ) from error
+        value = number(where, column, row.get(column) or "nan")
         if not math.isnan(value):
             labels[name] = value
     split = row["Split_Set"]

@@ -1,4 +1,4 @@
-"""Tables of text, in whatever encoding, with whatever separator."""
+"""Tables in whatever encoding and with whatever separator; lines of texts."""
 
 import codecs
 import csv
@@ -12,7 +12,7 @@ from pathlib import Path
 from ser_peft.errors import InputError
 from ser_peft.io import refuse_pointer
 
-__all__ = ["read_table"]
+__all__ = ["matched_lines", "number", "read_table"]
 
 logger = logging.getLogger(__name__)
 
@@ -144,3 +144,72 @@ def _text(path):
         f"{path}: is no text in UTF-8, in UTF-16 with its mark, or in cp1252; "
         "save it as CSV UTF-8"
     )
+
+
+def number(where, column, text):
+    """Read a cell as a number.
+
+    Arguments
+    ---------
+    where, column : str
+        Row, from `read_table`, and column, for the message.
+    text : str
+        The cell; with a comma or a point, as most of Europe writes it too.
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    InputError
+        If it is no number.
+
+    Example
+    -------
+    >>> number("data.csv, row 2", "valence", "3,5")
+    3.5
+    """
+    try:
+        return float(text.replace(",", ".", 1))
+    except ValueError as error:
+        raise InputError(
+            f"{where}, column {column}: '{text}' is no number"
+        ) from error
+
+
+def matched_lines(paths, beginning, pattern):
+    """Match the lines of text files that describe turns.
+
+    Arguments
+    ---------
+    paths : iterable of Path
+        Files, most of which is UTF-8: some annotators' comments are not.
+    beginning : str
+        Beginning of the lines that describe turns.
+    pattern : re.Pattern
+        Matches each of these lines from its beginning.
+
+    Yields
+    ------
+    path : Path
+        File of the line.
+    groups : tuple of str
+        Groups of the match.
+
+    Raises
+    ------
+    InputError
+        If such a line does not match.
+    """
+    for path in paths:
+        for line in path.read_text("utf-8", errors="replace").split("\n"):
+            if not line.startswith(beginning):
+                continue
+            match = pattern.match(line)
+            if not match:
+                raise InputError(
+                    f"{path}: cannot read the turn '{line}'; unpack the "
+                    "corpus again"
+                )
+            yield path, match.groups()

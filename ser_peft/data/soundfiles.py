@@ -92,24 +92,18 @@ class Sound:
         path = self.path
         self.rate, self.channels, self.frames, self.fault = None, 1, 0, ""
         found = find_file(path)
-        if os.path.isdir(found):
-            raise unreadable(path, "a folder", "give the files in it")
         if os.path.exists(found) and not os.path.isfile(found):
             raise unreadable(
-                path, "a pipe or device", "write it to a file first"
+                path, "a folder, a pipe or the like", "give the name of a file"
             )
         try:
             with open(found, "rb", buffering=0) as file:
                 yield from self._decode(file)
-        except FileNotFoundError as error:
-            raise unreadable(
-                path, "no such file", "restore it or correct the path"
-            ) from error
         except OSError as error:
             raise unreadable(
                 path,
-                error.strerror or error,
-                "copy it again or correct its mode",
+                str(error.strerror or error).lower(),
+                "restore it, or correct its path or mode",
             ) from error
 
     def _decode(self, file):
@@ -230,10 +224,9 @@ class Sound:
             with _Stream(reader, closefd=False) as sound:
                 failed = yield from self._read(sound, 1 << 62)
                 # A decoder that has lost its way leaves the rest.
-                rest = os.read(reader, 1 << 16)
-                while len(rest) <= MP3_REST and (
-                    more := os.read(reader, 1 << 16)
-                ):
+                rest = more = os.read(reader, 1 << 16)
+                while more and len(rest) <= MP3_REST:
+                    more = os.read(reader, 1 << 16)
                     rest += more
                 failed = failed or (len(rest) > MP3_REST and is_sound(rest))
                 return failed, sound.frames
