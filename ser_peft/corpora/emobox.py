@@ -73,8 +73,8 @@ class EmoBox:
         ---------
         folder : str or Path
             EmoBox's ``data``; the recordings are beside it, in
-            ``downloads``, at the paths that the manifests give. Of videos
-            the sound is expected beside them, as wav or flac.
+            ``downloads``, at the paths that the manifests give. The sound of
+            videos is expected beside them, as wav or flac.
 
         Returns
         -------
@@ -112,11 +112,12 @@ class EmoBox:
             folds.append(_fold(root, number, entries))
         paths = {key: _find(root.parents[1], e) for key, e in entries.items()}
         if not any(paths.values()):
+            places = [entry["wav"] for entry in entries.values()]
+            place = [*places, f"downloads/{self.name}"][0]
             raise InputError(
-                f"{root.parents[1] / next(iter(entries.values()))['wav']}: no "
-                f"such file, nor any other of {self.name}; put downloads/"
-                f"{self.name} beside the folder data, laid out as in its "
-                "manifests"
+                f"{root.parents[1] / place}: no such file, nor any other of "
+                f"{self.name}; put downloads/{self.name} beside the folder "
+                "data, laid out as in its manifests"
             )
         labels = {k: classes.get(e["emo"].lower()) for k, e in entries.items()}
         kept = sorted(k for k in entries if paths[k] and labels[k])
