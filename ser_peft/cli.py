@@ -164,7 +164,7 @@ def _vggish(args):
 def _predict(args):
     from tqdm import tqdm
 
-    from ser_peft.data.audio import summary
+    from ser_peft.data.checking import summary
     from ser_peft.device import find_device
     from ser_peft.inference import load_model
 

@@ -135,7 +135,7 @@ def test_probe_writes_beside_the_manifests(
 def test_probe_refuses(tiny_backbones, manifests, tmp_path, capsys):
     backbone = tiny_backbones["whisper"]
     line = fails(capsys, "probe", backbone, tmp_path)
-    assert "protocol.json: no such file; make the manifests" in line
+    assert "No such file or directory); make the manifests" in line
     line = fails(capsys, "probe", tmp_path, manifests, "--out", tmp_path / "o")
     assert f"backbone {tmp_path}: " in line
     for device in ("cuda:77", "gpu"):

@@ -31,7 +31,7 @@ def folds(protocol, utterances, class_set):
     class_of = {utterance.id: label for utterance, label in kept}
     everybody = []
     for fold in range(1, protocol.folds + 1):
-        splits = protocol.deal([u for u, _ in kept], fold)
+        splits = protocol.split([u for u, _ in kept], fold)
         speakers = {k: {u.speaker for u in us} for k, us in splits.items()}
         for one, other in combinations(speakers, 2):
             assert not speakers[one] & speakers[other]

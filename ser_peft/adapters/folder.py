@@ -25,11 +25,10 @@ from ser_peft.storage.model_files import (
     BottleneckFile,
     PromptFile,
     check_values,
-    parse,
-    read_bytes,
 )
 from ser_peft.storage.released import find as find_released
 from ser_peft.storage.released import is_name
+from ser_peft.storage.schema import fit, read_json
 
 __all__ = [
     "BASE",
@@ -179,9 +178,9 @@ def read(folder):
         If there is no such file or it cannot be understood.
     """
     path = folder / CONFIG
-    text = read_bytes(path, "give the folder of an exported adapter")
     how = "is no adapter configuration", "export the adapter again"
-    config = parse(path, text, dict[str, typing.Any], *how)
+    missing = "give the folder of an exported adapter"
+    config = read_json(path, dict[str, typing.Any], *how, missing)
     kind = str(config.get("peft_type"))
     try:
         check_values(config, max(LARGEST, _largest(folder / TENSORS)), FREE)
@@ -197,7 +196,7 @@ def read(folder):
             f"{path}: {how[0]} (peft_type: {kind!r}: no such method); {how[1]}"
         )
     build, schema = OURS.get(kind, (None, AdapterFile))
-    config = parse(path, text, schema, *how)
+    config = fit(path, config, schema, *how)
     mapping = config.auto_mapping
     backbone = mapping and mapping.base_model_class
     if build is None:

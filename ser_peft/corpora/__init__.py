@@ -1,22 +1,22 @@
-"""Where the labels, speakers and official folds of each corpus are.
+"""Readers of corpora: labels, speakers and official folds.
 
-One module a corpus. Each gives ``read(folder)``, ``CLASS_SETS`` and
-``PROTOCOLS``, or, where these depend on what is read, the functions
-``class_sets(utterances)`` and ``protocols(utterances)``; nothing here needs
-torch.
+A reader is a module with ``read(folder)``, which lists `Utterance`,
+``CLASS_SETS`` (name of a set -> {label: class}) and ``PROTOCOLS`` (name ->
+`ser_peft.corpora.protocols.Folds`). Where these depend on the data, it has
+the functions ``class_sets(utterances)`` and ``protocols(utterances,
+class_set)`` instead. A reader outside this package is found by its entry
+point in the group ``ser_peft.corpora``; see docs/adding_a_corpus.md. Nothing
+here needs torch.
 """
 
-import codecs
-import csv
 import importlib
 import itertools
-import logging
 import re
-import unicodedata
 from dataclasses import dataclass, field
-from io import StringIO
+from importlib.metadata import entry_points
 from pathlib import Path
 
+from ser_peft.corpora.tables import read_table
 from ser_peft.errors import InputError
 from ser_peft.io import refuse_pointer
 
@@ -27,9 +27,8 @@ __all__ = [
     "corpus_folder",
     "load_corpus",
     "read_table",
+    "recordings",
 ]
-
-logger = logging.getLogger(__name__)
 
 CORPORA = (
     "crema-d",
@@ -43,23 +42,23 @@ CORPORA = (
     "msp-podcast",
     "ravdess",
 )
-
+"""Names of the corpora whose readers are in this package."""
 DIMENSIONS = ("arousal", "valence", "dominance")
 """Labels that are numbers, on the corpus's own scale."""
 
 
 @dataclass(frozen=True)
 class Utterance:
-    """One labelled recording.
+    """A labelled recording.
 
     Arguments
     ---------
     id : str
         Unique in its corpus.
     wav : pathlib.Path
-        Where the audio is.
+        Path of the audio; ``long.wav#t=1.5,4`` is a stretch, in seconds.
     speaker : str
-        Who speaks; protocols deal speakers, not utterances.
+        Name of the speaker; protocols split speakers, not utterances.
     gender : str, optional
         ``female`` or ``male``, where the corpus says so.
     text : str, optional
@@ -67,7 +66,7 @@ class Utterance:
     labels : dict
         The corpus's own labels, by kind: ``{"emotion": "calm"}``.
     group : str, optional
-        What a protocol deals besides speakers: a session, an official split.
+        Session or official split, for protocols that split these.
     """
 
     id: str
@@ -80,12 +79,12 @@ class Utterance:
 
 
 def load_corpus(name):
-    """Find the module of a corpus.
+    """Find the reader of a corpus.
 
     Arguments
     ---------
     name : str
-        As in `CORPORA`, or ``emobox:NAME``.
+        One of `CORPORA`, ``emobox:NAME``, or an entry point's.
 
     Returns
     -------
@@ -96,43 +95,60 @@ def load_corpus(name):
     Raises
     ------
     InputError
-        If there is no such corpus.
+        If there is no such corpus, or its entry point names no reader.
 
     Example
     -------
     >>> sorted(load_corpus("ravdess").CLASS_SETS)
     [4, 7, 8]
     """
+    name = str(name or "")
     if name.startswith("emobox:"):
         emobox = importlib.import_module("ser_peft.corpora.emobox")
         return emobox.EmoBox(name.removeprefix("emobox:"))
-    if name not in CORPORA:
+    if name in CORPORA:
+        module = name.replace("-", "_")
+        return importlib.import_module(f"ser_peft.corpora.{module}")
+    others = {one.name: one for one in entry_points(group=__name__)}
+    if name not in others:
         raise InputError(
-            f"corpus {name}: unknown; choose one of {', '.join(CORPORA)}, or "
-            "emobox:NAME for one of EmoBox's"
+            f"corpus {name or 'of no name'}: unknown; choose one of "
+            f"{', '.join([*CORPORA, *sorted(others)])}, or emobox:NAME for "
+            "one of EmoBox's"
         )
-    module = name.replace("-", "_")
-    return importlib.import_module(f"ser_peft.corpora.{module}")
+    try:
+        reader = others[name].load()
+        needed = ["read", "CLASS_SETS", "PROTOCOLS"]
+        if hasattr(reader, "class_sets"):
+            needed[1:] = ["class_sets", "protocols"]
+        for part in needed:
+            getattr(reader, part)
+    except (ImportError, AttributeError) as error:
+        raise InputError(
+            f"corpus {name}: its entry point {others[name].value} is no "
+            f"reader ({error}); correct it, as docs/adding_a_corpus.md says"
+        ) from error
+    return reader
 
 
 def corpus_folder(folder, name, expected, found):
-    """Check that a folder is the corpus it is said to be.
+    """Check that a folder is the expected corpus.
 
     Arguments
     ---------
     folder : str or Path
-        What the user gave as ``data_folder``.
+        The ``data_folder`` that the user gave.
     name : str
         The corpus's name.
     expected : str
-        What such a folder holds, for the message.
+        Content of such a folder, for the message.
     found : callable
-        Takes the folder as Path, gives the recordings in it.
+        Takes the folder as Path, returns a list of what it finds in it.
 
     Returns
     -------
     list
-        What `found` gave, never empty.
+        The result of `found`, never empty.
 
     Raises
     ------
@@ -145,140 +161,55 @@ def corpus_folder(folder, name, expected, found):
             f"data_folder {folder}: no such folder; give the {name} folder "
             f"({expected})"
         )
-    recordings = found(folder)
-    if not recordings:
+    if not (content := found(folder)):
         for path in itertools.islice(folder.rglob("*.*"), 1000):
             refuse_pointer(path)
         raise InputError(
             f"data_folder {folder}: this is not {name}; expected {expected}"
         )
-    return recordings
+    return content
 
 
-def read_table(path, columns, optional=()):
-    """Read a table whose first row names the columns.
+def recordings(folder, name, expected, pattern):
+    """Find recordings whose paths hold their labels.
 
     Arguments
     ---------
-    path : str or Path
-        Text in UTF-8, in UTF-16 as Excel writes, or in cp1252 as older
-        Windows programs do; cells are separated by commas, semicolons, tabs
-        or bars. Empty rows are skipped.
-    columns : iterable of str
-        Those it must have, in any capitals.
-    optional : iterable of str
-        Those it may have, likewise.
+    folder, name, expected
+        See `corpus_folder`.
+    pattern : str
+        Regular expression of the end of a path, from the beginning of a
+        name on and without ``.wav`` or ``.flac``.
 
     Returns
     -------
-    list of (str, dict)
-        For each row where it is, as ``data.csv, row 2``, and its cells,
-        without blanks around them: column, named as above -> text.
+    list of (Path, tuple of str)
+        A recording, at any depth in the folder, and the groups of its match.
+        Sorted by what matched; each of these once.
 
     Raises
     ------
     InputError
-        If the file cannot be read or is no table, lacks a column, has one
-        twice, or a row ends early or late.
+        See `corpus_folder`.
 
     Example
     -------
-    >>> path = getfixture("tmp_path") / "data.csv"
-    >>> _ = path.write_text("Path; Label\\na,b.wav; sad\\n;\\n")
-    >>> [cells for _, cells in read_table(path, ["path", "label"])]
-    [{'path': 'a,b.wav', 'label': 'sad'}]
+    >>> folder = getfixture("tmp_path")
+    >>> (folder / "ann_sad.wav").touch()
+    >>> ((path, labels),) = recordings(
+    ...     folder, "Toy", "files like ann_sad.wav", "(ann|ben)_(sad|glad)"
+    ... )
+    >>> path.name, labels
+    ('ann_sad.wav', ('ann', 'sad'))
     """
-    spellings = {_spelling(name): name for name in (*columns, *optional)}
-    try:
-        delimiter, rows = _rows(_text(Path(path)), spellings)
-    except csv.Error as error:
-        raise InputError(
-            f"{path}: is no table ({error}); is a quote left open?"
-        ) from error
-    if not rows:
-        raise InputError(f"{path}: is empty")
-    names = [spellings.get(_spelling(name), name) for name in rows[0][1]]
-    for name in names:
-        if name and names.count(name) > 1:
-            raise InputError(
-                f"{path}: {names.count(name)} columns are called '{name}'; "
-                "rename all but one"
-            )
-    for name in columns:
-        if name not in names:
-            raise InputError(
-                f"{path}: no column '{name}'; it has {', '.join(names)[:200]}"
-            )
-    table = []
-    for number, cells in rows[1:]:
-        where = f"{path}, row {number}"
-        if any(cells[len(names) :]):
-            raise InputError(
-                f"{where}: {len(cells)} cells for {len(names)} columns; write "
-                f"one with a '{delimiter}' in it in double quotes"
-            )
-        for name in columns:
-            if names.index(name) >= len(cells):
-                raise InputError(f"{where}, column {name}: the row ends early")
-        pairs = itertools.zip_longest(names, cells[: len(names)], fillvalue="")
-        table.append((where, {name: cell for name, cell in pairs if name}))
-    return table
+    path_end = re.compile(rf"(?:.*/)?({pattern})\.(?:wav|flac)")
 
+    def found(root):
+        clips = {}
+        for path in sorted(root.rglob("*"), reverse=True):
+            if match := path_end.fullmatch(path.relative_to(root).as_posix()):
+                end, *labels = match.groups()
+                clips[end] = path, tuple(labels)
+        return [clip for _, clip in sorted(clips.items())]
 
-def _spelling(name):
-    """A column's name, however it is capitalised or encoded."""
-    return unicodedata.normalize("NFC", name).casefold()
-
-
-def _rows(text, spellings):
-    """Delimiter and (number, cells) of the rows that are not empty."""
-    hint = re.match(r'"?sep=(.)"?[\r\n]+', text, re.IGNORECASE)  # Excel's
-    if hint:
-        text = text[hint.end() :]
-
-    def read(delimiter):
-        lines = StringIO(text, newline="")
-        table = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
-        for number, row in enumerate(table, 1):
-            row = [cell.strip() for cell in row]
-            if any(row):
-                yield number, row
-
-    def known(delimiter):
-        _, names = next(read(delimiter), (0, []))
-        return sum(_spelling(name) in spellings for name in names), len(names)
-
-    # Not by csv's sniffer, which takes any character of a small table.
-    delimiter = hint[1] if hint else max(",;\t|", key=known)
-    return delimiter, list(read(delimiter))
-
-
-def _text(path):
-    """Content of a text file, in whatever encoding."""
-    refuse_pointer(path)
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be read ({error.strerror})"
-        ) from error
-    if raw.startswith((b"PK\3\4", b"\xd0\xcf\x11\xe0")):
-        raise InputError(
-            f"{path}: is a workbook of a spreadsheet program, whatever its "
-            "name says; save it as CSV UTF-8"
-        )
-    wide = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    for encoding in ("utf-16" if wide else "utf-8-sig", "cp1252"):
-        try:
-            text = raw.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-        if "\0" in text:
-            break
-        if encoding == "cp1252":
-            logger.warning("%s: is not UTF-8, and read as cp1252", path)
-        return text
-    raise InputError(
-        f"{path}: is no text in UTF-8, in UTF-16 with its mark, or in cp1252; "
-        "save it as CSV UTF-8"
-    )
+    return corpus_folder(folder, name, expected, found)

@@ -120,12 +120,12 @@ def _exchange(shares, part, sums, unlike):
 
 
 def confounding(entries):
-    """How much speakers tell of the classes, beside what chance would.
+    """Measure how far the speaker gives away the class, beyond chance.
 
     Arguments
     ---------
     entries : iterable of dict
-        Of manifests, with ``speaker`` and ``emotion``.
+        Entries of manifests, with ``speaker`` and ``emotion``.
 
     Returns
     -------

@@ -4,12 +4,11 @@ Cao et al. 2014, "CREMA-D: Crowd-Sourced Emotional Multimodal Actors Dataset",
 IEEE Transactions on Affective Computing 5(4), doi 10.1109/TAFFC.2014.2336244.
 """
 
-import re
 from dataclasses import replace
 from pathlib import Path
 
-from ser_peft.corpora import Utterance, corpus_folder, read_table
-from ser_peft.corpora.protocols import Folds
+from ser_peft.corpora import Utterance, read_table, recordings
+from ser_peft.corpora.protocols import FOUR, Folds, by_name
 from ser_peft.errors import InputError
 
 __all__ = ["CLASS_SETS", "PROTOCOLS", "read"]
@@ -40,14 +39,14 @@ SENTENCES = {
 }
 # actor_sentence_emotion_intensity; one published name, 1040_ITH_SAD_X.wav,
 # has lost a letter that the table of votes has.
-NAME = re.compile(
+NAME = (
     rf"(10\d\d)_({'|'.join(SENTENCES)})_(NEU|ANG|SAD|HAP|FEA|DIS)_"
-    r"(LO|MD|HI|XX?)\.(wav|flac)$"
+    "(LO|MD|HI|XX?)"
 )
 SILENT = "1076_MTI_SAD_XX"  # as the corpus's authors say
 
 CLASS_SETS = {
-    4: {name: name for name in ("neutral", "angry", "sad", "happy")},
+    4: {name: name for name in FOUR},
     6: {name: name for name in EMOTIONS.values()},
 }
 
@@ -59,20 +58,17 @@ def _actors(first, last):
 # The folds of PEFT-SER. It takes the emotion that raters of sound and picture
 # perceived; the other protocol takes the one that the actor was asked for.
 PERCEIVED = Folds(
-    name="peft-ser",
+    "peft-ser",
     test=[_actors(1001, 1019), _actors(1020, 1037), _actors(1038, 1055),
           _actors(1056, 1073), _actors(1074, 1091)],
     valid=[_actors(1077, 1091)] * 4 + [_actors(1059, 1073)],
 )  # fmt: skip
-INTENDED = replace(PERCEIVED, name="peft-ser-intended", label="intended")
-# Of the pooled models that PEFT-SER's authors released: the last fold.
-RELEASED = replace(
+PROTOCOLS = by_name(
     PERCEIVED,
-    name="released",
-    test=PERCEIVED.test[4:],
-    valid=PERCEIVED.valid[4:],
+    replace(PERCEIVED, name="peft-ser-intended", label="intended"),
+    # The pooled models that PEFT-SER's authors released: the last fold.
+    Folds("released", PERCEIVED.test[4:], PERCEIVED.valid[4:]),
 )
-PROTOCOLS = {folds.name: folds for folds in (PERCEIVED, INTENDED, RELEASED)}
 
 
 def read(folder):
@@ -96,56 +92,47 @@ def read(folder):
     InputError
         If the folder is not CREMA-D, or a clip has no votes or no actor.
     """
-    paths = corpus_folder(
+    clips = recordings(
         folder,
         "CREMA-D",
         "AudioWAV with files like 1001_DFA_ANG_XX.wav, VideoDemographics.csv "
         "and processedResults/summaryTable.csv",
-        lambda root: [p for p in root.rglob("*") if NAME.match(p.name)],
+        NAME,
     )
     people = Path(folder) / "VideoDemographics.csv"
-    columns = ("ActorID", "Age", "Sex", "Race", "Ethnicity")
-    actors = {}
-    for where, row in read_table(people, columns):
-        if not row["Age"].isdigit():
-            raise InputError(f"{where}, column Age: '{row['Age']}' is no age")
-        actors[row["ActorID"]] = row
     table = Path(folder) / "processedResults" / "summaryTable.csv"
-    votes = {}
-    for where, row in read_table(table, ("FileName", "MultiModalVote")):
-        letters = row["MultiModalVote"].split(":")
-        if not set(letters) <= EMOTIONS.keys():
-            raise InputError(
-                f"{where}, column MultiModalVote: '{row['MultiModalVote']}' "
-                f"is not of {', '.join(EMOTIONS)}, joined by a colon"
-            )
-        votes[row["FileName"]] = ":".join(EMOTIONS[x] for x in letters)
-    clips = {path.stem: path for path in sorted(paths, reverse=True)}
+    actors = _rows(people, "ActorID", "Age", "Sex", "Race", "Ethnicity")
+    votes = _rows(table, "FileName", "MultiModalVote")
     utterances = []
-    for name, path in sorted(clips.items()):
-        speaker, sentence, emotion, intensity, _ = NAME.match(
-            path.name
-        ).groups()
+    for path, (speaker, sentence, emotion, intensity) in clips:
         intensity = intensity.ljust(2, "X")
         key = f"{speaker}_{sentence}_{emotion}_{intensity}"
         if key == SILENT:
             continue
-        for source, entries, entry in (
+        for source, rows, name in (
             (people, actors, speaker),
             (table, votes, key),
         ):
-            if entry not in entries:
-                raise InputError(f"{source}: no row for {entry} of {path.name}")
-        actor = actors[speaker]
+            if name not in rows:
+                raise InputError(f"{source}: no row for {name} of {path.name}")
+        where, actor = actors[speaker]
+        if not actor["Age"].isdigit():
+            raise InputError(f"{where}, column Age: '{actor['Age']}' is no age")
+        where, vote = votes[key][0], votes[key][1]["MultiModalVote"]
+        if not {*vote.split(":")} <= EMOTIONS.keys():
+            raise InputError(
+                f"{where}, column MultiModalVote: '{vote}' is not of "
+                f"{', '.join(EMOTIONS)}, joined by a colon"
+            )
         utterances.append(
             Utterance(
-                id=name,
+                id=path.stem,
                 wav=path,
                 speaker=speaker,
                 gender=actor["Sex"].lower(),
                 text=SENTENCES[sentence],
                 labels={
-                    "emotion": votes[key],
+                    "emotion": ":".join(EMOTIONS[x] for x in vote.split(":")),
                     "intended": EMOTIONS[emotion[0]],
                     "intensity": INTENSITIES[intensity],
                     "age": int(actor["Age"]),
@@ -155,3 +142,9 @@ def read(folder):
             )
         )
     return utterances
+
+
+def _rows(table, key, *columns):
+    """Rows of a table, and where each is, by the cell of a column."""
+    rows = read_table(table, (key, *columns))
+    return {row[key]: (where, row) for where, row in rows}

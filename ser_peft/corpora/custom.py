@@ -10,19 +10,17 @@ from collections import defaultdict
 from pathlib import Path
 from unicodedata import normalize
 
-from ser_peft.corpora import (
-    DIMENSIONS,
-    Utterance,
-    corpus_folder,
-    read_table,
-)
+from ser_peft.corpora import DIMENSIONS, Utterance, corpus_folder, read_table
 from ser_peft.corpora.balance import split_speakers
 from ser_peft.corpora.protocols import (
+    SPLITS,
     Folds,
+    by_name,
     class_sets,
     relabel,
     spelt_alike,
 )
+from ser_peft.corpora.tables import number
 from ser_peft.errors import InputError
 from ser_peft.io import find_file
 
@@ -33,26 +31,21 @@ logger = logging.getLogger(__name__)
 NEEDED = ("path", "label", "speaker")
 OPTIONAL = ("gender", "text", "split", *DIMENSIONS)
 GENDERS = {"f": "female", "m": "male"}
-SPLITS = {
-    "train": "train",
-    "valid": "valid",
-    "validation": "valid",
-    "dev": "valid",
-    "test": "test",
-}
+SPELLINGS = {name: name for name in SPLITS}
+SPELLINGS |= {"validation": "valid", "dev": "valid"}
 FOLDS = 5
 
 
 def protocols(utterances, class_set=None):
-    """The csv's split where it has one, else folds of speakers.
+    """Protocol of a csv: its column split, or folds of speakers.
 
     Arguments
     ---------
     utterances : list of Utterance
         From `read`.
     class_set : dict, optional
-        Label -> class of those that take part; each label where absent, all
-        as one class where empty.
+        Label -> class of those that take part; by default each label is a
+        class. An empty one takes everything as one class.
 
     Returns
     -------
@@ -68,22 +61,17 @@ def protocols(utterances, class_set=None):
         If there are fewer than 3 speakers, in all or of a class.
     """
     if utterances[0].group:
-        name = "split"
-        return {name: Folds(name, [["test"]], [["valid"]], by="group")}
+        return by_name(Folds("split", [["test"]], [["valid"]], by="group"))
     if class_set is None:
         names = {u.labels["emotion"] for u in utterances}
-        class_set = dict(zip(names, names, strict=True))
-    if class_set:
-        chosen = relabel(utterances, class_set)
-    else:
-        chosen = [(u, None) for u in utterances]
-    test = _parts([(u.speaker, label) for u, label in chosen])
-    name = "speaker-folds"
-    return {name: Folds(name, test, test[1:] + test[:1])}
+        class_set = {name: name for name in names}
+    chosen = relabel(utterances, class_set)
+    parts = _parts([(u.speaker, label) for u, label in chosen])
+    return by_name(Folds("speaker-folds", parts))
 
 
 def _parts(clips):
-    """Speakers of clips (speaker, class) in parts, each tested in one fold."""
+    """Split the speakers of clips (speaker, class) into the folds' tests."""
     speakers = defaultdict(set)
     for speaker, label in clips:
         speakers[label].add(speaker)
@@ -105,18 +93,18 @@ def _parts(clips):
             "class (classes in the yaml: a map), or give a column split"
         )
     most = min(FOLDS, few)
-    for number in range(most, 2, -1):
-        parts = split_speakers(clips, number)
-        if all(s & {*part} for s in speakers.values() for part in parts):
+    for count in (*range(most, 2, -1), most):
+        parts = split_speakers(clips, count)
+        if all(
+            names & {*part} for names in speakers.values() for part in parts
+        ):
             break
-    else:
-        number, parts = most, split_speakers(clips, most)
-    if number < FOLDS:
-        if number < few:
-            who = "in more, a class would be missing from some"
-        elif few == len(everybody):
-            who = f"there are {few} speakers only"
-        logger.warning("custom: %d folds, not %d: %s", number, FOLDS, who)
+    if count < few:
+        who = "in more, a class would be missing from some"
+    elif few == len(everybody):
+        who = f"there are {few} speakers only"
+    if count < FOLDS:
+        logger.warning("custom: %d folds, not %d: %s", count, FOLDS, who)
     return parts
 
 
@@ -143,25 +131,29 @@ def read(folder):
     """
     table = Path(folder)
     if not table.is_file():
-        tables = corpus_folder(
+        # macOS writes ._my.csv beside my.csv on foreign disks.
+        table, *more = corpus_folder(
             folder, "Custom", "just one csv",
-            # macOS writes ._my.csv beside my.csv on foreign disks.
             lambda root: [*root.glob("[!.]*.csv")],
         )  # fmt: skip
-        if len(tables) > 1:
+        if more:
             raise InputError(
-                f"data_folder {folder}: {len(tables)} csv files; give one"
+                f"data_folder {folder}: {len(more) + 1} csv files; give one"
             )
-        table = tables[0]
     rows = read_table(table, NEEDED, OPTIONAL)
     if not rows:
         raise InputError(f"{table}: no rows")
-    utterances = [_utterance(table.parent, *row) for row in rows]
-    absent = [
-        (where, u.wav)
-        for (where, _), u in zip(rows, utterances, strict=True)
-        if not os.path.isfile(str(u.wav).partition("#t=")[0])
-    ]
+    utterances, absent, first = [], [], {}
+    for where, row in rows:
+        utterance = _utterance(table.parent, where, dict(row))
+        utterances.append(utterance)
+        if not os.path.isfile(str(utterance.wav).partition("#t=")[0]):
+            absent.append((where, utterance.wav))
+        other = first.setdefault(os.path.normpath(utterance.wav), where)
+        if other != where:
+            raise InputError(
+                f"{where}, column path: '{utterance.id}' is also in {other}"
+            )
     if absent:
         where, wav = absent[0]
         more = ", ".join(other.rpartition(" ")[2] for other, _ in absent[1:10])
@@ -169,53 +161,41 @@ def read(folder):
             f"{where}, column path: no such file: {wav}"
             + (f"; {len(absent)} rows name none, also {more}" if more else "")
         )
-    first = {}
-    for (where, _), u in zip(rows, utterances, strict=True):
-        other = first.setdefault(os.path.normpath(u.wav), where)
-        if other != where:
-            raise InputError(
-                f"{where}, column path: '{u.id}' is also in {other}"
-            )
     if twins := spelt_alike(u.speaker for u in utterances):
         logger.warning(
             "%s, column speaker: %s are taken for different people, since "
             "their capitals differ", table, " and ".join(twins),
         )  # fmt: skip
-    missing = {"train", "valid", "test"} - {u.group for u in utterances}
+    missing = {*SPLITS} - {u.group for u in utterances}
     if utterances[0].group and missing:
         raise InputError(f"{table}, column split: no row is {min(missing)}")
     return utterances
 
 
-def _utterance(root, where, row):
-    cells = dict(row)
+def _utterance(root, where, cells):
+    """Utterance of a row."""
     for name in NEEDED:
         if not cells[name]:
             raise InputError(f"{where}, column {name}: is empty")
-    path, label, speaker = (cells.pop(name) for name in NEEDED)
+    path = cells.pop("path")
     # One name written in two ways that look alike is one name.
-    label, speaker = (normalize("NFC", name) for name in (label, speaker))
+    label = normalize("NFC", cells.pop("label"))
+    speaker = normalize("NFC", cells.pop("speaker"))
     name, mark, times = path.partition("#t=")
     wav = find_file(root / name)
     if not os.path.isfile(wav):  # as Windows writes it
         wav = find_file(root / name.replace("\\", "/"))
     split = cells.pop("split", None)
-    if split is not None and split.lower() not in SPLITS:
+    if split is not None and split.lower() not in SPELLINGS:
         raise InputError(
             f"{where}, column split: '{split}' is not one of "
-            f"{', '.join(SPLITS)}"
+            f"{', '.join(SPELLINGS)}"
         )
     gender = cells.pop("gender", "").lower()
     text = cells.pop("text", None)
     labels = {name: cell for name, cell in cells.items() if cell}
     for name in labels.keys() & set(DIMENSIONS):
-        try:
-            # With a comma, as most of Europe writes it.
-            labels[name] = float(labels[name].replace(",", ".", 1))
-        except ValueError as error:
-            raise InputError(
-                f"{where}, column {name}: '{labels[name]}' is no number"
-            ) from error
+        labels[name] = number(where, name, labels[name])
     return Utterance(
         id=path,
         wav=Path(f"{wav}{mark}{times}"),
@@ -223,5 +203,5 @@ def _utterance(root, where, row):
         gender=GENDERS.get(gender, gender) or None,
         text=text or None,
         labels={**labels, "emotion": label},
-        group=split and SPLITS[split.lower()],
+        group=split and SPELLINGS[split.lower()],
     )

@@ -4,10 +4,8 @@
 without a licensed corpus. See ``recipes/Demo/make_corpus.py``.
 """
 
-import re
-
-from ser_peft.corpora import Utterance, corpus_folder
-from ser_peft.corpora.protocols import Folds
+from ser_peft.corpora import Utterance, recordings
+from ser_peft.corpora.protocols import FOUR, Folds, by_name
 
 __all__ = ["CLASS_SETS", "PROTOCOLS", "SENTENCES", "read"]
 
@@ -18,27 +16,18 @@ SENTENCES = {
     "4": "We are going to meet again on Monday.",
 }
 # voice_emotion_sentence_repetition
-NAME = re.compile(
-    r"([mf]\d+)_(neutral|angry|sad|happy)_([1-4])_(\d+)\.(flac|wav)$"
-)
+NAME = rf"([mf]\d+)_({'|'.join(FOUR)})_([1-4])_(\d+)"
 
-CLASS_SETS = {
-    4: {name: name for name in ("neutral", "angry", "sad", "happy")},
-}
-
-
-def _voices(*numbers):
-    return [f"{sex}{number}" for number in numbers for sex in "mf"]
-
+CLASS_SETS = {4: {name: name for name in FOUR}}
 
 # Each voice is tested once; every set has as many female as male voices.
-PROTOCOLS = {
-    "four-fold": Folds(
-        name="four-fold",
-        test=[_voices(1, 2), _voices(3, 4), _voices(5, 6), _voices(7, 8)],
-        valid=[_voices(3, 4), _voices(5, 6), _voices(7, 8), _voices(1, 2)],
+PROTOCOLS = by_name(
+    Folds(
+        "four-fold",
+        [[f"{sex}{n}" for n in (i, i + 1) for sex in "mf"]
+         for i in (1, 3, 5, 7)],
     )
-}
+)  # fmt: skip
 
 
 def read(folder):
@@ -47,7 +36,7 @@ def read(folder):
     Arguments
     ---------
     folder : str or Path
-        What ``recipes/Demo/make_corpus.py`` wrote: a folder for each voice.
+        Output of ``recipes/Demo/make_corpus.py``: a folder for each voice.
 
     Returns
     -------
@@ -59,24 +48,20 @@ def read(folder):
     InputError
         If the folder is absent or holds no such files.
     """
-    paths = corpus_folder(
-        folder,
-        "Demo",
-        "folders m1, f1, ... with files like m1_angry_2_1.flac, which "
-        "recipes/Demo/make_corpus.py makes",
-        lambda root: [p for p in root.rglob("*") if NAME.match(p.name)],
-    )
-    utterances = []
-    for path in sorted(paths, key=lambda p: p.name):
-        voice, emotion, sentence, repetition, _ = NAME.match(path.name).groups()
-        utterances.append(
-            Utterance(
-                id=path.stem,
-                wav=path,
-                speaker=voice,
-                gender="male" if voice.startswith("m") else "female",
-                text=SENTENCES[sentence],
-                labels={"emotion": emotion, "repetition": int(repetition)},
-            )
+    return [
+        Utterance(
+            id=path.stem,
+            wav=path,
+            speaker=voice,
+            gender="male" if voice.startswith("m") else "female",
+            text=SENTENCES[sentence],
+            labels={"emotion": emotion, "repetition": int(repetition)},
         )
-    return utterances
+        for path, (voice, emotion, sentence, repetition) in recordings(
+            folder,
+            "Demo",
+            "folders m1, f1, ... with files like m1_angry_2_1.flac, which "
+            "recipes/Demo/make_corpus.py makes",
+            NAME,
+        )
+    ]

@@ -5,7 +5,6 @@ Toolkit and Benchmark", Interspeech. Its manifests have no licence file: they
 are read from the user's copy.
 """
 
-import json
 import logging
 import re
 from collections import Counter
@@ -13,12 +12,15 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+from pydantic import ConfigDict
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+from typing_extensions import NotRequired, TypedDict
 
 from ser_peft.corpora import Utterance
-from ser_peft.corpora.protocols import SPLITS, Folds, class_sets
+from ser_peft.corpora.protocols import SPLITS, Folds, by_name, class_sets
 from ser_peft.errors import InputError
 from ser_peft.io import find_file, refuse_pointer
+from ser_peft.storage.schema import Name, Number, parse, read_json
 
 __all__ = ["EmoBox", "own_name"]
 
@@ -35,13 +37,28 @@ TURN = re.compile(r"(Ses\d\d)[FM]_.*_([FM])\d+$")
 FOLDS = 5  # where EmoBox has no valid set, one of so many parts of train is
 
 
+AGAIN = "take EmoBox's data folder whole"
+
+
+class Entry(TypedDict):
+    """Entry of a manifest, and what else is in it."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")
+
+    key: Name
+    wav: Name
+    emo: Name
+    start_time: NotRequired[Number]
+    end_time: NotRequired[Number]
+
+
 class EmoBox:
-    """One of EmoBox's corpora.
+    """Reader of one of EmoBox's corpora.
 
     Arguments
     ---------
     name : str
-        As its folder: ``emodb``.
+        Name of its folder, as ``emodb``.
     """
 
     class_sets = staticmethod(class_sets)
@@ -56,16 +73,16 @@ class EmoBox:
         ---------
         folder : str or Path
             EmoBox's ``data``; the recordings are beside it, in
-            ``downloads``, at the paths that the manifests give. Of videos
-            the sound is expected beside them, as wav or flac.
+            ``downloads``, at the paths that the manifests give. The sound of
+            videos is expected beside them, as wav or flac.
 
         Returns
         -------
         list of Utterance
             Sorted by id. The label ``emotion`` is that of the label map in
-            small letters; ``group`` says where the utterance is in each fold:
-            ``"train test"``. Utterances without recording or without class
-            are left out, with a warning that counts them.
+            small letters; ``group`` is the split in each fold: ``"train
+            test"``. Utterances without recording or without class are left
+            out, with a warning that counts them.
 
         Raises
         ------
@@ -79,13 +96,12 @@ class EmoBox:
                 f"data_folder {folder}: no corpus '{self.name}' of EmoBox; "
                 f"it has {', '.join(known) or 'none: give its folder data'}"
             )
-        label_map = root / "label_map.json"
+        label_map = read_json(
+            root / "label_map.json", dict[str, Name], "is no label map", AGAIN
+        )
         # The manifests do not always write labels as the map does.
-        classes = {
-            label.lower(): name.lower()
-            for label, name in _json(_text(label_map), label_map).items()
-        }
-        # Only here it says who speaks.
+        classes = {k.lower(): name.lower() for k, name in label_map.items()}
+        # The only file that names speakers.
         stm = root / "data.seg.wrd.stm"
         speakers = {
             key: _own_speaker(self.name, key, speaker)
@@ -96,11 +112,12 @@ class EmoBox:
             folds.append(_fold(root, number, entries))
         paths = {key: _find(root.parents[1], e) for key, e in entries.items()}
         if not any(paths.values()):
+            places = [entry["wav"] for entry in entries.values()]
+            place = [*places, f"downloads/{self.name}"][0]
             raise InputError(
-                f"{root.parents[1] / next(iter(entries.values()))['wav']}: no "
-                f"such file, nor any other of {self.name}; put downloads/"
-                f"{self.name} beside the folder data, laid out as in its "
-                "manifests"
+                f"{root.parents[1] / place}: no such file, nor any other of "
+                f"{self.name}; put downloads/{self.name} beside the folder "
+                "data, laid out as in its manifests"
             )
         labels = {k: classes.get(e["emo"].lower()) for k, e in entries.items()}
         kept = sorted(k for k in entries if paths[k] and labels[k])
@@ -114,7 +131,7 @@ class EmoBox:
             )  # fmt: skip
         for key in kept:
             if key not in speakers:
-                raise InputError(f"{stm}: does not say who speaks {key}")
+                raise InputError(f"{stm}: names no speaker of {key}; {AGAIN}")
         for fold in folds:
             if "valid" not in fold.values():
                 _hold_out(fold, kept, labels, speakers)
@@ -138,14 +155,14 @@ class EmoBox:
         utterances : list of Utterance
             From `read`.
         class_set : dict, optional
-            Of no matter here.
+            Unused.
 
         Returns
         -------
         dict
             ``emobox``. Where EmoBox has no valid set, about a fifth of train
-            is: of its speakers if there are at least four, so that three
-            train, or of each class's utterances.
+            becomes one: a fifth of its speakers if there are at least four,
+            so that three train, else of each class's utterances.
         """
         groups = sorted({u.group for u in utterances})
         sets = {
@@ -162,25 +179,23 @@ class EmoBox:
             if split in SPLITS
         }
         shares = len({(k, speaker) for k, speaker, _ in seen}) < len(seen)
-        return {
-            "emobox": Folds(
-                "emobox", **sets, by="group", shares_speakers=shares
-            )
-        }
+        return by_name(
+            Folds("emobox", **sets, by="group", shares_speakers=shares)
+        )
 
 
 def own_name(corpus):
-    """Name of a corpus itself, whoever describes it.
+    """Name of a corpus, also where EmoBox describes it.
 
     Arguments
     ---------
     corpus : str
-        As for `ser_peft.corpora.load_corpus`.
+        Name for `ser_peft.corpora.load_corpus`.
 
     Returns
     -------
     str
-        That of the corpus's own recipe, where it has one.
+        Name by its own recipe, where it has one.
 
     Example
     -------
@@ -194,7 +209,7 @@ def own_name(corpus):
 
 
 def _own_speaker(corpus, key, speaker):
-    """Who speaks, named as by the corpus's own recipe."""
+    """Name of a speaker by the corpus's own recipe."""
     if corpus == "iemocap" and (turn := TURN.search(key)):
         return "".join(turn.groups())
     return speaker.rpartition("_")[2] if corpus == "emodb" else speaker
@@ -206,19 +221,12 @@ def _text(path):
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
-            f"{path}: cannot be read ({error}); take EmoBox's data folder whole"
+            f"{path}: cannot be read ({error}); {AGAIN}"
         ) from error
 
 
-def _json(text, where):
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise InputError(f"{where}: not valid JSON ({error})") from error
-
-
 def _fold(root, number, entries):
-    """Key -> split of a fold; the manifests' entries go into `entries`."""
+    """Map keys to splits of a fold; add the manifests' entries to `entries`."""
     fold = {}
     for split in SPLITS:
         name = f"{root.name}_{split}_fold_{number}.jsonl"
@@ -226,17 +234,15 @@ def _fold(root, number, entries):
         if split == "valid" and not path.exists():
             continue
         for row, line in enumerate(_text(path).splitlines(), start=1):
-            entry = _json(line, f"{path}, row {row}")
-            for name in ("key", "wav", "emo"):
-                if name not in entry:
-                    raise InputError(f"{path}, row {row}: has no '{name}'")
+            where = f"{path}, row {row}"
+            entry = parse(where, line.encode(), Entry, "is no entry", AGAIN)
             fold[entry["key"]] = split
             entries[entry["key"]] = entry
     return fold
 
 
 def _find(root, entry):
-    """The recording, or of a video the sound beside it, or None."""
+    """Path of a recording, or of the sound beside a video, or None."""
     path = root / entry["wav"]
     found = [path] if path.suffix.lower() in SOUND else []
     found += [path.with_suffix(".wav"), path.with_suffix(".flac")]
@@ -258,14 +264,14 @@ def _hold_out(fold, kept, labels, speakers):
     if parts < 2:
         return
     if len(set(voices)) < 4:
-        deal = StratifiedKFold(parts, shuffle=True, random_state=0)
-        deals = [*deal.split(train, names)]
+        splitter = StratifiedKFold(parts, shuffle=True, random_state=0)
+        voices = None
     else:
-        deal = StratifiedGroupKFold(min(parts, len(set(voices))))
-        deals = [*deal.split(train, names, voices)]
-    # A class may have but one speaker, who then has to train.
+        splitter = StratifiedGroupKFold(min(parts, len(set(voices))))
+    halves = [*splitter.split(train, names, voices)]
+    # A class may have only one speaker, who then has to train.
     held = next(
-        (held for rest, held in deals if set(names[rest]) == set(names)),
-        deals[0][1],
+        (held for rest, held in halves if set(names[rest]) == set(names)),
+        halves[0][1],
     )
     fold.update(dict.fromkeys(train[held].tolist(), "valid"))

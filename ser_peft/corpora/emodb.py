@@ -4,10 +4,8 @@ Burkhardt et al. 2005, "A Database of German Emotional Speech", Interspeech,
 doi 10.21437/Interspeech.2005-446.
 """
 
-import re
-
-from ser_peft.corpora import Utterance, corpus_folder
-from ser_peft.corpora.protocols import Folds
+from ser_peft.corpora import Utterance, recordings
+from ser_peft.corpora.protocols import FOUR, Folds, by_name
 
 __all__ = ["CLASS_SETS", "PROTOCOLS", "read"]
 
@@ -48,27 +46,23 @@ EMOTIONS = {  # by the German word's first letter: Wut, Trauer, Freude, ...
     "A": "fearful",
 }
 # speaker, sentence, emotion, version
-NAME = re.compile(
+NAME = (
     rf"({'|'.join(SPEAKERS)})({'|'.join(SENTENCES)})([{''.join(EMOTIONS)}])"
-    r"([a-z]?)\.(wav|flac)$"
+    "([a-z]?)"
 )
 
 CLASS_SETS = {
-    4: {name: name for name in ("neutral", "angry", "sad", "happy")},
+    4: {name: name for name in FOUR},
     7: {name: name for name in EMOTIONS.values()},
 }
 
 
-def _folds(name, test):
-    """Each deal is tested once; the next one is valid."""
-    return Folds(name=name, test=test, valid=test[1:] + test[:1])
-
-
-# The corpus has no official folds. A man and a woman each:
-PAIRS = _folds("five-fold", [["03", "08"], ["10", "09"], ["11", "13"],
-                             ["12", "14"], ["15", "16"]])  # fmt: skip
-SINGLES = _folds("leave-one-speaker-out", [[speaker] for speaker in SPEAKERS])
-PROTOCOLS = {folds.name: folds for folds in (PAIRS, SINGLES)}
+# The corpus has no official folds. Five test a man and a woman each.
+PROTOCOLS = by_name(
+    Folds("five-fold", [["03", "08"], ["10", "09"], ["11", "13"],
+                        ["12", "14"], ["15", "16"]]),
+    Folds("leave-one-speaker-out", [[speaker] for speaker in SPEAKERS]),
+)  # fmt: skip
 
 
 def read(folder):
@@ -89,29 +83,20 @@ def read(folder):
     InputError
         If the folder is absent or holds no such files.
     """
-    paths = corpus_folder(
-        folder,
-        "EmoDB",
-        "wav with files like 03a01Fa.wav",
-        lambda root: [p for p in root.rglob("*") if NAME.match(p.name)],
-    )
-    clips = {path.stem: path for path in sorted(paths, reverse=True)}
-    utterances = []
-    for name, path in sorted(clips.items()):
-        speaker, sentence, emotion, version, _ = NAME.match(path.name).groups()
-        gender, age = SPEAKERS[speaker]
-        utterances.append(
-            Utterance(
-                id=name,
-                wav=path,
-                speaker=speaker,
-                gender=gender,
-                text=SENTENCES[sentence],
-                labels={
-                    "emotion": EMOTIONS[emotion],
-                    "age": age,
-                    "version": version,
-                },
-            )
+    return [
+        Utterance(
+            id=path.stem,
+            wav=path,
+            speaker=speaker,
+            gender=SPEAKERS[speaker][0],
+            text=SENTENCES[sentence],
+            labels={
+                "emotion": EMOTIONS[emotion],
+                "age": SPEAKERS[speaker][1],
+                "version": version,
+            },
         )
-    return utterances
+        for path, (speaker, sentence, emotion, version) in recordings(
+            folder, "EmoDB", "wav with files like 03a01Fa.wav", NAME
+        )
+    ]

@@ -7,7 +7,7 @@ Emotion Dimension in Voice Generation Systems", arXiv 1806.09514.
 import re
 
 from ser_peft.corpora import Utterance, corpus_folder
-from ser_peft.corpora.protocols import Folds
+from ser_peft.corpora.protocols import Folds, by_name
 
 __all__ = ["CLASS_SETS", "PROTOCOLS", "read"]
 
@@ -33,13 +33,13 @@ CLASS_SETS = {
 
 # Each speaker is tested once. Two others train, Josh never alone, and he
 # never validates: train and valid have all five classes.
-PROTOCOLS = {
-    "leave-one-speaker-out": Folds(
-        name="leave-one-speaker-out",
+PROTOCOLS = by_name(
+    Folds(
+        "leave-one-speaker-out",
         test=[["bea"], ["jenie"], ["josh"], ["sam"]],
         valid=[["sam"], ["sam"], ["bea"], ["jenie"]],
     )
-}
+)
 
 
 def read(folder):

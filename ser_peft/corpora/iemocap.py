@@ -8,8 +8,8 @@ database", Language Resources and Evaluation 42, doi
 import re
 
 from ser_peft.corpora import Utterance, corpus_folder
-from ser_peft.corpora.protocols import Folds, RandomSplit
-from ser_peft.errors import InputError
+from ser_peft.corpora.protocols import Folds, RandomSplit, by_name
+from ser_peft.corpora.tables import matched_lines
 
 __all__ = ["CLASS_SETS", "PROTOCOLS", "read"]
 
@@ -21,54 +21,48 @@ TURN = re.compile(
     r"\[\s*([\d.]+),\s*([\d.]+),\s*([\d.]+)\s*\]\s*$"
 )
 # Ses01F_impro01_F000 [006.2901-008.2357]: Excuse me.
-TRANSCRIPT = re.compile(r"\s*(Ses\w+)\s*\[[^]]*\]\s*:\s*(.*?)\s*$")
+TRANSCRIPT = re.compile(
+    r"^[ \t]*(Ses\w+)[ \t]*\[[^]\n]*\][ \t]*:[ \t]*(.*?)\s*$", re.MULTILINE
+)
 
+BASIC = {"neu": "neutral", "ang": "angry", "sad": "sad", "hap": "happy"}
 CLASS_SETS = {
     # The 5,531 utterances that most papers mean: excited counts as happy.
-    4: {"neu": "neutral", "ang": "angry", "sad": "sad", "hap": "happy",
-        "exc": "happy"},
-    5: {"neu": "neutral", "ang": "angry", "sad": "sad", "hap": "happy",
-        "exc": "happy", "fru": "frustrated"},
-    6: {"neu": "neutral", "ang": "angry", "sad": "sad", "hap": "happy",
-        "exc": "excited", "fru": "frustrated"},
-}  # fmt: skip
+    4: {**BASIC, "exc": "happy"},
+    5: {**BASIC, "exc": "happy", "fru": "frustrated"},
+    6: {**BASIC, "exc": "excited", "fru": "frustrated"},
+}
 
 SESSIONS = [[f"Session{number}"] for number in range(1, 6)]
-NEXT = SESSIONS[1:] + SESSIONS[:1]
 
-PROTOCOLS = {
-    "peft-ser": Folds(
-        name="peft-ser",
+PROTOCOLS = by_name(
+    Folds(
+        "peft-ser",
         by="group",
         test=SESSIONS,
         valid=[SESSIONS[4]] * 4 + [SESSIONS[3]],
     ),
-    "leave-one-session-out": Folds(
-        name="leave-one-session-out", by="group", test=SESSIONS, valid=NEXT
-    ),
+    Folds("leave-one-session-out", by="group", test=SESSIONS),
     # The usual ten folds: the other speaker of the session validates.
-    "leave-one-speaker-out": Folds(
-        name="leave-one-speaker-out",
+    Folds(
+        "leave-one-speaker-out",
         test=[[f"Ses0{n}{sex}"] for n in range(1, 6) for sex in "FM"],
         valid=[[f"Ses0{n}{sex}"] for n in range(1, 6) for sex in "MF"],
     ),
     # Scripted sentences come back in every session, so that a model may know
     # a test sentence by heart; improvised ones do not.
-    "improvised": Folds(
-        name="improvised",
+    Folds(
+        "improvised",
         by="group",
         test=SESSIONS,
-        valid=NEXT,
         where={"style": "improvised"},
     ),
-    # Of the pooled models that PEFT-SER's authors released.
-    "released": Folds(
-        name="released", by="group", test=[SESSIONS[4]], valid=[SESSIONS[3]]
-    ),
-    # As DistilSER and 3M-SER divide: the sizes are theirs, 4479, 498 and 554
-    # utterances of 4 classes; which these are depends on their files' order.
-    "distilser": RandomSplit("distilser"),
-}
+    # The fold of the pooled models that PEFT-SER's authors released.
+    Folds("released", by="group", test=[SESSIONS[4]], valid=[SESSIONS[3]]),
+    # The split of DistilSER and 3M-SER: its sizes are theirs, 4479, 498 and
+    # 554 utterances of 4 classes; the utterances depend on their files' order.
+    RandomSplit("distilser"),
+)
 
 
 def read(folder):
@@ -94,14 +88,13 @@ def read(folder):
         If the folder is absent or holds no annotated turns, or the line of a
         turn is broken.
     """
-    turns = corpus_folder(
+    return corpus_folder(
         folder,
         "IEMOCAP",
         "Session1 ... Session5 with dialog/EmoEvaluation/"
         "Ses01F_impro01.txt and sentences/wav",
         _turns,
     )
-    return sorted(turns, key=lambda turn: turn.id)
 
 
 def _turns(root):
@@ -109,41 +102,26 @@ def _turns(root):
     # judgements are in folders below.
     texts, turns = {}, {}
     for path in root.glob("Session[1-5]/dialog/transcriptions/Ses*.txt"):
-        for line in _lines(path):
-            if match := TRANSCRIPT.match(line):
-                texts[match[1]] = match[2]
-    for path in root.glob("Session[1-5]/dialog/EmoEvaluation/Ses*.txt"):
+        texts |= TRANSCRIPT.findall(path.read_text("utf-8", errors="replace"))
+    paths = root.glob("Session[1-5]/dialog/EmoEvaluation/Ses*.txt")
+    for path, groups in matched_lines(paths, "[", TURN):
+        name, number, style, sex, emotion, *numbers = groups
+        valence, arousal, dominance = map(float, numbers)
         session = path.parents[2]
-        for line in _lines(path):
-            if not line.startswith("["):
-                continue
-            match = TURN.match(line)
-            if not match:
-                raise InputError(
-                    f"{path}: cannot read the turn '{line}'; unpack the "
-                    "corpus again"
-                )
-            name, number, style, sex, emotion, *numbers = match.groups()
-            valence, arousal, dominance = map(float, numbers)
-            turns[name] = Utterance(
-                id=name,
-                wav=session / "sentences" / "wav" / name[:-5] / f"{name}.wav",
-                speaker=number + sex,
-                gender="female" if sex == "F" else "male",
-                text=texts.get(name),
-                labels={
-                    "emotion": emotion,
-                    "dialogue": name[:-5],
-                    "style": "improvised" if style == "impro" else "scripted",
-                    "arousal": arousal,
-                    "valence": valence,
-                    "dominance": dominance,
-                },
-                group=session.name,
-            )
-    return list(turns.values())
-
-
-def _lines(path):
-    # Some annotators' comments are not utf-8; nothing is read from them.
-    return path.read_text("utf-8", errors="replace").split("\n")
+        turns[name] = Utterance(
+            id=name,
+            wav=session / "sentences" / "wav" / name[:-5] / f"{name}.wav",
+            speaker=number + sex,
+            gender="female" if sex == "F" else "male",
+            text=texts.get(name),
+            labels={
+                "emotion": emotion,
+                "dialogue": name[:-5],
+                "style": "improvised" if style == "impro" else "scripted",
+                "arousal": arousal,
+                "valence": valence,
+                "dominance": dominance,
+            },
+            group=session.name,
+        )
+    return [turn for _, turn in sorted(turns.items())]

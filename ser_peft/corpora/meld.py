@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 from ser_peft.corpora import Utterance, corpus_folder, read_table
-from ser_peft.corpora.protocols import Folds
+from ser_peft.corpora.protocols import Folds, by_name
 from ser_peft.errors import InputError
 
 __all__ = ["CLASS_SETS", "PROTOCOLS", "read"]
@@ -24,28 +24,28 @@ FOLDERS = {
 COLUMNS = "Utterance Speaker Emotion Sentiment Dialogue_ID Utterance_ID".split()
 # Windows quotes and dashes that somebody took for latin-1.
 C1 = re.compile("[\x80-\x9f]")
-# The main characters; of the others the tables do not tell.
+# The main characters; the tables give no genders.
 GENDERS = dict.fromkeys(("Monica", "Phoebe", "Rachel"), "female")
 GENDERS |= dict.fromkeys(("Chandler", "Joey", "Ross"), "male")
 
+BASIC = {"neutral": "neutral", "anger": "angry", "sadness": "sad",
+         "joy": "happy"}  # fmt: skip
 CLASS_SETS = {
-    4: {"neutral": "neutral", "anger": "angry", "sadness": "sad",
-        "joy": "happy"},
-    7: {"neutral": "neutral", "anger": "angry", "sadness": "sad",
-        "joy": "happy", "fear": "fearful", "disgust": "disgust",
+    4: BASIC,
+    7: {**BASIC, "fear": "fearful", "disgust": "disgust",
         "surprise": "surprised"},
 }  # fmt: skip
 
 # The corpus's own split. The same characters speak in all parts of it.
-PROTOCOLS = {
-    "official": Folds(
-        name="official",
+PROTOCOLS = by_name(
+    Folds(
+        "official",
         test=[["test"]],
         valid=[["dev"]],
         by="group",
         shares_speakers=True,
     )
-}
+)
 
 
 def read(folder):
@@ -89,27 +89,21 @@ def read(folder):
         for _, row in read_table(table, COLUMNS):
             rows += 1
             name = f"dia{row['Dialogue_ID']}_utt{row['Utterance_ID']}"
-            if name not in clips:
-                continue
-            utterances.append(
-                Utterance(
-                    id=f"{split}_{name}",
-                    wav=clips[name],
-                    speaker=row["Speaker"].strip(),
-                    gender=GENDERS.get(row["Speaker"].strip()),
-                    text=C1.sub(
-                        lambda m: (
-                            m[0].encode("latin-1").decode("cp1252", "ignore")
-                        ),
-                        row["Utterance"],
-                    ),
-                    labels={
-                        "emotion": row["Emotion"].strip().lower(),
-                        "sentiment": row["Sentiment"].strip().lower(),
-                    },
-                    group=split,
+            if name in clips:
+                utterances.append(
+                    Utterance(
+                        id=f"{split}_{name}",
+                        wav=clips[name],
+                        speaker=row["Speaker"],
+                        gender=GENDERS.get(row["Speaker"]),
+                        text=C1.sub(_as_windows, row["Utterance"]),
+                        labels={
+                            "emotion": row["Emotion"].lower(),
+                            "sentiment": row["Sentiment"].lower(),
+                        },
+                        group=split,
+                    )
                 )
-            )
     if not utterances:
         raise InputError(
             f"data_folder {folder}: no wav of any utterance; MELD comes as "
@@ -121,6 +115,10 @@ def read(folder):
             folder, rows - len(utterances), rows,
         )  # fmt: skip
     return utterances
+
+
+def _as_windows(match):
+    return match[0].encode("latin-1").decode("cp1252", "ignore")
 
 
 def _tables(root):

@@ -6,10 +6,11 @@ study emotion perception", IEEE Transactions on Affective Computing 8(1), doi
 """
 
 import re
+from dataclasses import replace
 
 from ser_peft.corpora import Utterance, corpus_folder
-from ser_peft.corpora.protocols import Folds
-from ser_peft.errors import InputError
+from ser_peft.corpora.protocols import Folds, by_name
+from ser_peft.corpora.tables import matched_lines
 
 __all__ = ["CLASS_SETS", "PROTOCOLS", "read"]
 
@@ -36,22 +37,18 @@ CLASS_SETS = {
 
 SESSIONS = [[f"session{number}"] for number in range(1, 7)]
 # PEFT-SER: the sixth session validates, and the fifth where it is tested.
-DEALT = {
-    "by": "group",
-    "test": SESSIONS,
-    "valid": [SESSIONS[5]] * 5 + [SESSIONS[4]],
-}
-
-PROTOCOLS = {
-    "peft-ser": Folds(name="peft-ser", **DEALT),
-    "improvised": Folds(
-        name="improvised", where={"style": "improvised"}, **DEALT
-    ),
-    # Of the pooled models that PEFT-SER's authors released.
-    "released": Folds(
-        name="released", by="group", test=[SESSIONS[4]], valid=[SESSIONS[3]]
-    ),
-}
+PEFT_SER = Folds(
+    "peft-ser",
+    by="group",
+    test=SESSIONS,
+    valid=[SESSIONS[5]] * 5 + [SESSIONS[4]],
+)
+PROTOCOLS = by_name(
+    PEFT_SER,
+    replace(PEFT_SER, name="improvised", where={"style": "improvised"}),
+    # The fold of the pooled models that PEFT-SER's authors released.
+    Folds("released", by="group", test=[SESSIONS[4]], valid=[SESSIONS[3]]),
+)
 
 
 def read(folder):
@@ -81,49 +78,38 @@ def read(folder):
         If the folder is absent or holds no such file, or the line of a turn
         is broken.
     """
-    turns = corpus_folder(
+    return corpus_folder(
         folder,
         "MSP-IMPROV",
         "Evalution.txt and Audio/session1 ... session6",
         _turns,
     )
-    return sorted(turns, key=lambda turn: turn.id)
 
 
 def _turns(root):
     audio = root / "Audio" if (root / "Audio").is_dir() else root
-    turns = []
+    turns = {}
     # One of them, should both spellings be there.
-    for path in sorted(root.glob("Eval*tion.txt"))[:1]:
-        for line in path.read_text("utf-8", errors="replace").split("\n"):
-            if not line.startswith("UTD-"):
-                continue
-            match = CLIP.match(line)
-            if not match:
-                raise InputError(
-                    f"{path}: cannot read the turn '{line}'; unpack the "
-                    "corpus again"
-                )
-            name, sentence, sex, number, letter, emotion, rest = match.groups()
-            ratings = {key: float(value) for key, value in RATING.findall(rest)}
-            labels = {
-                "emotion": emotion,
-                "recording": RECORDINGS[letter],
-                "style": RECORDINGS[letter].split("-")[-1],
-                "valence": ratings.get("V"),
-                "dominance": ratings.get("D"),
-            }
-            if "A" in ratings:
-                labels["arousal"] = round(6 - ratings["A"], 6)
-            session = f"session{number}"
-            turns.append(
-                Utterance(
-                    id=f"MSP-{name}",
-                    wav=audio / session / sentence / letter / f"MSP-{name}.wav",
-                    speaker=f"{sex}0{number}",
-                    gender="female" if sex == "F" else "male",
-                    labels={k: v for k, v in labels.items() if v is not None},
-                    group=session,
-                )
-            )
-    return turns
+    paths = sorted(root.glob("Eval*tion.txt"))[:1]
+    for _, groups in matched_lines(paths, "UTD-", CLIP):
+        name, sentence, sex, number, letter, emotion, rest = groups
+        ratings = {key: float(value) for key, value in RATING.findall(rest)}
+        labels = {
+            "emotion": emotion,
+            "recording": RECORDINGS[letter],
+            "style": RECORDINGS[letter].split("-")[-1],
+            "valence": ratings.get("V"),
+            "dominance": ratings.get("D"),
+        }
+        if "A" in ratings:
+            labels["arousal"] = round(6 - ratings["A"], 6)
+        session = f"session{number}"
+        turns[name] = Utterance(
+            id=f"MSP-{name}",
+            wav=audio / session / sentence / letter / f"MSP-{name}.wav",
+            speaker=f"{sex}0{number}",
+            gender="female" if sex == "F" else "male",
+            labels={k: v for k, v in labels.items() if v is not None},
+            group=session,
+        )
+    return [turn for _, turn in sorted(turns.items())]

@@ -11,8 +11,8 @@ import os
 from dataclasses import replace
 
 from ser_peft.corpora import Utterance, corpus_folder, read_table
-from ser_peft.corpora.protocols import Folds
-from ser_peft.errors import InputError
+from ser_peft.corpora.protocols import Folds, by_name
+from ser_peft.corpora.tables import number
 
 __all__ = ["CLASS_SETS", "PROTOCOLS", "read"]
 
@@ -23,31 +23,32 @@ TABLES = ("labels_consensus.csv", "labels_concensus.csv")
 NEEDED = ("FileName", "EmoClass", "SpkrID", "Split_Set")
 DIMENSIONS = {"arousal": "EmoAct", "valence": "EmoVal", "dominance": "EmoDom"}
 
+BASIC = {"N": "neutral", "A": "angry", "S": "sad", "H": "happy"}
 CLASS_SETS = {
-    4: {"N": "neutral", "A": "angry", "S": "sad", "H": "happy"},
-    8: {"N": "neutral", "A": "angry", "S": "sad", "H": "happy",
-        "U": "surprised", "F": "fearful", "D": "disgust", "C": "contempt"},
+    4: BASIC,
+    8: {**BASIC, "U": "surprised", "F": "fearful", "D": "disgust",
+        "C": "contempt"},
 }  # fmt: skip
 
-TRAINED = {"by": "group", "train": [["Train"]], "valid": [["Validation"]]}
-
-PROTOCOLS = {
-    # Whose speaker or gender is unknown is left out, as in PEFT-SER: that
-    # nobody is in two sets could not be checked.
-    "peft-ser": Folds(
-        name="peft-ser", test=[["Test1"]], where={"identified": True}, **TRAINED
-    ),
-    "test2": Folds(
-        name="test2", test=[["Test2"]], where={"identified": True}, **TRAINED
-    ),
+PEFT_SER = Folds(
+    "peft-ser",
+    by="group",
+    train=[["Train"]],
+    valid=[["Validation"]],
+    test=[["Test1"]],
+    # Unknown speakers and genders are left out, as in PEFT-SER: that nobody
+    # is in two sets could not be checked.
+    where={"identified": True},
+)
+PROTOCOLS = by_name(
+    PEFT_SER,
+    replace(PEFT_SER, name="test2", test=[["Test2"]]),
     # As released, for comparison with others: `Unknown` counts as a speaker,
     # who is in several sets.
-    "official": Folds(
-        name="official", test=[["Test1"]], shares_speakers=True, **TRAINED
-    ),
-}
-# Of the pooled models that PEFT-SER's authors released.
-PROTOCOLS["released"] = replace(PROTOCOLS["peft-ser"], name="released")
+    replace(PEFT_SER, name="official", where={}, shares_speakers=True),
+    # The split of the pooled models that PEFT-SER's authors released.
+    replace(PEFT_SER, name="released"),
+)
 
 
 def read(folder):
@@ -113,12 +114,7 @@ def _turn(where, row, audio):
     if row["EmoClass"]:
         labels["emotion"] = row["EmoClass"]
     for name, column in DIMENSIONS.items():
-        try:
-            value = float(row.get(column) or "nan")
-        except ValueError as error:
-            raise InputError(
-                f"{where}, column {column}: '{row[column]}' is no number"
-            ) from error
+        value = number(where, column, row.get(column) or "nan")
         if not math.isnan(value):
             labels[name] = value
     split = row["Split_Set"]

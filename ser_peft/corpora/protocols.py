@@ -1,23 +1,18 @@
-"""Who trains, who validates, who is tested: deals of speakers, not clips."""
+"""Protocols: which speakers train, validate and are tested in each fold."""
 
-import hashlib
 from dataclasses import dataclass, field
-from math import isfinite
 
-from ser_peft.corpora.transcripts import clean_text
 from ser_peft.errors import InputError
 
 __all__ = [
+    "FOUR",
+    "SPLITS",
     "Folds",
     "RandomSplit",
     "Whole",
-    "check_splits",
+    "by_name",
     "class_sets",
     "classes_of",
-    "fingerprint",
-    "has_all",
-    "leaks",
-    "missing_classes",
     "relabel",
     "spelt_alike",
 ]
@@ -29,53 +24,58 @@ FOUR = ("neutral", "angry", "sad", "happy")
 
 @dataclass(frozen=True)
 class Folds:
-    """Fixed folds: who is valid and who is test, the rest trains.
+    """Fixed folds of speakers, or of groups such as sessions.
 
     Arguments
     ---------
     name : str
-        Goes into every result.
+        The protocol's name; goes into every result.
     test : list of list of str
         Test speakers (or groups) of each fold.
-    valid : list of list of str
-        Valid speakers (or groups) of each fold.
+    valid : list of list of str, optional
+        Valid speakers (or groups) of each fold; by default those that the
+        next fold tests, and the last fold those of the first.
     train : list of list of str, optional
-        Who trains in each fold, where that is not all the rest.
+        Training speakers (or groups) of each fold; by default all others.
     by : str
-        What is dealt: ``speaker`` or ``group`` (session, official split).
+        ``speaker`` or ``group`` (session, official split).
     label : str
-        Which of the corpus's labels is the emotion, where it has several.
+        The label that is the emotion, where a corpus has several.
     where : dict
         Only utterances with these labels take part.
     shares_speakers : bool
-        For official splits with speakers in several sets: it is said, not
-        refused.
+        An official split may have a speaker in several sets: results say so,
+        instead of an error.
 
     Example
     -------
     >>> from ser_peft.corpora import Utterance
-    >>> folds = Folds("demo", test=[["a"]], valid=[["b"]])
+    >>> folds = Folds("demo", test=[["a"], ["b"], ["c"]])
     >>> clips = [Utterance(s, s + ".wav", s) for s in "abc"]
-    >>> {k: [u.id for u in v] for k, v in folds.deal(clips, 1).items()}
+    >>> {k: [u.id for u in v] for k, v in folds.split(clips, 1).items()}
     {'train': ['c'], 'valid': ['b'], 'test': ['a']}
     """
 
     name: str
     test: list
-    valid: list
+    valid: list | None = None
     train: list | None = None
     by: str = "speaker"
     label: str = "emotion"
     where: dict = field(default_factory=dict)
     shares_speakers: bool = False
 
+    def __post_init__(self):
+        if self.valid is None:
+            object.__setattr__(self, "valid", self.test[1:] + self.test[:1])
+
     @property
     def folds(self):
         """Number of folds; they count from 1."""
         return len(self.test)
 
-    def deal(self, utterances, fold, labels=None):
-        """Split utterances.
+    def split(self, utterances, fold, labels=None):
+        """Split utterances into train, valid and test.
 
         Arguments
         ---------
@@ -84,7 +84,7 @@ class Folds:
         fold : int
             From 1.
         labels : dict, optional
-            Utterance id -> class; of no matter here.
+            Utterance id -> class; unused here, see `RandomSplit.split`.
 
         Returns
         -------
@@ -100,47 +100,45 @@ class Folds:
         valid, test = self.valid[fold - 1], self.test[fold - 1]
         splits = {split: [] for split in SPLITS}
         for utterance in utterances:
-            if any(utterance.labels.get(k) != v for k, v in self.where.items()):
+            if not self.where.items() <= utterance.labels.items():
                 continue
-            dealt = getattr(utterance, self.by)
-            # Not `elif`: who is listed twice must show in check_splits.
-            if dealt in test:
-                splits["test"].append(utterance)
-            if dealt in valid:
-                splits["valid"].append(utterance)
-            if (
-                dealt not in test + valid
-                if self.train is None
-                else dealt in self.train[fold - 1]
+            part = getattr(utterance, self.by)
+            trains = part not in test + valid
+            if self.train is not None:
+                trains = part in self.train[fold - 1]
+            # All three are asked: check_splits finds who is in two lists.
+            for split, chosen in zip(
+                SPLITS, (trains, part in valid, part in test), strict=True
             ):
-                splits["train"].append(utterance)
+                if chosen:
+                    splits[split].append(utterance)
         return splits
 
 
 @dataclass(frozen=True)
 class RandomSplit:
-    """Utterances drawn at random, 81/9/10: what is tested leaks.
+    """Utterances drawn at random, 81/9/10, so that speakers are shared.
 
-    The classes have the same shares in all three. Speakers, dialogues and
-    sentences are in several: scores are comparable to papers that did the
-    same, and too good.
+    The classes have the same shares in all three splits. Speakers, dialogues
+    and sentences are in several: scores compare with papers that did the
+    same, and are too good.
 
     Arguments
     ---------
     name : str
-        Goes into every result.
+        The protocol's name; goes into every result.
     seed : int
-        Of the draw.
+        Seed of the draw.
     label : str
-        Which of the corpus's labels is the emotion, where it has several.
+        The label that is the emotion, where a corpus has several.
 
     Example
     -------
     >>> from ser_peft.corpora import Utterance
     >>> clips = [Utterance(str(i), f"{i}.wav", "a") for i in range(100)]
     >>> labels = {str(i): "sad" if i % 2 else "happy" for i in range(100)}
-    >>> splits = RandomSplit("demo").deal(clips, 1, labels)
-    >>> {split: len(dealt) for split, dealt in splits.items()}
+    >>> splits = RandomSplit("demo").split(clips, 1, labels)
+    >>> {name: len(split) for name, split in splits.items()}
     {'train': 81, 'valid': 9, 'test': 10}
     """
 
@@ -151,13 +149,13 @@ class RandomSplit:
     folds = 1
     shares_speakers = True
 
-    def deal(self, utterances, fold, labels):
-        """Split utterances.
+    def split(self, utterances, fold, labels):
+        """Split utterances into train, valid and test.
 
         Arguments
         ---------
         utterances, fold
-            See `Folds.deal`.
+            See `Folds.split`.
         labels : dict
             Utterance id -> class, or None.
 
@@ -169,43 +167,43 @@ class RandomSplit:
         Raises
         ------
         InputError
-            If there is no such fold, or too little of a class.
+            If there is no such fold, or too few utterances of a class.
         """
-        # Here: it takes half a second, and few protocols need it.
+        # Imported here: it takes half a second, and few protocols need it.
         from sklearn.model_selection import train_test_split
 
         _check_fold(self, fold)
-        splits, rest = {}, utterances
+        splits = {"train": utterances}
         for split in ("test", "valid"):
             try:
-                rest, splits[split] = train_test_split(
-                    rest,
+                splits["train"], splits[split] = train_test_split(
+                    splits["train"],
                     test_size=0.1,
                     random_state=self.seed,
-                    stratify=[str(labels[u.id]) for u in rest],
+                    stratify=[str(labels[u.id]) for u in splits["train"]],
                 )
             except ValueError as error:
                 raise InputError(
                     f"protocol {self.name}: the utterances are too few "
                     f"({error}); choose another one"
                 ) from error
-        return {"train": rest, "valid": splits["valid"], "test": splits["test"]}
+        return {split: splits[split] for split in SPLITS}
 
 
 @dataclass(frozen=True)
 class Whole:
-    """All utterances are tested, by a model of other corpora.
+    """Test split of all utterances, for a model of other corpora.
 
     Arguments
     ---------
     label : str
-        Which of the corpus's labels is the emotion, where it has several.
+        The label that is the emotion, where a corpus has several.
 
     Example
     -------
     >>> from ser_peft.corpora import Utterance
-    >>> splits = Whole().deal([Utterance("1", "1.wav", "a")], 1)
-    >>> {split: len(dealt) for split, dealt in splits.items()}
+    >>> splits = Whole().split([Utterance("1", "1.wav", "a")], 1)
+    >>> {name: len(split) for name, split in splits.items()}
     {'train': 0, 'valid': 0, 'test': 1}
     """
 
@@ -215,8 +213,8 @@ class Whole:
     folds = 1
     shares_speakers = False
 
-    def deal(self, utterances, fold, labels=None):
-        """Split utterances; see `Folds.deal`."""
+    def split(self, utterances, fold, labels=None):
+        """Put all utterances into test; see `Folds.split`."""
         _check_fold(self, fold)
         return {"train": [], "valid": [], "test": utterances}
 
@@ -228,8 +226,19 @@ def _check_fold(protocol, fold):
         )
 
 
+def by_name(*protocols):
+    """Protocols by their names, as a corpus's ``PROTOCOLS``.
+
+    Example
+    -------
+    >>> [*by_name(Whole(), RandomSplit("random"))]
+    ['whole', 'random']
+    """
+    return {protocol.name: protocol for protocol in protocols}
+
+
 def classes_of(class_set):
-    """The class names of a mapping, in their order.
+    """Class names of a class set, in its order.
 
     Example
     -------
@@ -240,7 +249,7 @@ def classes_of(class_set):
 
 
 def class_sets(utterances):
-    """The class sets of a corpus that has none but its labels.
+    """Class sets of a corpus whose own labels are the classes.
 
     Arguments
     ---------
@@ -287,7 +296,7 @@ def spelt_alike(names):
     Arguments
     ---------
     names : iterable of str
-        Of classes, of speakers.
+        Names of classes or speakers.
 
     Returns
     -------
@@ -308,20 +317,21 @@ def spelt_alike(names):
 
 
 def relabel(utterances, class_set, kind="emotion"):
-    """Keep what a class set names and give it its class.
+    """Keep the utterances that a class set names, with their classes.
 
     Arguments
     ---------
     utterances : list of Utterance
-        With the corpus's own labels.
+        Utterances with the corpus's own labels.
     class_set : dict
-        The corpus's label -> class; what it does not name is left out.
+        The corpus's label -> class; labels that it does not name are left
+        out. An empty one keeps everything, without classes.
     kind : str
-        Which of the labels.
+        The label that is the emotion, where a corpus has several.
 
     Returns
     -------
-    list of (Utterance, str)
+    list of (Utterance, str or None)
         Utterances and their classes.
 
     Raises
@@ -329,6 +339,8 @@ def relabel(utterances, class_set, kind="emotion"):
     InputError
         If the class set names a label that the corpus does not have.
     """
+    if not class_set:
+        return [(utterance, None) for utterance in utterances]
     known = {u.labels[kind] for u in utterances if u.labels.get(kind)}
     unknown = [label for label in class_set if label not in known]
     if unknown:
@@ -341,187 +353,3 @@ def relabel(utterances, class_set, kind="emotion"):
         for u in utterances
         if u.labels.get(kind) in class_set
     ]
-
-
-def check_splits(manifests, classes, shares_speakers=False, dimensions=()):
-    """Refuse splits that cannot be trained or judged honestly.
-
-    Arguments
-    ---------
-    manifests : dict
-        Split -> {id: entry}; entries have ``speaker``, ``emotion`` and
-        the dimensions.
-    classes : list of str
-        Class names; empty for dimensions alone.
-    shares_speakers : bool
-        A speaker may be in two splits, as a protocol's `shares_speakers`.
-    dimensions : list of str
-        Names of the numbers to predict.
-
-    Raises
-    ------
-    InputError
-        If there is but one class, or nothing to predict, a split is empty, an
-        utterance or a speaker is in two of them, a class is missing from
-        train or a dimension never varies there, or an entry lacks one or has
-        an unknown class.
-    """
-    if len(classes) == 1 or not (classes or dimensions):
-        raise InputError(
-            f"classes: {', '.join(classes) or 0}: give at least two classes, "
-            "or 0 and dimensions"
-        )
-    speakers, ids = {}, {}
-    for split, entries in manifests.items():
-        if not entries:
-            raise InputError(f"{split}: no utterances; check fold and classes")
-        for key, entry in entries.items():
-            if classes and entry.get("emotion") not in classes:
-                raise InputError(
-                    f"{split}: {key} has class '{entry.get('emotion')}', which "
-                    f"is not one of {', '.join(classes)}"
-                )
-            if not has_all(entry, dimensions):
-                raise InputError(
-                    f"{split}: {key} needs a number for each of "
-                    f"{', '.join(dimensions)}"
-                )
-            other = speakers.setdefault(entry["speaker"], split)
-            if other != split and not shares_speakers:
-                raise InputError(
-                    f"speaker {entry['speaker']} is in {other} and in "
-                    f"{split}; every speaker may be in one split only"
-                )
-            other = ids.setdefault(key, split)
-            if other != split:
-                raise InputError(
-                    f"{key} is in {other} and in {split}; every utterance may "
-                    "be in one split only"
-                )
-    train = manifests["train"].values()
-    if missing := missing_classes(manifests, classes).get("train"):
-        raise InputError(
-            f"train: no utterance of class '{missing[0]}'; add some, or "
-            "leave the class out (classes in the yaml)"
-        )
-    for name in dimensions:
-        if len({entry[name] for entry in train}) == 1:
-            raise InputError(
-                f"train: {name} is the same for every utterance; leave it out "
-                "(dimensions in the yaml)"
-            )
-
-
-def missing_classes(manifests, classes):
-    """Classes that valid or test has no utterance of.
-
-    Arguments
-    ---------
-    manifests : dict
-        Split -> {id: entry}; entries have ``emotion``.
-    classes : list of str
-        Class names.
-
-    Returns
-    -------
-    dict
-        Split -> list of str, of splits that lack some. `check_splits` refuses
-        a train that does.
-
-    Example
-    -------
-    >>> test = {"1": {"emotion": "sad"}}
-    >>> missing_classes({"test": test}, ["happy", "sad"])
-    {'test': ['happy']}
-    """
-    missing = {}
-    for split, entries in manifests.items():
-        present = {entry.get("emotion") for entry in entries.values()}
-        if absent := [name for name in classes if name not in present]:
-            missing[split] = absent
-    return missing
-
-
-def has_all(labels, dimensions):
-    """Whether labels hold a finite number for each dimension.
-
-    Example
-    -------
-    >>> has_all({"arousal": 2.5, "valence": "high"}, ["arousal", "valence"])
-    False
-    """
-    values = [labels.get(name) for name in dimensions]
-    return all(
-        isinstance(v, (int, float)) and not isinstance(v, bool) and isfinite(v)
-        for v in values
-    )
-
-
-def leaks(manifests):
-    """How much of what is tested training has met before.
-
-    Arguments
-    ---------
-    manifests : dict
-        Split -> {id: entry}; entries have ``speaker`` and, where known,
-        ``dialogue`` and ``text``.
-
-    Returns
-    -------
-    dict
-        Fractions: ``speakers`` of the test speakers; of the test utterances
-        ``dialogues``, those whose dialogue trains too, ``sentences``, those
-        whose words do, and ``labelled_sentences``, those whose words do with
-        the same class. What no utterance tells is left out.
-
-    Example
-    -------
-    >>> a, b = ({"speaker": "a", "text": t} for t in ("Yes.", "yes."))
-    >>> leaks({"train": {"1": a}, "test": {"2": b}})
-    {'speakers': 1.0, 'sentences': 1.0, 'labelled_sentences': 1.0}
-    """
-    kinds = {
-        "speakers": lambda entry: entry["speaker"],
-        "dialogues": lambda entry: entry.get("dialogue"),
-        "sentences": _words,
-        "labelled_sentences": lambda entry: (
-            _words(entry) and (_words(entry), entry.get("emotion"))
-        ),
-    }
-    shares = {}
-    for kind, of in kinds.items():
-        train, test = (
-            [of(entry) for entry in manifests[split].values()]
-            for split in ("train", "test")
-        )
-        if kind == "speakers":  # one utterance of theirs is as good as all
-            test = list(set(test))
-        known = set(train) - {None}
-        if any(value is not None for value in test):
-            shares[kind] = sum(v in known for v in test) / len(test)
-    return shares
-
-
-def _words(entry):
-    return clean_text(entry.get("text", "")).casefold() or None
-
-
-def fingerprint(manifests):
-    """Hash of who is where with which class: equal protocols, equal hash.
-
-    Arguments
-    ---------
-    manifests : dict
-        Split -> {id: entry}.
-
-    Returns
-    -------
-    str
-        First 12 hex digits of a SHA-256.
-    """
-    lines = sorted(
-        f"{split}\t{key}\t{entry['speaker']}\t{entry.get('emotion')}"
-        for split, entries in manifests.items()
-        for key, entry in entries.items()
-    )
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]

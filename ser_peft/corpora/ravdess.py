@@ -4,10 +4,8 @@ Livingstone and Russo 2018, "The Ryerson Audio-Visual Database of Emotional
 Speech and Song", PLoS ONE 13(5), doi 10.5281/zenodo.1188976.
 """
 
-import re
-
-from ser_peft.corpora import Utterance, corpus_folder
-from ser_peft.corpora.protocols import Folds
+from ser_peft.corpora import Utterance, recordings
+from ser_peft.corpora.protocols import FOUR, Folds, by_name
 
 __all__ = ["CLASS_SETS", "PROTOCOLS", "read"]
 
@@ -27,20 +25,14 @@ SENTENCES = {
 }
 # modality-channel-emotion-intensity-statement-repetition-actor; 03-01 is
 # audio-only speech, what the published Audio_Speech archive holds.
-NAME = re.compile(
-    r"03-01-(0[1-8])-(0[12])-(0[12])-(0[12])-(0[1-9]|1\d|2[0-4])\.(wav|flac)$"
-)
+NAME = r"03-01-(0[1-8])-(0[12])-(0[12])-(0[12])-(0[1-9]|1\d|2[0-4])"
 
 CLASS_SETS = {
-    # The order all 4-class models share; calm is left out.
-    4: {"neutral": "neutral", "angry": "angry", "sad": "sad",
-        "happy": "happy"},
+    4: {name: name for name in FOUR},
     # PEFT-SER: calm counts as neutral.
-    7: {"neutral": "neutral", "calm": "neutral", "happy": "happy",
-        "sad": "sad", "angry": "angry", "fearful": "fearful",
-        "disgust": "disgust", "surprised": "surprised"},
-    8: {emotion: emotion for emotion in EMOTIONS.values()},
-}  # fmt: skip
+    7: {name: name for name in EMOTIONS.values()} | {"calm": "neutral"},
+    8: {name: name for name in EMOTIONS.values()},
+}
 
 
 def _actors(first, last):
@@ -48,14 +40,14 @@ def _actors(first, last):
 
 
 # The folds of PEFT-SER.
-PROTOCOLS = {
-    "peft-ser": Folds(
-        name="peft-ser",
+PROTOCOLS = by_name(
+    Folds(
+        "peft-ser",
         test=[_actors(1, 5), _actors(6, 10), _actors(11, 15),
               _actors(16, 20), _actors(21, 24)],
         valid=[_actors(21, 24)] * 4 + [_actors(17, 20)],
     )
-}  # fmt: skip
+)  # fmt: skip
 
 
 def read(folder):
@@ -65,8 +57,8 @@ def read(folder):
     ---------
     folder : str or Path
         Holds ``Actor_01`` to ``Actor_24`` (wav as published, or flac), at
-        any depth. Of a clip that is there twice, as in some mirrors, one
-        is taken.
+        any depth. A clip that is there twice, as in some mirrors, is taken
+        once.
 
     Returns
     -------
@@ -78,30 +70,29 @@ def read(folder):
     InputError
         If the folder is absent or holds no such files.
     """
-    paths = corpus_folder(
-        folder,
-        "RAVDESS",
-        "Actor_01 ... Actor_24 with files like 03-01-05-01-02-01-12.wav",
-        lambda root: [p for p in root.rglob("*") if NAME.match(p.name)],
-    )
-    clips = {path.stem: path for path in sorted(paths, reverse=True)}
-    utterances = []
-    for name, path in sorted(clips.items()):
-        emotion, intensity, sentence, repetition, actor, _ = NAME.match(
-            path.name
-        ).groups()
-        utterances.append(
-            Utterance(
-                id=name,
-                wav=path,
-                speaker=actor,
-                gender="male" if int(actor) % 2 else "female",
-                text=SENTENCES[sentence],
-                labels={
-                    "emotion": EMOTIONS[emotion],
-                    "intensity": "strong" if intensity == "02" else "normal",
-                    "repetition": int(repetition),
-                },
-            )
+    return [
+        Utterance(
+            id=path.stem,
+            wav=path,
+            speaker=actor,
+            gender="male" if int(actor) % 2 else "female",
+            text=SENTENCES[sentence],
+            labels={
+                "emotion": EMOTIONS[emotion],
+                "intensity": "strong" if intensity == "02" else "normal",
+                "repetition": int(repetition),
+            },
         )
-    return utterances
+        for path, (
+            emotion,
+            intensity,
+            sentence,
+            repetition,
+            actor,
+        ) in recordings(
+            folder,
+            "RAVDESS",
+            "Actor_01 ... Actor_24 with files like 03-01-05-01-02-01-12.wav",
+            NAME,
+        )
+    ]

@@ -1,4 +1,4 @@
-"""Transcripts: their words, and where they are from."""
+"""Transcripts: their words and their sources."""
 
 import re
 from collections import Counter
@@ -24,7 +24,7 @@ def clean_text(text):
     Returns
     -------
     str
-        What is said; empty where no letter or digit is left.
+        The words; empty where no letter or digit is left.
 
     Example
     -------
@@ -38,12 +38,12 @@ def clean_text(text):
 
 
 def text_sources(entries):
-    """Count where the transcripts of a manifest are from.
+    """Count the sources of a manifest's transcripts.
 
     Arguments
     ---------
     entries : iterable of dict
-        Of a manifest.
+        A manifest's entries.
 
     Returns
     -------
@@ -58,7 +58,7 @@ def text_sources(entries):
     """
     return dict(
         Counter(
-            # Older manifests do not say it of the corpus's own.
+            # Older manifests have no source for the corpus's own.
             entry.get("text_source", GOLD)
             if entry.get("text", "").strip()
             else "none"

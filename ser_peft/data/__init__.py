@@ -13,11 +13,10 @@ from ser_peft.data.batches import (
     values_of,
 )
 from ser_peft.data.manifests import read_manifests
-from ser_peft.data.preparation import (
-    choose,
+from ser_peft.data.preparation import prepare
+from ser_peft.data.writing import (
     entries_of,
     held,
-    prepare,
     root_of,
     write_manifests,
 )
@@ -26,7 +25,6 @@ __all__ = [
     "Progress",
     "batch_sampler",
     "check_samples",
-    "choose",
     "dataset_of",
     "datasets",
     "entries_of",

@@ -1,65 +1,44 @@
-"""Recordings: read as 16 kHz mono, and checked once."""
+"""Recordings: read as 16 kHz mono, and refused if nothing can be heard."""
 
-import hashlib
-import json
 import logging
 import math
-import os
-from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import soxr
 import torch
-from tqdm import tqdm
 
 from ser_peft.data.soundfiles import STEP, Sound, unreadable
 from ser_peft.errors import InputError
-from ser_peft.io import atomic_path, find_file
 
-__all__ = [
-    "Recording",
-    "check_samples",
-    "durations",
-    "read_audio",
-    "resample",
-    "summary",
-]
+__all__ = ["Recording", "check_samples", "read_audio", "resample"]
 
 logger = logging.getLogger(__name__)
 
 SAMPLE_RATE = 16000
 MIN_SECONDS = 0.1
-"""Below this there is nothing an encoder of 20 ms frames could judge."""
+"""Shorter recordings are too short for an encoder of 20 ms frames."""
 QUIETEST = 2**-14
 """Two steps of 16 bits: a recording that is never louder is rounding noise."""
 LOUDEST = 8.0
-"""No samples of a float recording are so large, of which 1 is full scale."""
+"""Larger samples are in no float recording, whose full scale is 1."""
 SPEECH = 200, 4000
 """Band in which the channels of a recording are compared, Hz."""
 HELD = 1 << 25
-"""Samples, over all channels, of a recording that is kept in memory, 128 MB:
-half an hour at 16 kHz; a longer one is read again."""
-LONG_SECONDS = 30
-"""Longer recordings are cut into windows."""
-NAMED = 10
-"""Of many recordings so many are named in a message."""
-CHECKS = 2
-"""Higher whenever more is checked: what was fine before may not be."""
+"""Samples, over all channels, of the longest recording that is kept in memory,
+128 MB or half an hour at 16 kHz; a longer one is read again."""
 
 ODDITIES = {
     "fault": "cut off or damaged; what is there is read",
     "phase": "channels in opposite phase; one of them is taken",
     "scale": "samples far beyond 1; taken for integers and scaled",
 }
-"""What may be wrong with a recording that can be used nevertheless."""
+"""Faults of recordings that can be used nevertheless."""
 
 
 def read_audio(path, warn=False):
     """Read a recording as 16 kHz mono.
 
-    Of several channels the mean is taken, of channels in opposite phase one.
+    Several channels are averaged; of channels in opposite phase one is taken.
 
     Arguments
     ---------
@@ -67,8 +46,8 @@ def read_audio(path, warn=False):
         Any format that libsndfile reads, any rate, any number of channels;
         ``long.wav#t=1.5,4`` is the stretch between two times in seconds.
     warn : bool
-        Log what is odd, see `ODDITIES`. Of what is in manifests
-        ``prepare`` has told.
+        Log the recording's `ODDITIES`. ``prepare`` has logged those of all
+        recordings in manifests.
 
     Returns
     -------
@@ -85,7 +64,7 @@ def read_audio(path, warn=False):
 
 
 def resample(wav, rate, new_rate):
-    """Change the sample rate, at a cost that any two rates have.
+    """Change the sample rate, at the same cost for any two rates.
 
     Arguments
     ---------
@@ -110,7 +89,7 @@ def resample(wav, rate, new_rate):
 
 
 def check_samples(wav, rate, name):
-    """Refuse what no encoder can judge.
+    """Refuse samples that no encoder can judge.
 
     Arguments
     ---------
@@ -119,7 +98,7 @@ def check_samples(wav, rate, name):
     rate : int
         Hz.
     name : str or Path
-        Whose samples, for the message.
+        The recording, for the message.
 
     Raises
     ------
@@ -131,8 +110,8 @@ def check_samples(wav, rate, name):
 
 
 def _peak(samples):
-    """The largest of [..., T], whatever its sign; NaN if one is."""
-    return max(float(samples.max(initial=0)), -float(samples.min(initial=0)))
+    """Largest magnitude of samples; NaN if one is NaN."""
+    return float(np.abs(samples).max(initial=0))
 
 
 def _check_peak(frames, peak, rate, name):
@@ -154,177 +133,11 @@ def _check_peak(frames, peak, rate, name):
         )
 
 
-def durations(recordings, listing):
-    """Check that recordings can be used, and how long they are.
-
-    Everything is decoded: a broken file found after hours of training, in
-    the test set, would be worse. But once: what was fine is remembered, in
-    ``$XDG_CACHE_HOME/ser_peft`` (``~/.cache/ser_peft``), for the next fold,
-    seed and method, until the file's size or time changes.
-
-    Arguments
-    ---------
-    recordings : dict
-        Folder of a corpus -> its recordings, paths as for `read_audio`.
-    listing : str or Path
-        Text file that gets a line for everything that is wrong with a
-        recording, if there are several; removed otherwise.
-
-    Returns
-    -------
-    dict
-        Path -> seconds. What is odd, see `ODDITIES`, is logged.
-
-    Raises
-    ------
-    InputError
-        If some cannot be used: names the first ones, see `summary`.
-    """
-    found = {}
-    for root, paths in recordings.items():
-        found |= _check([*map(str, paths)], root)
-    top = os.path.commonpath([os.path.abspath(root) for root in recordings])
-    broken, odd, lines = {}, defaultdict(list), []
-    for path, one in sorted(found.items()):
-        name = os.path.relpath(path, top)
-        if isinstance(one, str):
-            broken[name] = one
-            lines.append(one)
-            continue
-        for kind, detail in one[1].items():
-            odd[kind].append(f"{name} ({detail})")
-            lines.append(f"{path}: {ODDITIES[kind]} ({detail})")
-    if not _write_listing(listing, lines):
-        listing = None
-    for kind, names in odd.items():
-        logger.warning(
-            "%d of %d recordings: %s: %s", len(names), len(found),
-            ODDITIES[kind], _some(names, listing),
-        )  # fmt: skip
-    if broken:
-        raise InputError(summary(broken, len(found), listing))
-    seconds = {path: one[0] for path, one in found.items()}
-    long = [path for path, one in seconds.items() if one > LONG_SECONDS]
-    if long:
-        logger.warning(
-            "%d of %d recordings are longer than %d s, as %s (%.0f s): "
-            "training cuts them to max_seconds, everything else judges them "
-            "window by window",
-            len(long), len(found), LONG_SECONDS, long[0], seconds[long[0]],
-        )  # fmt: skip
-    return seconds
-
-
-def summary(broken, total, listing=None):
-    """One line about recordings that cannot be used.
-
-    Arguments
-    ---------
-    broken : dict
-        Name -> what is wrong with it, a message that names the file.
-    total : int
-        How many recordings there are.
-    listing : str or Path, optional
-        Where all messages are.
-
-    Returns
-    -------
-    str
-        Of a single one its message; otherwise how many they are, the names
-        of the first ones, and what is wrong with the first.
-
-    Example
-    -------
-    >>> messages = {"a": "a: empty; remove it", "b": "b: silent; remove it"}
-    >>> summary(messages, 3)
-    '2 of 3 recordings cannot be used: a, b; a: empty; remove it'
-    """
-    messages = [*broken.values()]
-    if len(messages) == 1:
-        return messages[0]
-    return (
-        f"{len(broken)} of {total} recordings cannot be used: "
-        f"{_some([*broken], listing)}; {messages[0]}"
-    )
-
-
-def _some(names, listing):
-    """The first of many names, and where the others are."""
-    text = ", ".join(names[:NAMED])
-    if len(names) > NAMED:
-        text += f" and {len(names) - NAMED} more"
-    return f"{text} (all in {listing})" if listing else text
-
-
-def _write_listing(path, lines):
-    """Whether there is more than a message tells by itself."""
-    if len(lines) < 2:
-        Path(path).unlink(missing_ok=True)
-        return False
-    with atomic_path(path) as tmp:
-        text = "".join(f"{' '.join(line.split())}\n" for line in lines)
-        tmp.write_text(text, "utf-8", errors="backslashreplace")
-    return True
-
-
-def _check(paths, root):
-    """Path -> (seconds, oddities), or what makes it useless, in order."""
-    name = os.fsencode(f"{CHECKS} {os.path.realpath(root)}")
-    name = hashlib.sha256(name).hexdigest()[:16]
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    memory = Path(home) / "ser_peft" / "audio" / f"{name}.json"
-    try:
-        known = json.loads(memory.read_text(encoding="utf-8"))
-        for seconds, oddities in known.values():
-            if not isinstance(seconds, float) or oddities.keys() - ODDITIES:
-                raise ValueError
-    except (OSError, ValueError, TypeError, AttributeError):
-        known = {}  # not there, or not whole: begin anew
-    before = dict(known)
-
-    def check(path):
-        try:
-            stat = os.stat(find_file(path.partition("#t=")[0]))
-            # The state is a part of the key: a changed file is another one.
-            key = os.path.relpath(path, root)
-            key = f"{key} {stat.st_size} {stat.st_mtime_ns}"
-        except OSError:
-            key = None
-        try:
-            if key not in known:
-                recording = Recording(path)
-                seconds = recording.frames / recording.rate
-                known[key] = [seconds, recording.oddities]
-            return known[key]
-        except InputError as error:
-            return str(error)
-
-    # libsndfile frees the GIL.
-    pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count()))
-    try:
-        with pool:
-            checked = tqdm(
-                pool.map(check, paths),
-                total=len(paths),
-                desc="checking audio",
-                unit="clip",
-            )
-            return dict(zip(paths, checked, strict=True))
-    finally:
-        # Also what was fine before Ctrl-C.
-        if known != before:
-            try:
-                with atomic_path(memory) as tmp:
-                    tmp.write_text(json.dumps(known), encoding="utf-8")
-            except OSError as error:
-                logger.warning("%s: not written (%s)", memory, error)
-
-
 class Recording:
     """A recording, measured and checked; 16 kHz mono when it is wanted.
 
-    A long one is not held: its file is read again for all that is asked of
-    it, block by block, and its length in memory matters to nobody.
+    A long one is not held in memory: its file is read again, block by block,
+    for everything that is asked of it.
 
     Arguments
     ---------
@@ -336,11 +149,11 @@ class Recording:
     Attributes
     ----------
     rate, frames : int
-        Of the file, Hz and samples.
+        Sample rate, Hz, and number of samples of the file.
     oddities : dict
-        Of `ODDITIES` -> details.
+        Key of `ODDITIES` -> details.
     held : bool
-        Whether it is short.
+        Whether it is short and held in memory.
 
     Raises
     ------
@@ -368,9 +181,8 @@ class Recording:
             self.held = blocks is not None
             if self.held:
                 self._wav = _joined(map(self._mix, blocks), self.frames)
-            peaks = [_peak(block) for block in self._mono()]
-        peak = float(np.max(peaks, initial=0))
-        _check_peak(self.frames, peak, self.rate, path)
+            peak = np.max([_peak(mono) for mono in self._mono()], initial=0)
+        _check_peak(self.frames, float(peak), self.rate, path)
         if warn:
             for kind, detail in self.oddities.items():
                 logger.warning("%s: %s (%s)", path, ODDITIES[kind], detail)
@@ -380,21 +192,21 @@ class Recording:
         return (self.frames * SAMPLE_RATE + self.rate // 2) // self.rate
 
     def read(self):
-        """All of it, [T]."""
+        """Read all samples, [T] at 16 kHz."""
         if self.held:
             wav = torch.from_numpy(self._wav)
             return resample(wav, self.rate, SAMPLE_RATE)
         return torch.from_numpy(_joined(self._blocks(), len(self)))
 
     def windows(self, samples, count):
-        """Cut its first samples into equal windows, as `tensor_split` does.
+        """Cut the first samples into equal windows, as `tensor_split` does.
 
         Arguments
         ---------
         samples : int
-            So many of them, at 16 kHz.
+            Number of samples at 16 kHz.
         count : int
-            Of windows.
+            Number of windows.
 
         Yields
         ------
@@ -415,7 +227,7 @@ class Recording:
             yield torch.from_numpy(window)
 
     def _measure(self):
-        """Find out what there is to know; all blocks, of a short one."""
+        """Measure the file; returns its blocks if it is short, else None."""
         kept, power, products = [], 0.0, 0.0
         peak, beyond, sounding = 0.0, 0, 0
         for block in self._sound:
@@ -423,12 +235,9 @@ class Recording:
                 kept.append(block)
                 if self._sound.frames * self._sound.channels > HELD:
                     kept = None
-            highest = _peak(block)
-            # NaN stays.
-            peak = highest if not highest <= peak else peak
+            peak = np.maximum(peak, _peak(block))  # keeps NaN
             sounding += np.count_nonzero(block)
-            if highest > 1:
-                beyond += np.count_nonzero(np.abs(block) > 1)
+            beyond += np.count_nonzero(np.abs(block) > 1)
             power = power + np.einsum("tc,tc->c", block, block).astype(float)
             if block.shape[1] > 1:
                 products = products + _products(block, self._sound.rate)
@@ -436,7 +245,7 @@ class Recording:
         fault = self._sound.fault
         self.oddities = {"fault": fault} if fault else {}
         self._full_scale = 1.0
-        # Wild samples among others are no sign of integers.
+        # A few wild samples among others are no sign of integers.
         if LOUDEST < peak <= 1 << 31 and beyond >= 0.1 * sounding:
             bits = next(bits for bits in (16, 24, 32) if peak <= 1 << bits - 1)
             self._full_scale = 2.0 ** (bits - 1)
@@ -447,7 +256,7 @@ class Recording:
         return kept
 
     def _mix(self, block):
-        """One channel, [T], of several, [T, channels]."""
+        """Mix channels, [T, channels], down to one, [T]."""
         if self._full_scale != 1:
             block = block / self._full_scale
         if self._channels is not None:
@@ -483,7 +292,7 @@ class Recording:
 
 
 def _joined(blocks, count):
-    """Blocks as one array, of so many samples; nothing is held twice."""
+    """Join blocks of so many samples in all; none is held twice."""
     joined = np.empty(count, np.float32)
     at = 0
     for block in blocks:
@@ -493,17 +302,24 @@ def _joined(blocks, count):
 
 
 def _choose(power, products):
-    """The channels whose mean is taken, all for None; which, if one had to be.
+    """Choose the channels to average.
 
     Arguments
     ---------
     power : numpy.ndarray
-        Of each channel.
+        Power of each channel.
     products : numpy.ndarray
-        Of all pairs, from `_products`.
+        Scalar products of all pairs, from `_products`.
+
+    Returns
+    -------
+    channels : list of int or None
+        Their numbers from 0, or None for all.
+    phase : str or None
+        Says which one was taken of channels in opposite phase.
     """
     count = np.size(power)
-    # Channels that nothing is on would only make the others quieter.
+    # Empty channels would only make the others quieter.
     heard = np.flatnonzero(~(power <= 1e-6 * np.max(power)))
     if count == 1 or not len(heard):
         return None, None
@@ -517,10 +333,9 @@ def _choose(power, products):
 
 
 def _products(samples, rate):
-    """Scalar products of all channels, of speech alone, [channels, channels].
+    """Scalar products of all channels in the band of speech, [C, C].
 
-    Neither hum nor hiss, which may be in phase where the speech is not, has
-    a say.
+    Hum and hiss, which may be in phase where the speech is not, do not count.
     """
     size = STEP
     bins = np.fft.rfftfreq(size, 1 / rate)

@@ -1,4 +1,4 @@
-"""What SpeechBrain's augmentations lack for emotion."""
+"""Augmentations for emotion that SpeechBrain lacks."""
 
 import torch
 

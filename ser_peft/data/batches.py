@@ -1,6 +1,7 @@
 """Datasets and batches: from manifests to tensors."""
 
 import hashlib
+import logging
 import random
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,6 +12,9 @@ import torch
 from ser_peft.corpora.transcripts import clean_text
 from ser_peft.data.audio import SAMPLE_RATE, read_audio
 from ser_peft.data.manifests import read_manifests
+
+# It announces every epoch's draw.
+logging.getLogger("speechbrain.dataio.sampler").setLevel(logging.WARNING)
 
 __all__ = [
     "Progress",
@@ -27,16 +31,15 @@ __all__ = [
 
 @dataclass
 class Progress:
-    """What a Brain tells a dataset and its workers before an epoch.
+    """State that a Brain shares with a dataset and its workers for an epoch.
 
     Arguments
     ---------
     version : object
-        Training clips are cut as this says, whoever cuts them when; None:
-        anew every time.
+        Seed of the cuts of training clips; None cuts anew every time.
     kept : set of str
-        Ids of clips whose audio nobody asks for, since their hidden states
-        are kept: one sample stands for it.
+        Ids of clips whose audio is not needed, since their hidden states are
+        kept: one sample stands for it.
     """
 
     version: object = None
@@ -45,19 +48,19 @@ class Progress:
 
 @contextmanager
 def seeded(*content, device="cpu"):
-    """Make what is drawn in a block follow from `content` alone.
+    """Seed the random numbers of a block by `content` alone.
 
     Arguments
     ---------
     *content : object
-        Whose text is hashed.
+        Objects whose text is hashed to the seed.
     device : str or torch.device
-        Whose generator is drawn from too.
+        Device whose generator is seeded too.
 
     Yields
     ------
     None
-        All generators of Python and torch go on behind the block as if
+        After the block, all generators of Python and torch go on as if
         nothing had been drawn.
 
     Example
@@ -93,8 +96,8 @@ def datasets(folder, max_seconds=None, crop=1.0, first_seconds=None, hop=1):
     crop : float
         Training clips are cut to a random stretch of at least this share.
     first_seconds : float, optional
-        Of all clips, those of valid and test too, only the beginning is
-        taken, as PEFT-SER does.
+        Only the beginning of every clip is used, in valid and test too, as
+        in PEFT-SER.
     hop : int
         Training clips are cut at multiples of so many samples, so that
         frames of the whole clip are frames of the cut one.
@@ -134,7 +137,7 @@ def datasets(folder, max_seconds=None, crop=1.0, first_seconds=None, hop=1):
 
 
 def dataset_of(entries, about, first_seconds=None, cut=None):
-    """SpeechBrain dataset of a manifest.
+    """SpeechBrain dataset of one manifest.
 
     Arguments
     ---------
@@ -152,8 +155,8 @@ def dataset_of(entries, about, first_seconds=None, cut=None):
     DynamicItemDataset
         See `datasets`.
     """
-    # Here, as below: who only writes manifests, or is told of a wrong flag,
-    # does not wait for SpeechBrain.
+    # Imported here, as below: writing manifests, or an error about a flag,
+    # need not wait for SpeechBrain.
     from speechbrain.dataio.dataset import DynamicItemDataset
     from speechbrain.utils.data_pipeline import provides, takes
 
@@ -202,12 +205,12 @@ def dataset_of(entries, about, first_seconds=None, cut=None):
 
 
 def values_of(entries, dimensions):
-    """The dimensions of a manifest's entries.
+    """Values of the dimensions of a manifest's entries.
 
     Arguments
     ---------
     entries : iterable of dict
-        Of a manifest.
+        A manifest's entries.
     dimensions : list of str
         Their names.
 
@@ -221,18 +224,18 @@ def values_of(entries, dimensions):
 
 
 def measured_on(entries, ids, about, chances, guesses):
-    """Clips of a manifest with what a model says of them.
+    """Labels of a manifest's clips beside a model's predictions.
 
     Arguments
     ---------
     entries : dict
         Manifest, id -> entry.
     ids : list of str
-        Which of them, in the order of what follows.
+        Ids of the clips, in the order of the predictions.
     about : dict
         ``protocol.json`` of the manifests.
     chances, guesses : np.ndarray
-        Probabilities, [N, C], and dimensions, [N, D], that a model gives.
+        Predicted probabilities, [N, C], and dimensions, [N, D].
 
     Returns
     -------
@@ -276,7 +279,7 @@ def batch_sampler(dataset, seconds, shuffle, seed=0, max_seconds=None):
     seconds : float
         Upper limit of clips times longest clip; at least one clip fits.
     shuffle : bool
-        Draw anew every epoch, or go from long to short (evaluation: the
+        Draw anew every epoch; else go from long to short (evaluation: the
         largest batch comes first, so that memory runs out early if at all).
     seed : int
         The draw of epoch e depends on seed and e alone.

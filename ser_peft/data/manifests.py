@@ -1,4 +1,4 @@
-"""Manifests as they are found: proven before anything is made of them."""
+"""Manifests as they are read: validated before they are used."""
 
 import json
 import logging
@@ -7,10 +7,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, TypeAdapter, with_config
+from pydantic import Field, with_config
 from typing_extensions import NotRequired, TypedDict
 
-from ser_peft.corpora.protocols import SPLITS, check_splits, fingerprint
+from ser_peft.corpora.protocols import SPLITS
+from ser_peft.corpora.splits import check_splits, fingerprint
 from ser_peft.data.audio import MIN_SECONDS
 from ser_peft.errors import InputError
 from ser_peft.storage.schema import Name, Number, Place, Scalar, Text, read_json
@@ -20,6 +21,8 @@ __all__ = ["read_manifests"]
 logger = logging.getLogger(__name__)
 
 AGAIN = "make the manifests again with `ser-peft prepare`"
+LARGEST = 1 << 30
+"""Size of the largest manifest that is read, bytes."""
 LONGEST = 1e6
 """No recording is longer, seconds: 11 days."""
 
@@ -27,8 +30,9 @@ _Count = Annotated[int, Field(ge=0, lt=1 << 53)]
 _Fold = Annotated[int, Field(ge=1, lt=1 << 31)]
 
 
+@with_config(strict=True)
 class Entry(TypedDict, extra_items=Scalar):
-    """An utterance; what else a corpus says of it is text or a number."""
+    """Entry of an utterance; a corpus's other labels are texts or numbers."""
 
     wav: Place
     duration: Annotated[float, Field(ge=MIN_SECONDS, lt=LONGEST)]
@@ -40,6 +44,7 @@ class Entry(TypedDict, extra_items=Scalar):
     corpus: NotRequired[Name]
 
 
+@with_config(strict=True)
 class Confounding(TypedDict, total=False):
     """See `ser_peft.corpora.balance.confounding`."""
 
@@ -53,9 +58,9 @@ class Confounding(TypedDict, total=False):
     rarest_speakers: _Count
 
 
-@with_config(ConfigDict(extra="allow"))
+@with_config(strict=True, extra="allow")
 class About(TypedDict):
-    """``protocol.json``; what else is in it is the request it was made for."""
+    """``protocol.json``; its other keys are the request it was made for."""
 
     corpus: Name
     protocol: Name
@@ -71,23 +76,19 @@ class About(TypedDict):
     confounding: NotRequired[Confounding]
 
 
-ABOUT = TypeAdapter(About)
-MANIFEST = TypeAdapter(dict[Any, Entry])
-
-
 def read_manifests(folder):
-    """Read what `ser_peft.data.datasets.write_manifests` wrote.
+    """Read the manifests of one fold.
 
     Arguments
     ---------
     folder : str or Path
-        A manifests folder.
+        Manifests folder, from `ser_peft.data.write_manifests`.
 
     Returns
     -------
     about : dict
-        ``protocol.json``. Its ``protocol_sha`` is that of what was read: a
-        warning says so if the file has another one.
+        ``protocol.json``. Its ``protocol_sha`` is the hash of the manifests
+        as read; if the file has another one, a warning says so.
     manifests : dict
         Split -> {id: entry}.
 
@@ -100,13 +101,21 @@ def read_manifests(folder):
     """
     folder = Path(folder)
 
-    def read(name, schema):
-        path = folder / f"{name}.json"
-        missing = "make the manifests with `ser-peft prepare`"
-        return read_json(path, schema, missing, AGAIN)
-
-    about = read("protocol", ABOUT)
-    manifests = {split: read(split, MANIFEST) for split in SPLITS}
+    about, *parts = (
+        read_json(
+            folder / f"{name}.json",
+            schema,
+            "is not as `ser-peft prepare` writes it",
+            AGAIN,
+            "make the manifests with `ser-peft prepare`",
+            LARGEST,
+        )
+        for name, schema in [
+            ("protocol", About),
+            *((split, dict[Any, Entry]) for split in SPLITS),
+        ]
+    )
+    manifests = dict(zip(SPLITS, parts, strict=True))
     about.setdefault("dimensions", [])  # which few corpora have
     _check_about(about, folder / "protocol.json")
     check_splits(
@@ -126,7 +135,7 @@ def read_manifests(folder):
 
 
 def _check_about(about, path):
-    """What no schema says."""
+    """Check what no schema can."""
     for key in ("classes", "dimensions"):
         for name, count in Counter(about[key]).items():
             if count > 1:

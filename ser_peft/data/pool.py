@@ -1,30 +1,40 @@
-"""Several corpora as one: dealt each by its own protocol, labelled alike."""
+"""Several corpora as one: each split by its own protocol, labelled alike."""
 
 import os
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Annotated, Any
 
-from ser_peft.corpora import DIMENSIONS, load_corpus
-from ser_peft.corpora.protocols import SPLITS, Whole, classes_of, relabel
-from ser_peft.data import choose, held, root_of, write_manifests
+from pydantic import BaseModel, ConfigDict, Field
+
+from ser_peft.corpora import DIMENSIONS
+from ser_peft.corpora.protocols import SPLITS, Whole, classes_of
+from ser_peft.data.sources import choose
+from ser_peft.data.writing import held, root_of, write_manifests
 from ser_peft.errors import InputError
+from ser_peft.storage.schema import Name, fit
 
 __all__ = ["prepare_pool"]
 
+_Names = Annotated[list[Name], Field(min_length=1)]
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    folders: dict[str, Any]
+    train: _Names
+    test: _Names
+    whole_targets: bool = False
+
 
 def prepare_pool(
-    corpora,
-    save_folder,
-    train_corpora,
-    test_corpora,
-    classes=4,
-    fold=1,
-    protocol="released",
-    whole_targets=False,
+    corpora, save_folder, classes=None, fold=1, protocol=None, dimensions=()
 ):
     """Write the manifests of a training on several corpora.
 
-    What is there already, whole and for the same request, is kept. Ids and
+    Manifests that exist, whole and for the same request, are kept. Ids and
     speakers begin with the corpus's name and a slash, and each utterance has
     a label ``corpus``. Arousal, valence and dominance are left out: every
     corpus has its own scale.
@@ -32,78 +42,84 @@ def prepare_pool(
     Arguments
     ---------
     corpora : dict
-        Name, as in `ser_peft.corpora.CORPORA` or ``emobox:NAME`` -> its
-        folder. Only those named below are read.
+        ``folders``: name, as for `ser_peft.data.prepare` -> folder, of which
+        only those named below are read. ``train``: corpora whose train and
+        valid splits are used. ``test``: corpora whose test splits are used,
+        even if they are not trained on: a score is that of the same
+        utterances whatever was trained on. ``whole_targets``, optional:
+        corpora that are not trained on are tested whole, all of their
+        utterances of these classes.
     save_folder : str or Path
         Gets ``train.json``, ``valid.json``, ``test.json``, ``protocol.json``.
-    train_corpora : list of str
-        Corpora whose train and valid splits are used.
-    test_corpora : list of str
-        Corpora whose test splits are used, of those not trained on too: a
-        score is that of the same utterances whatever was trained on.
     classes : int or str
-        A class set that all of them have, with the same classes.
+        A class set that all of them have, with the same classes; 4 by
+        default.
     fold : int
-        From 1; of corpora with more than one.
+        From 1; corpora with a single fold are split alike in every one.
     protocol : str, optional
-        Of the corpora that have it; the others' first one.
-    whole_targets : bool
-        Corpora that are not trained on are tested whole: all of their
-        utterances of these classes, not their test splits alone.
+        Used for the corpora that have it, else their first one.
+    dimensions : list of str
+        Must be empty.
 
     Raises
     ------
     InputError
         If a list, a corpus, the classes, the fold, the protocol or a
-        recording is unfit, or no corpus would be tested whole.
+        recording cannot be used, or no corpus would be tested whole.
 
     Example
     -------
-    >>> places = {"crema-d": "/data/CREMA-D", "ravdess": "/data/RAVDESS"}
+    >>> folders = {"crema-d": "/data/CREMA-D", "ravdess": "/data/RAVDESS"}
     >>> prepare_pool(
-    ...     places, "manifests", ["crema-d"], ["ravdess"]
+    ...     {"folders": folders, "train": ["crema-d"], "test": ["ravdess"]},
+    ...     "manifests",
     ... )  # doctest: +SKIP
     """
-    if not isinstance(corpora, dict):
-        raise InputError(f"corpora: {corpora}: write {{crema-d: FOLDER}}")
-    for key, names in (
-        ("train_corpora", train_corpora),
-        ("test_corpora", test_corpora),
-    ):
-        if not isinstance(names, list) or not names:
+    request = fit(
+        "corpus",
+        corpora,
+        _Request,
+        "is no choice of several corpora",
+        "write {folders: {crema-d: FOLDER, ravdess: FOLDER}, train: "
+        "[crema-d], test: [crema-d, ravdess]}",
+    )
+    if dimensions:
+        raise InputError(
+            f"dimensions: {', '.join(dimensions)}: every corpus has its own "
+            "scale; leave them out, or take a single corpus"
+        )
+    classes = 4 if classes is None else classes
+    folders = request.folders
+    trained, tested = sorted({*request.train}), sorted({*request.test})
+    names = sorted({*trained, *tested})
+    for name in names:
+        if not isinstance(folders.get(name), (str, Path)):
             raise InputError(
-                f"{key}: {names} is no list of corpora; write [crema-d, "
-                "iemocap]"
+                f"corpora: {name} has no folder; give "
+                f"--corpora='{{{name}: FOLDER}}'"
             )
-        for name in names:
-            if not isinstance(corpora.get(str(name)), (str, Path)):
-                raise InputError(
-                    f"{key}: where {name} is, is not said; give "
-                    f"--corpora='{{{name}: FOLDER}}'"
-                )
-    names = sorted({*train_corpora, *test_corpora})
-    targets = {*test_corpora} - {*train_corpora} if whole_targets else set()
-    if whole_targets and not targets:
+    targets = {*tested} - {*trained} if request.whole_targets else set()
+    if request.whole_targets and not targets:
         raise InputError(
             "whole_targets: all of test_corpora are trained on; name one there "
             "that is not in train_corpora"
         )
-    roots = {name: root_of(corpora[name]) for name in names}
-    chosen, deals = {}, {}
+    roots = {name: root_of(folders[name]) for name in names}
+    sources, protocols, known = {}, {}, {"released"}
     for name in names:
-        chosen[name] = _named(
-            name, choose, name, corpora[name], classes, name in targets
-        )
-        protocols = chosen[name][1]
-        deals[name] = protocols.get(protocol) or next(iter(protocols.values()))
+        with _naming(name):
+            source = choose(name, folders[name], classes, name in targets)
+        sources[name] = source
+        known |= source.protocols.keys()
+        first = next(iter(source.protocols.values()))
+        protocols[name] = source.protocols.get(protocol, first)
         if name in targets:
-            deals[name] = Whole(deals[name].label)
-    known = {"released"}.union(*(part[1] for part in chosen.values()))
+            protocols[name] = Whole(protocols[name].label)
     if protocol and protocol not in known:
         raise InputError(
             f"protocol {protocol}: none of {', '.join(names)} has it"
         )
-    orders = {name: classes_of(chosen[name][0]) for name in names}
+    orders = {name: classes_of(sources[name].class_set) for name in names}
     for name, order in orders.items():
         if order != orders[names[0]]:
             raise InputError(
@@ -111,13 +127,11 @@ def prepare_pool(
                 f"{', '.join(orders[names[0]])} in {names[0]}; choose a set "
                 "that is the same in all, as 4"
             )
-    folds_total = max(deal.folds for deal in deals.values())
+    folds_total = max(protocol.folds for protocol in protocols.values())
     if fold not in range(1, folds_total + 1):
         raise InputError(f"--fold={fold}: there are folds 1 to {folds_total}")
-    # Those with a single fold are dealt alike in every one.
-    folds = {n: 1 if deals[n].folds == 1 else fold for n in names}
-    trained, tested = sorted({*train_corpora}), sorted({*test_corpora})
-    used = dict.fromkeys(deal.name for deal in deals.values())
+    folds = {n: 1 if protocols[n].folds == 1 else fold for n in names}
+    used = dict.fromkeys(protocol.name for protocol in protocols.values())
     title = f"{'+'.join(used)}: {'+'.join(trained)}"
     if tested != trained:
         title += f" to {'+'.join(tested)}"
@@ -127,17 +141,17 @@ def prepare_pool(
         "protocol": title,
         "fold": fold,
         "folds_total": folds_total,
-        "shares_speakers": any(deals[n].shares_speakers for n in trained),
+        "shares_speakers": any(protocols[n].shares_speakers for n in trained),
         "classes": orders[names[0]],
         "train_corpora": trained,
         "test_corpora": tested,
         "corpora": {
             name: {
                 "data_folder": roots[name],
-                "content": chosen[name][3],
-                "protocol": deals[name].name,
+                "content": sources[name].content,
+                "protocol": protocols[name].name,
                 "fold": folds[name],
-                "class_set": chosen[name][0],
+                "class_set": sources[name].class_set,
             }
             for name in names
         },
@@ -146,24 +160,17 @@ def prepare_pool(
         return
     splits, labels = {split: [] for split in SPLITS}, {}
     for name in names:
-        class_set, _, utterances, _ = chosen[name]
-        utterances = utterances or _named(
-            name, load_corpus(name).read, corpora[name]
-        )
-        kept = _named(name, relabel, utterances, class_set, deals[name].label)
-        labels |= {f"{name}/{u.id}": label for u, label in kept}
-        dealt = _named(
-            name, deals[name].deal, [u for u, _ in kept], folds[name],
-            {u.id: label for u, label in kept},
-        )  # fmt: skip
-        for split in SPLITS:
+        with _naming(name):
+            parts, classed = sources[name].split(protocols[name], folds[name])
+        labels |= {f"{name}/{key}": label for key, label in classed.items()}
+        for split, utterances in parts.items():
             if name in (tested if split == "test" else trained):
-                splits[split] += [_of(name, u) for u in dealt[split]]
+                splits[split] += [_prefixed(name, u) for u in utterances]
     write_manifests(splits, labels, save_folder, request, roots)
 
 
-def _of(corpus, utterance):
-    """An utterance among those of other corpora."""
+def _prefixed(corpus, utterance):
+    """An utterance whose id and speaker begin with its corpus."""
     labels = {
         key: value
         for key, value in utterance.labels.items()
@@ -177,9 +184,10 @@ def _of(corpus, utterance):
     )
 
 
-def _named(corpus, function, *arguments):
-    """Call a function; what is wrong with a corpus is told with its name."""
+@contextmanager
+def _naming(corpus):
+    """Name the corpus in errors."""
     try:
-        return function(*arguments)
+        yield
     except InputError as error:
         raise InputError(f"corpora: {corpus}: {error}") from error

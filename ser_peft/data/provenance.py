@@ -1,20 +1,22 @@
-"""Who was heard: the speakers that a model, or any part of it, learned of."""
+"""Provenance: the speakers that a model, or any part of it, has heard."""
 
 import logging
 from collections import defaultdict
 from pathlib import Path
 
 from ser_peft.corpora.emobox import own_name
+from ser_peft.corpora.protocols import SPLITS
 from ser_peft.errors import InputError
 from ser_peft.io import write_json
-from ser_peft.storage.model_files import HeardFile, parse, read_bytes
+from ser_peft.storage.model_files import HeardFile
+from ser_peft.storage.schema import read_json
 
 __all__ = ["RECORD", "Heard", "speakers_of"]
 
 logger = logging.getLogger(__name__)
 
 RECORD = "heard.json"
-"""Record's file in a ``model/`` folder, and beside a merged encoder."""
+"""File of the record in a ``model/`` folder, and beside a merged encoder."""
 
 
 def speakers_of(about, entries):
@@ -25,13 +27,13 @@ def speakers_of(about, entries):
     about : dict
         ``protocol.json`` of the manifests.
     entries : iterable of dict
-        Of a manifest.
+        A manifest's entries.
 
     Returns
     -------
     set of tuple
-        (corpus, speaker): those of a pool and of EmoBox too are named as by
-        the corpus's own recipe.
+        Pairs (corpus, speaker), named as by the corpus's own recipe, also
+        where it is one of several or described by EmoBox.
 
     Example
     -------
@@ -50,7 +52,7 @@ def speakers_of(about, entries):
 
 
 class Heard:
-    """Record of whom a run hears: in training, for choosing, before it began.
+    """Record of the speakers of train and valid, and of what a run starts from.
 
     Arguments
     ---------
@@ -59,7 +61,7 @@ class Heard:
     sets : dict
         Split -> DynamicItemDataset or manifest.
     trust : bool
-        Take a start without a record; the record says so for good.
+        Accept a start without a record; results say so for good.
 
     Example
     -------
@@ -71,40 +73,44 @@ class Heard:
 
     def __init__(self, about, sets, trust=False):
         self.about, self.trust = about, trust
-        heard, self.tested = (
-            {
-                pair
-                for split in splits
-                for pair in speakers_of(
-                    about, getattr(sets[split], "data", sets[split]).values()
-                )
-            }
-            for splits in (("train", "valid"), ("test",))
+        train, valid, self.tested = (
+            speakers_of(about, getattr(sets[s], "data", sets[s]).values())
+            for s in SPLITS
         )
-        if heard & self.tested and not about.get("shares_speakers"):
-            # As of a corpus's recipe and EmoBox's in one pool.
+        self.heard = train | valid
+        both = self.heard & self.tested
+        if both and not about.get("shares_speakers"):
+            # A corpus's recipe and EmoBox's name the same speakers.
             raise InputError(
                 f"{about['protocol']}: trains on speakers whom it tests "
-                f"({_names(heard & self.tested)}); leave one of the corpora out"
+                f"({_names(both)}); leave one of the corpora out"
             )
-        self.record = {
-            "speakers": _by_corpus(heard),
-            "deals": [about["protocol_sha"]],
-            "trust_start": [],
+        self.protocols, self.trusted = [about["protocol_sha"]], []
+
+    @property
+    def record(self):
+        """Content of ``heard.json``."""
+        speakers = defaultdict(list)
+        for corpus, speaker in sorted(self.heard):
+            speakers[corpus].append(speaker)
+        return {
+            "speakers": dict(speakers),
+            "deals": self.protocols,
+            "trust_start": self.trusted,
         }
 
     def add(self, key, folder, needed=True):
-        """Carry on what a start has heard.
+        """Add the speakers that a start has heard.
 
         Arguments
         ---------
         key : str
-            Of the yaml, for messages.
+            The yaml's key, for messages.
         folder : str or Path
             ``model/``, an adapter in it, or an encoder.
         needed : bool
-            Whether what has no record is refused, or as a public encoder
-            taken for one that heard nobody of the corpora.
+            Refuse a start without a record. Without this it counts as a
+            public encoder, which has heard no speaker of the corpora.
 
         Raises
         ------
@@ -116,9 +122,10 @@ class Heard:
         places = folder / RECORD, folder.parent / RECORD
         path = next(filter(Path.is_file, places), None)
         if path:
-            self._carry(key, folder, _read(path))
+            wrong, advice = "is no record of speakers", "copy it again"
+            self._carry(key, folder, read_json(path, HeardFile, wrong, advice))
         elif self.trust and needed:
-            self.record["trust_start"].append(f"{key}: {folder}")
+            self.trusted.append(f"{key}: {folder}")
             logger.warning(
                 "%s %s: has no record of whom it has heard; it is trusted, "
                 "and results.json says so", key, folder,
@@ -131,15 +138,16 @@ class Heard:
             )
 
     def _carry(self, key, folder, start):
+        """Add the record of a start."""
         before = {
             (corpus, speaker)
-            for corpus, speakers in start["speakers"].items()
+            for corpus, speakers in start.speakers.items()
             for speaker in speakers
         }
         both = before & self.tested
-        # Where a corpus's own deal tests speakers of train, a start may have
-        # heard as much as this very deal's training will.
-        same = {*start["deals"]} <= {self.about["protocol_sha"]}
+        # Where a corpus's own split tests speakers of train, a start may have
+        # heard as much as training on this very split will.
+        same = {*start.deals} <= {self.about["protocol_sha"]}
         if both and not (same and self.about.get("shares_speakers")):
             raise InputError(
                 f"{key} {folder}: has heard {len(both)} of the "
@@ -147,18 +155,9 @@ class Heard:
                 f"({_names(both)}); give one trained on the same fold of the "
                 "same protocol, or on other corpora"
             )
-        now = {
-            (corpus, speaker)
-            for corpus, speakers in self.record["speakers"].items()
-            for speaker in speakers
-        }
-        self.record = {
-            "speakers": _by_corpus(now | before),
-            **{
-                name: [*dict.fromkeys(self.record[name] + start[name])]
-                for name in ("deals", "trust_start")
-            },
-        }
+        self.heard |= before
+        self.protocols = [*dict.fromkeys(self.protocols + start.deals)]
+        self.trusted = [*dict.fromkeys(self.trusted + start.trust_start)]
 
     def write(self, folder):
         """Put the record into a ``model/`` folder."""
@@ -168,19 +167,4 @@ class Heard:
 def _names(pairs, most=5):
     """The first few speakers, for a message."""
     names = [f"{speaker} of {corpus}" for corpus, speaker in sorted(pairs)]
-    if len(names) > most:
-        names[most:] = ["..."]
-    return ", ".join(names)
-
-
-def _by_corpus(pairs):
-    found = defaultdict(list)
-    for corpus, speaker in sorted(pairs):
-        found[corpus].append(speaker)
-    return dict(found)
-
-
-def _read(path):
-    text = read_bytes(path, "copy it again")
-    wrong = "is no record of speakers"
-    return parse(path, text, HeardFile, wrong, "copy it again").model_dump()
+    return ", ".join(names[:most] + ["..."] * (len(names) > most))

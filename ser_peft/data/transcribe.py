@@ -1,4 +1,4 @@
-"""What is said in recordings, by Whisper, where a corpus does not tell."""
+"""Transcripts by Whisper, for recordings of a corpus that has none."""
 
 import os
 from pathlib import Path
@@ -24,11 +24,11 @@ __all__ = ["Transcriber", "transcribe"]
 
 BATCH = 16
 MULTILINGUAL = 51865
-"""Tokens of the smallest Whisper that knows several languages."""
+"""Vocabulary size of the smallest Whisper that knows several languages."""
 
 
 class Transcriber:
-    """A Whisper with its decoder and tokenizer; greedy, without time stamps.
+    """Whisper with its decoder and tokenizer; greedy, without time stamps.
 
     Paper: Radford et al. 2023, "Robust speech recognition via large-scale
     weak supervision".
@@ -38,15 +38,15 @@ class Transcriber:
     checkpoint : str or Path
         Hugging Face id or local folder, safetensors weights.
     device : str
-        Where it runs.
+        Device to run on.
     language : str, optional
-        Of the speech, as ``en``; where absent a checkpoint of several
-        languages guesses it, which goes wrong in short clips.
+        Language of the speech, as ``en``. Without it a checkpoint of several
+        languages guesses, which goes wrong in short clips.
 
     Raises
     ------
     InputError
-        If it is no whole Whisper, or does not know the language.
+        If it is not a whole Whisper, or does not know the language.
     """
 
     def __init__(self, checkpoint, device="cpu", language=None):
@@ -118,7 +118,7 @@ class Transcriber:
             settings.language, settings.task = language, "transcribe"
         settings.return_timestamps = False
         settings.do_sample, settings.num_beams = False, 1
-        # As OpenAI's; the other half is kept for what was said before.
+        # As OpenAI's; the other half is for what was said before.
         settings.max_length = None
         settings.max_new_tokens = model.config.max_target_positions // 2
 
@@ -129,18 +129,17 @@ class Transcriber:
         Arguments
         ---------
         wavs : list of torch.Tensor
-            16 kHz mono, [T]. Those longer than 30 s are cut into equal
-            parts.
+            16 kHz mono, [T]. Longer ones than 30 s are cut into equal parts.
 
         Returns
         -------
         list of str
-            One each; empty where nothing is heard.
+            A text for each; empty where nothing is heard.
         """
         limit = self.extractor.n_samples
         parts = [wav.tensor_split(-(-len(wav) // limit)) for wav in wavs]
         flat = [part.numpy() for several in parts for part in several]
-        said = []
+        texts = []
         for start in range(0, len(flat), BATCH):
             mel = self.extractor(
                 flat[start : start + BATCH],
@@ -149,12 +148,12 @@ class Transcriber:
             ).input_features
             with quiet():
                 tokens = self.model.generate(mel.to(self.model.device))
-            said += self.tokenizer.batch_decode(
+            texts += self.tokenizer.batch_decode(
                 tokens, skip_special_tokens=True
             )
-        said = iter(said)
+        texts = iter(texts)
         return [
-            " ".join(" ".join(next(said) for _ in several).split())
+            " ".join(" ".join(next(texts) for _ in several).split())
             for several in parts
         ]
 
@@ -162,32 +161,33 @@ class Transcriber:
 def transcribe(
     manifests, checkpoint, device="cpu", replace=False, language=None
 ):
-    """Write into manifests what is said where they do not tell.
+    """Write transcripts into the entries of manifests that have none.
 
-    They are still those of the same request: a training keeps them. If it
-    is stopped, nothing is written.
+    The manifests still fit the same request: a training keeps them. Nothing
+    is written if this is stopped.
 
     Arguments
     ---------
     manifests : str or Path
-        Folder that `ser_peft.data.datasets.prepare` wrote.
+        Folder that `ser_peft.data.prepare` wrote.
     checkpoint, device, language
         See `Transcriber`.
     replace : bool
-        Do it where there are transcripts too.
+        Replace transcripts that are there too.
 
     Returns
     -------
     dict
-        Split -> `text_sources` of it.
+        Split -> its `text_sources`.
 
     Raises
     ------
     InputError
-        If manifests, checkpoint, language or a recording is unfit.
+        If the manifests, the checkpoint, the language or a recording cannot
+        be used.
     """
     about, splits = read_manifests(manifests)
-    # Of a folder the last name: where it was says nothing to others.
+    # Only the last name of a folder: its place means nothing to others.
     source = str(checkpoint)
     if os.path.isdir(source):
         source = Path(source).resolve().name
@@ -201,7 +201,9 @@ def transcribe(
     chosen.sort(key=lambda entry: -entry["duration"])
     if chosen:
         whisper = Transcriber(checkpoint, device, language)
-    with tqdm(total=len(chosen), desc="transcribing", unit="clip") as bar:
+    with tqdm(
+        total=len(chosen), desc="transcribing", unit="clip", disable=None
+    ) as bar:
         for start in range(0, len(chosen), BATCH):
             batch = chosen[start : start + BATCH]
             wavs = [
@@ -211,10 +213,9 @@ def transcribe(
                 for entry in batch
             ]
             for entry, text in zip(batch, whisper(wavs), strict=True):
-                said = {"text": text, "text_source": source} if text else {}
-                for key in ("text", "text_source"):
-                    entry.pop(key, None)
-                entry.update(said)
+                entry |= {"text": text, "text_source": source}
+                if not text:
+                    del entry["text"], entry["text_source"]
             bar.update(len(batch))
     if chosen:
         for split, entries in splits.items():

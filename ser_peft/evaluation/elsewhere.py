@@ -12,13 +12,8 @@ from speechbrain.dataio.dataloader import make_dataloader
 from tqdm import tqdm
 
 from ser_peft.corpora import load_corpus
-from ser_peft.corpora.protocols import (
-    Whole,
-    classes_of,
-    fingerprint,
-    has_all,
-    relabel,
-)
+from ser_peft.corpora.protocols import Whole, classes_of, relabel
+from ser_peft.corpora.splits import fingerprint, has_all
 from ser_peft.data import (
     dataset_of,
     entries_of,
@@ -27,7 +22,7 @@ from ser_peft.data import (
     read_manifests,
     root_of,
 )
-from ser_peft.data.audio import durations
+from ser_peft.data.checking import durations
 from ser_peft.data.provenance import Heard
 from ser_peft.device import loader_workers
 from ser_peft.errors import InputError

@@ -14,7 +14,8 @@ from torch import nn
 from ser_peft.adapters import load_adapter
 from ser_peft.adapters.folder import CONFIG, refuse_nonfinite, several
 from ser_peft.corpora.transcripts import clean_text
-from ser_peft.data.audio import SAMPLE_RATE, Recording, check_samples, summary
+from ser_peft.data.audio import SAMPLE_RATE, Recording, check_samples
+from ser_peft.data.checking import summary
 from ser_peft.errors import InputError, out_of_memory
 from ser_peft.heads import HEADS
 from ser_peft.heads.fusion import FUSIONS
@@ -25,8 +26,9 @@ from ser_peft.lobes.transformer import weights_of
 from ser_peft.storage.checkpoints import load_tensors
 from ser_peft.storage.closed import MANIFEST, check_signature, seal
 from ser_peft.storage.closed import verify as verify_folder
-from ser_peft.storage.model_files import ModelFile, parse, read_bytes
+from ser_peft.storage.model_files import ModelFile
 from ser_peft.storage.released import find, is_name, is_registered
+from ser_peft.storage.schema import fit, read_json
 
 __all__ = [
     "EmotionModel",
@@ -504,15 +506,15 @@ def read_model(folder, save_path=""):
         folder = folder / "model"
     encoders = verify_folder(folder)
     path = folder / "model.json"
-    text = read_bytes(path, "give a finished run or its model/ folder")
     how = "describes no model", "save it again"
-    written = parse(path, text, dict[str, object], *how)
+    missing = "give a finished run or its model/ folder"
+    written = read_json(path, dict[str, object], *how, missing)
     if isinstance(written.get("format"), int) and written["format"] != FORMAT:
         raise InputError(
             f"{path}: format {written['format']}, this ser_peft reads "
             f"{FORMAT}; install the one that wrote it"
         )
-    described = parse(path, text, ModelFile, *how)
+    described = fit(path, written, ModelFile, *how)
     about = described.model_dump()
     if "text_backbone" not in described.model_fields_set:
         del about["text_backbone"], about["text_depth"]
@@ -611,8 +613,7 @@ def _adapter_names(folder, key, place):
     paths = [one / CONFIG for one in several(adapter)]
     wrong, advice = "is no adapter configuration", "export the adapter again"
     configs = [
-        parse(path, read_bytes(path, advice), dict[str, object], wrong, advice)
-        for path in paths
+        read_json(path, dict[str, object], wrong, advice) for path in paths
     ]
     return bool(configs) and all(
         config.get("base_model_name_or_path") == place for config in configs

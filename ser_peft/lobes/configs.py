@@ -21,7 +21,8 @@ from ser_peft.errors import BAD_ARGUMENTS, InputError
 from ser_peft.io import refuse_pointer
 from ser_peft.lobes.filterbank_cnn import FilterbankCnnConfig
 from ser_peft.lobes.vggish import VGGishConfig
-from ser_peft.storage.model_files import PartsFile, parse, read_bytes
+from ser_peft.storage.model_files import PartsFile
+from ser_peft.storage.schema import read_json
 
 __all__ = [
     "KNOWN",
@@ -195,9 +196,8 @@ def read_config(source, save_path="", revision=None):
 def _refuse_way_out(path):
     """Refuse a list of a checkpoint's parts that are in other folders."""
     advice = "copy the checkpoint again"
-    text, wrong = read_bytes(path, advice), "is no list of parts"
-    listed = parse(path, text, PartsFile, wrong, advice)["weight_map"]
-    for name, part in listed.items():
+    listed = read_json(path, PartsFile, "is no list of parts", advice)
+    for name, part in listed["weight_map"].items():
         if Path(part).name != part:
             raise InputError(
                 f"backbone {path}: weight_map: {name}: {part}: is in another "

@@ -1,12 +1,11 @@
-"""Cells of a csv, which spreadsheet programs show as they are."""
+"""Cells of a csv that spreadsheet programs show and do not compute."""
 
 import re
 
 __all__ = ["as_cell", "of_cell"]
 
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
-"""How text begins that a spreadsheet program would compute, or text that
-`as_cell` has made of it."""
+"""Beginning of text that a spreadsheet program would compute, quoted or not."""
 
 
 def as_cell(text):
@@ -34,7 +33,7 @@ def as_cell(text):
 
 
 def of_cell(cell):
-    """Text that `as_cell` gave this for.
+    """Original text of a cell that `as_cell` quoted.
 
     Example
     -------

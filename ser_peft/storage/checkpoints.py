@@ -1,6 +1,5 @@
 """SpeechBrain checkpoints that survive kills and damage, without pickles."""
 
-import json
 import logging
 import math
 import os
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import torch
 import yaml
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from speechbrain.utils.checkpoints import (
     METAFNAME,
@@ -35,12 +34,8 @@ __all__ = [
     "SafeCheckpointer",
     "SafeModule",
     "load_mean",
-    "load_optimizer",
-    "load_scaler",
     "load_tensors",
     "newest_epoch",
-    "save_optimizer",
-    "save_scaler",
 ]
 
 logger = logging.getLogger(__name__)
@@ -48,13 +43,13 @@ logger = logging.getLogger(__name__)
 EPOCH = re.compile(r"CKPT\+epoch(\d+)")
 PARTIAL = "partial-"
 HASHES = "SHA256SUMS"
-"""Of all other files of a checkpoint, as ``sha256sum`` writes them."""
+"""File of the hashes of all other files, as ``sha256sum`` writes it."""
 UNKNOWN = math.inf
 """Epoch of a damaged checkpoint of an earlier version."""
 
 
 class SafeCheckpointer(Checkpointer):
-    """A Checkpointer whose folders are whole or not there, and proven.
+    """Checkpointer whose folders are whole or not there, and verified.
 
     SpeechBrain writes the meta file of a checkpoint first, so that a process
     killed while saving leaves a folder that looks finished and cannot be
@@ -63,12 +58,12 @@ class SafeCheckpointer(Checkpointer):
 
     The files of a checkpoint that another process wrote are compared with
     the hashes in it, once. A damaged one is left out with a warning, and so
-    is all that is newer, until its epoch has been trained again: so it is
-    chosen among what it would have been without the damage. Checkpoints of
-    earlier versions have no hashes; they are used, with a warning.
+    are all newer ones until its epoch has been trained again: the choice is
+    among the same checkpoints as without the damage. Checkpoints of earlier
+    versions have no hashes; they are used, with a warning.
 
-    Newer is what has the higher ``epoch`` in its meta, whatever the clock
-    said; without epochs, or of the same one, the clock decides.
+    The newer of two has the higher ``epoch`` in its meta, whatever the clock
+    said; without epochs, or with equal ones, the clock decides.
 
     Arguments are those of `speechbrain.utils.checkpoints.Checkpointer`.
     """
@@ -81,7 +76,7 @@ class SafeCheckpointer(Checkpointer):
             )
         super().__init__(checkpoints_dir, recoverables, **kwargs)
         self.intact = {}
-        """Name of a folder that was proven -> its Checkpoint."""
+        """Name of a folder that was verified -> its Checkpoint."""
         self.damaged = {}
         """Name of a folder that failed, or is gone -> its epoch."""
         if if_main_process():
@@ -132,7 +127,7 @@ class SafeCheckpointer(Checkpointer):
         return checkpoint
 
     def list_checkpoints(self):
-        """What may be used, as of the class.
+        """List the checkpoints that may be used.
 
         Returns
         -------
@@ -150,12 +145,12 @@ class SafeCheckpointer(Checkpointer):
         return [c for c in self.intact.values() if ckpt_recency(c) < (first,)]
 
     def expect(self, epochs):
-        """Take checkpoints that are gone for damaged ones.
+        """Treat checkpoints that are gone as damaged ones.
 
         Arguments
         ---------
         epochs : list of int
-            Of those that must be there.
+            Epochs whose checkpoints must be there.
         """
         there = {c.meta["epoch"] for c in self.list_checkpoints()}
         for epoch in sorted({*epochs} - there):
@@ -164,7 +159,7 @@ class SafeCheckpointer(Checkpointer):
                 self._leave_out(path, "is gone", epoch)
 
     def _prove(self, path):
-        """Look at a checkpoint that another process wrote."""
+        """Verify a checkpoint that another process wrote."""
         epoch = EPOCH.fullmatch(path.name)
         try:
             if epoch or (path / HASHES).exists():
@@ -197,7 +192,10 @@ class SafeCheckpointer(Checkpointer):
         ckpt_predicate=None,
         verbosity=logging.INFO,
     ):
-        """See SpeechBrain's; a kill leaves none that is half there."""
+        """Delete all but the best; a kill leaves none that is half there.
+
+        Arguments are those of SpeechBrain's method.
+        """
         ways = [{"min_key": key} for key in min_keys or ()]
         ways += [{"max_key": key} for key in max_keys or ()]
         # SpeechBrain's save_and_keep_only gives one more with every call.
@@ -227,7 +225,7 @@ def newest_epoch(folder):
     Arguments
     ---------
     folder : str or Path
-        Of checkpoints.
+        Checkpoints folder.
 
     Returns
     -------
@@ -267,7 +265,7 @@ def _check_hashes(folder):
 
 
 def _read(folder):
-    """A folder as Checkpoint; ValueError if its meta is none."""
+    """Checkpoint of a folder; ValueError if its meta is none."""
     try:
         (checkpoint,) = Checkpointer._construct_checkpoint_objects([folder])
         meta = checkpoint.meta
@@ -292,91 +290,15 @@ def _delete(path):
         path.unlink()
 
 
-@main_process_only
-def save_optimizer(optimizer, path):
-    """Write an optimiser's state as safetensors.
-
-    Arguments
-    ---------
-    optimizer : torch.optim.Optimizer
-        Its state holds tensors and plain numbers.
-    path : str or Path
-        Target file.
-    """
-    state = optimizer.state_dict()
-    tensors, numbers = {}, {}
-    for index, values in state["state"].items():
-        for key, value in values.items():
-            if torch.is_tensor(value):
-                tensors[f"{index}.{key}"] = value.contiguous()
-            else:
-                numbers[f"{index}.{key}"] = value
-    about = {"param_groups": state["param_groups"], "numbers": numbers}
-    save_file(tensors, path, metadata={"optimizer": json.dumps(about)})
-
-
-def load_optimizer(optimizer, path, end_of_epoch=True):
-    """Read what `save_optimizer` wrote.
-
-    Arguments
-    ---------
-    optimizer : torch.optim.Optimizer
-        Of the same parameters.
-    path : str or Path
-        Source file.
-    end_of_epoch : bool
-        For SpeechBrain; unused.
-    """
-    with safe_open(path, "pt") as file:
-        about = json.loads(file.metadata()["optimizer"])
-        values = {key: file.get_tensor(key) for key in file.keys()}
-    state = {}
-    for name, value in {**about["numbers"], **values}.items():
-        index, key = name.split(".", 1)
-        state.setdefault(int(index), {})[key] = value
-    optimizer.load_state_dict(
-        {"state": state, "param_groups": about["param_groups"]}
-    )
-
-
-@main_process_only
-def save_scaler(scaler, path):
-    """Write a gradient scaler's state as JSON.
-
-    Arguments
-    ---------
-    scaler : torch.amp.GradScaler
-        Its state is a few numbers.
-    path : str or Path
-        Target file.
-    """
-    Path(path).write_text(json.dumps(scaler.state_dict()), encoding="utf-8")
-
-
-def load_scaler(scaler, path, end_of_epoch=True):
-    """Read what `save_scaler` wrote.
-
-    Arguments
-    ---------
-    scaler : torch.amp.GradScaler
-        Goes on at that scale.
-    path : str or Path
-        Source file.
-    end_of_epoch : bool
-        For SpeechBrain; unused.
-    """
-    scaler.load_state_dict(json.loads(Path(path).read_text(encoding="utf-8")))
-
-
 def load_mean(module, paths):
     """Load the mean of several checkpoints of a module.
 
     Arguments
     ---------
     module : torch.nn.Module
-        With a ``load`` method. What trains and what is measured in training
-        (buffers of floats) become the mean; everything else is as in the
-        last checkpoint.
+        Module with a ``load`` method. Trainable parameters and what is
+        measured in training (buffers of floats) become the mean; everything
+        else is as in the last checkpoint.
     paths : list of Path
         Its checkpoints, the newest one last.
     """
@@ -403,7 +325,7 @@ def load_tensors(module, path, kept=()):
     path : str or Path
         A safetensors file.
     kept : dict of str to torch.Tensor
-        Stand in for those of the file.
+        Tensors that replace those of the file.
 
     Raises
     ------
@@ -426,7 +348,7 @@ def load_tensors(module, path, kept=()):
 
 @register_checkpoint_hooks
 class SafeModule(torch.nn.Module):
-    """A module whose checkpoint is one safetensors file."""
+    """Module whose checkpoint is one safetensors file."""
 
     @mark_as_saver
     def save(self, path):
@@ -437,5 +359,5 @@ class SafeModule(torch.nn.Module):
 
     @mark_as_loader
     def load(self, path, end_of_epoch=True):
-        """Read what `save` wrote."""
+        """Load the state from `save`'s file."""
         load_tensors(self, path)

@@ -1,8 +1,7 @@
-"""Model folders that are closed: what is in them is listed and proven.
+"""Sealed model folders: all their files are listed, hashed and verified.
 
 A ``model/`` folder holds ``manifest.json``: all its files with size and
-SHA-256, and which encoders it is for. Links, and what is neither file nor
-folder, are in none.
+SHA-256, and the encoders that it is for. It holds no links, pipes or devices.
 """
 
 import os
@@ -12,7 +11,8 @@ from typing import Any
 
 from ser_peft.errors import BAD_ARGUMENTS, InputError
 from ser_peft.io import refuse_pointer, sha256_of, write_json
-from ser_peft.storage.model_files import ManifestFile, parse, read_bytes
+from ser_peft.storage.model_files import ManifestFile
+from ser_peft.storage.schema import read_json
 
 __all__ = [
     "MANIFEST",
@@ -24,16 +24,17 @@ __all__ = [
     "verify",
 ]
 
+AGAIN = "copy the folder again"
 MANIFEST = "manifest.json"
 SIGNATURE = "model.sig"
 BESIDE = ("LICENSE", "README.md", SIGNATURE)
-"""What may be added to a folder, since no loader reads it; likewise names
-that begin with a dot."""
+"""Files that may be added to a folder, since no loader reads them; so may
+names that begin with a dot."""
 CODE = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth", ".py", ".pyc",
         ".so")  # fmt: skip
 """Endings of the names of files that are run or unpickled elsewhere."""
 MOST, DEEPEST = 10_000, 20
-"""Files of a folder, and how many folders one may be in."""
+"""Largest number of files in a folder, and of folders that a file is in."""
 
 
 def files_of(folder):
@@ -42,7 +43,7 @@ def files_of(folder):
     Arguments
     ---------
     folder : str or Path
-        Itself it may be a link.
+        Model folder; it may itself be a link.
 
     Returns
     -------
@@ -88,7 +89,7 @@ def files_of(folder):
 
 
 def _refuse_code(files):
-    """Refuse what others would run or unpickle, though nothing here does."""
+    """Refuse files that others would run or unpickle; nothing here does."""
     for path in files.values():
         if path.suffix in CODE:
             raise InputError(
@@ -97,10 +98,8 @@ def _refuse_code(files):
             )
     for name, path in files.items():
         if name.endswith("config.json"):
-            advice = "copy the folder again"
-            text = read_bytes(path, advice)
-            told = parse(path, text, dict[str, Any], "is no table", advice)
-            for key, value in told.items():
+            content = read_json(path, dict[str, Any], "is no table", AGAIN)
+            for key, value in content.items():
                 if key == "auto_map" or (key.endswith("_file") and value):
                     raise InputError(
                         f"{path}: {key}: {value!r:.80}: names code or a file "
@@ -115,7 +114,7 @@ def hashes(folder):
     Arguments
     ---------
     folder : str or Path
-        Of a model.
+        Model folder.
 
     Returns
     -------
@@ -130,12 +129,12 @@ def hashes(folder):
 
 
 def seal(folder, encoders):
-    """Write the manifest of a model folder, when all else is in it.
+    """Write the manifest of a model folder that is otherwise complete.
 
     Arguments
     ---------
     folder : str or Path
-        Of a model.
+        Model folder.
     encoders : dict
         "backbone" and, where there is text, "text_backbone" -> ``source``,
         and either ``commit`` or ``sha256``: see `TransformerLobe.identity`.
@@ -153,12 +152,12 @@ def seal(folder, encoders):
 
 
 def verify(folder):
-    """Prove a model folder by its manifest.
+    """Verify a model folder by its manifest.
 
     Arguments
     ---------
     folder : str or Path
-        Of a model.
+        Model folder.
 
     Returns
     -------
@@ -175,28 +174,25 @@ def verify(folder):
     files = files_of(folder)
     encoders = None
     if MANIFEST in files:
-        encoders = _prove(folder, files, files.pop(MANIFEST))
+        encoders = _compare(folder, files, files.pop(MANIFEST))
     _refuse_code(files)
     return encoders
 
 
-def _prove(folder, files, path):
-    """Compare files with the manifest at `path`; gives its encoders."""
-    advice = "copy the folder again"
-    manifest = parse(
-        path, read_bytes(path, advice), ManifestFile, "is no manifest", advice
-    )
+def _compare(folder, files, path):
+    """Compare files with the manifest at `path`; return its encoders."""
+    manifest = read_json(path, ManifestFile, "is no manifest", AGAIN)
     for name in sorted({*files, *manifest.files}):
         listed, where = manifest.files.get(name), f"{folder}/{name}"
         if name not in files:
             raise InputError(
-                f"{where}: is missing, {MANIFEST} lists it; {advice}"
+                f"{where}: is missing, {MANIFEST} lists it; {AGAIN}"
             )
         if listed is None:
             if name in BESIDE:
                 continue
             raise InputError(
-                f"{where}: is not listed in {MANIFEST}; remove it, or {advice}"
+                f"{where}: is not listed in {MANIFEST}; remove it, or {AGAIN}"
             )
         refuse_pointer(files[name])
         size = files[name].stat().st_size
@@ -205,7 +201,7 @@ def _prove(folder, files, path):
             was = f"has SHA-256 {found}" if found else f"has {size} bytes"
             raise InputError(
                 f"{where}: was changed or damaged: {was}, {MANIFEST} says "
-                f"{listed.sha256 if found else listed.size}; {advice}"
+                f"{listed.sha256 if found else listed.size}; {AGAIN}"
             )
     return {
         key: identity.model_dump(exclude_none=True)
@@ -219,7 +215,7 @@ def sign(folder, private_key):
     Arguments
     ---------
     folder : str or Path
-        Of a model, sealed. Gets ``model.sig``.
+        Sealed model folder. Gets ``model.sig``.
     private_key : str or Path
         PEM file of an elliptic curve's key, as ``openssl ecparam -genkey
         -name prime256v1 -noout -out KEY`` makes.
@@ -227,14 +223,14 @@ def sign(folder, private_key):
     Raises
     ------
     InputError
-        If the key is none, or the package model-signing is not there.
+        If the key cannot be used, or the package model-signing is missing.
     """
     hashing, signing = _model_signing("hashing", "signing")
     folder = Path(folder)
     how = hashing.Config().set_ignored_paths(
         paths=BESIDE, ignore_git_paths=True
     )
-    # Those of Hugging Face's cache: `files_of` knows which.
+    # Links of Hugging Face's cache, which `files_of` allows.
     how.set_allow_symlinks(True)
     try:
         signing.Config().use_elliptic_key_signer(
@@ -248,19 +244,19 @@ def sign(folder, private_key):
 
 
 def check_signature(folder, public_key):
-    """Prove that a model folder is as the owner of a key signed it.
+    """Verify that a model folder is as the owner of a key signed it.
 
     Arguments
     ---------
     folder : str or Path
-        Of a model, with ``model.sig``.
+        Model folder with ``model.sig``.
     public_key : str or Path
         PEM file, as ``openssl ec -in KEY -pubout`` makes.
 
     Raises
     ------
     InputError
-        If it is not, or the package model-signing is not there.
+        If it is not, or the package model-signing is missing.
     """
     (verifying,) = _model_signing("verifying")
     folder = Path(folder)
@@ -281,6 +277,6 @@ def _model_signing(*names):
         return [import_module(f"model_signing.{name}") for name in names]
     except ImportError as error:
         raise InputError(
-            "signatures: the package model-signing is not there; install it "
+            "signatures: the package model-signing is missing; install it "
             "with pip install 'ser_peft[sign]'"
         ) from error

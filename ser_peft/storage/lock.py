@@ -1,4 +1,4 @@
-"""A folder has one writer at a time."""
+"""Locks: a folder has one writer at a time."""
 
 import fcntl
 import logging
@@ -22,7 +22,7 @@ POLL_SECONDS = 0.2
 _held = set()
 """Open lock files of this process."""
 _unlockable = []
-"""What has no locks and was warned of: one warning will do."""
+"""Keys of folders without locks that were warned of: one warning will do."""
 
 
 def _forget():
@@ -35,7 +35,7 @@ os.register_at_fork(after_in_child=_forget)
 
 
 def check_free(folder, key):
-    """Refuse a folder that another process holds; touch nothing.
+    """Refuse a folder that another process holds, without touching it.
 
     Arguments
     ---------
@@ -58,10 +58,10 @@ def check_free(folder, key):
 
 @contextmanager
 def only_process(folder, key, wait=False):
-    """Hold a folder for this process; sweep it first.
+    """Hold a folder for this process, after sweeping it.
 
-    By ``flock`` on a file in it: a killed process holds nothing. Where the
-    block leaves the folder empty and it was not there before, it goes away.
+    The lock is a ``flock`` on a file in it, so that a killed process holds
+    nothing. A new folder that the block leaves empty is removed.
 
     Arguments
     ---------
@@ -104,7 +104,7 @@ def only_process(folder, key, wait=False):
 
 
 def _take(path, key, wait):
-    """The lock file, open and locked."""
+    """Open and lock the lock file."""
     said = False
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -132,7 +132,7 @@ def _take(path, key, wait):
 
 
 def _is_held(file, key, how):
-    """Whether another process has the lock; it is ours otherwise."""
+    """Whether another process has the lock; otherwise it is now ours."""
     try:
         fcntl.flock(file, how | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -149,7 +149,7 @@ def _is_held(file, key, how):
 
 
 def _refusal(file, key):
-    """InputError that names who holds a lock, from what is in its file."""
+    """InputError that names the holder of a lock, from the lock's file."""
     holder = "another process"
     for _ in range(10):
         file.seek(0)

@@ -1,20 +1,12 @@
-"""What the files of a model folder may say, checked before it is built."""
+"""Schemas of the JSON files of a model folder."""
 
 import math
 from typing import Annotated, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    TypeAdapter,
-    ValidationError,
-)
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict
 from typing_extensions import TypedDict
 
-from ser_peft.errors import InputError
-from ser_peft.io import refuse_pointer
+from ser_peft.storage.schema import Name
 
 __all__ = [
     "AdapterFile",
@@ -26,12 +18,8 @@ __all__ = [
     "PromptFile",
     "RegistryFile",
     "check_values",
-    "parse",
-    "read_bytes",
 ]
 
-LARGEST = 64 << 20
-"""Bytes of a JSON file that is read."""
 MOST_LAYERS = 1000
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -43,8 +31,8 @@ def _no_way_out(place):
     return place
 
 
-Name = Annotated[str, Field(min_length=1, max_length=1000)]
-Place = Annotated[Name, AfterValidator(_no_way_out)]
+Inside = Annotated[Name, AfterValidator(_no_way_out)]
+"""A name, or a path that stays in the model's folder."""
 Count = Annotated[int, Field(ge=1, le=MOST_LAYERS)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Layers = Annotated[
@@ -73,23 +61,27 @@ class ModelFile(_File):
     """``model.json``."""
 
     format: int
-    backbone: Place | None
+    backbone: Inside | None
     depth: Count | None = None
     frame_stride: Count = 1
-    text_backbone: Place | None = None
+    text_backbone: Inside | None = None
     text_depth: Count | None = None
     classes: Annotated[list[Name], Field(max_length=1000)]
     head: Name
     head_settings: _HeadSettings
     temperature: Annotated[float, Field(ge=1e-3, le=1e3)] = 1.0
+    # Name -> mean and standard deviation.
     dimensions: dict[
         Name,
-        tuple[
-            Annotated[float, Field(ge=-1e6, le=1e6)],
-            Annotated[float, Field(gt=0, le=1e6)],
+        Annotated[
+            tuple[
+                Annotated[float, Field(ge=-1e6, le=1e6)],
+                Annotated[float, Field(gt=0, le=1e6)],
+            ],
+            Strict(False),  # JSON has lists
         ],
     ] = {}
-    # What is shorter is no recording, see `ser_peft.data.audio`.
+    # A shorter one is no recording, see `ser_peft.data.audio`.
     first_seconds: Annotated[float, Field(ge=0.1, le=86400)] | None = None
 
 
@@ -114,7 +106,7 @@ class BottleneckFile(AdapterFile):
     scale: Annotated[float, Field(ge=-1e6, le=1e6)]
     dropout: Share
     parallel: bool
-    residual: bool = False  # older than this field
+    residual: bool = False  # absent from older files
 
 
 class PromptFile(AdapterFile):
@@ -144,7 +136,10 @@ class ManifestFile(_File):
 
 
 class HeardFile(_File):
-    """``heard.json``, see `ser_peft.data.provenance.Heard`."""
+    """``heard.json``, see `ser_peft.data.provenance.Heard`.
+
+    ``deals`` are the hashes of the protocols of all trainings.
+    """
 
     speakers: dict[str, list[str]]
     deals: list[str]
@@ -165,86 +160,6 @@ class _Entry(_File):
 
 RegistryFile = dict[Name, _Entry]
 """See `ser_peft.storage.released.registry_file`."""
-
-
-def read_bytes(path, advice):
-    """Read a small file.
-
-    Arguments
-    ---------
-    path : str or Path
-        Where it is.
-    advice : str
-        What to do if it cannot be read.
-
-    Returns
-    -------
-    bytes
-        All of it.
-
-    Raises
-    ------
-    InputError
-        If it is not there, a Git LFS pointer, or far too large.
-    """
-    refuse_pointer(path)
-    try:
-        with open(path, "rb") as file:
-            text = file.read(LARGEST + 1)
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be read ({error.strerror}); {advice}"
-        ) from error
-    if len(text) > LARGEST:
-        raise InputError(f"{path}: more than {LARGEST >> 20} MB; {advice}")
-    return text
-
-
-def parse(path, text, schema, wrong, advice):
-    """Read JSON by a schema.
-
-    Arguments
-    ---------
-    path : str or Path
-        Where it is from, for the message.
-    text : bytes
-        The JSON.
-    schema : type
-        What pydantic takes for one, as `ModelFile`.
-    wrong : str
-        What the file is if it does not fit, as "describes no model".
-    advice : str
-        What to do then.
-
-    Returns
-    -------
-    object
-        An instance of the schema.
-
-    Raises
-    ------
-    InputError
-        If it does not fit; names file, key and value.
-
-    Example
-    -------
-    >>> parse("a.json", b'{"a": 1}', dict[str, int], "is no table", "mend it")
-    {'a': 1}
-    >>> parse("a.json", b'{"a": -1}', RegistryFile, "is no list", "mend it")
-    Traceback (most recent call last):
-    ...
-    ser_peft.errors.InputError: a.json: is no list (a: -1: Input should be \
-an object); mend it
-    """
-    try:
-        return TypeAdapter(schema).validate_json(text)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        key = ".".join(map(str, first["loc"]))
-        value = repr(first["input"])
-        value = value if len(value) < 80 else f"{value[:77]}..."
-        reason = f"{key}: {value}: {first['msg']}" if key else first["msg"]
-        raise InputError(f"{path}: {wrong} ({reason}); {advice}") from error
 
 
 def check_values(content, largest, free=(), where=""):

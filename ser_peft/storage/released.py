@@ -1,4 +1,4 @@
-"""Released models: from a name to a folder all of which is checked."""
+"""Released models: from a name to a folder whose files are all verified."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,8 @@ from huggingface_hub import snapshot_download
 from ser_peft.errors import InputError
 from ser_peft.io import refuse_pointer
 from ser_peft.storage.closed import hashes
-from ser_peft.storage.model_files import RegistryFile, parse, read_bytes
+from ser_peft.storage.model_files import RegistryFile
+from ser_peft.storage.schema import read_json
 
 __all__ = [
     "RELEASED",
@@ -47,40 +48,40 @@ def is_name(source):
 
 
 def registry_file():
-    """Where models are registered: $SER_PEFT_REGISTRY, or in the home.
+    """Path of the registry of models: $SER_PEFT_REGISTRY, or in the home.
 
-    A JSON object from the name of a model to its entry, which `ser-peft
-    export` prints: ``source`` (a folder, relative to the registry, or a
-    Hugging Face id, of which a commit can be given as ``revision``) and
-    ``sha256`` (of every file, what `ser_peft.storage.closed.hashes` gives).
+    The registry is a JSON object from the name of a model to its entry, which
+    `ser-peft export` prints: ``source`` (a folder, relative to the registry,
+    or a Hugging Face id, whose commit can be given as ``revision``) and
+    ``sha256`` (the hash of every file, see `ser_peft.storage.closed.hashes`).
 
     Returns
     -------
     Path
-        The file, which need not be there.
+        The file, which need not exist.
     """
     default = Path.home() / ".config" / "ser_peft" / "models.json"
     return Path(os.environ.get("SER_PEFT_REGISTRY") or default)
 
 
 def is_registered(source):
-    """Whether this is a name whose files the registry has hashes of."""
+    """Whether the registry has the hashes of a model of this name."""
     return is_name(source) and str(source) in _registry()
 
 
 def find(name, save_path=""):
     """Find the folder of a model.
 
-    A folder of this name in $SER_PEFT_MODELS goes before the registry's. All
-    files are as the registry says, where it knows the name; a folder of
-    your own in $SER_PEFT_MODELS needs no entry.
+    A folder of this name in $SER_PEFT_MODELS goes before the registry's. If
+    the registry knows the name, all files are compared with its hashes; a
+    folder of your own in $SER_PEFT_MODELS needs no entry.
 
     Arguments
     ---------
     name : str
-        One of `RELEASED`, or any that is in one of the two places.
+        One of `RELEASED`, or a name in one of the two places.
     save_path : str
-        Where a download is kept.
+        Folder that keeps downloads.
 
     Returns
     -------
@@ -90,8 +91,8 @@ def find(name, save_path=""):
     Raises
     ------
     InputError
-        If there is no such model, or its files are nowhere or not those
-        that were registered.
+        If there is no such model, or its files are missing or not those that
+        were registered.
     """
     name, known = str(name), _registry()
     shelf = os.environ.get("SER_PEFT_MODELS")
@@ -122,13 +123,13 @@ def _registry():
     path = registry_file()
     if not path.exists() and "SER_PEFT_REGISTRY" not in os.environ:
         return {}
-    return parse(
+    return read_json(
         path,
-        read_bytes(path, "correct $SER_PEFT_REGISTRY"),
         RegistryFile,
         "is no registry of models",
         "every name needs its source and sha256, as `ser-peft export` prints "
         "them",
+        missing="correct $SER_PEFT_REGISTRY",
     )
 
 

@@ -17,7 +17,7 @@ from ser_peft.data import batch_sampler, eval_batches
 from ser_peft.data.provenance import Heard
 from ser_peft.device import loader_workers
 from ser_peft.errors import InputError
-from ser_peft.storage.checkpoints import (
+from ser_peft.storage.optimizers import (
     load_scaler,
     save_scaler,
 )

@@ -4,7 +4,7 @@ import speechbrain as sb
 import torch
 
 from ser_peft.errors import InputError
-from ser_peft.storage.checkpoints import (
+from ser_peft.storage.optimizers import (
     load_optimizer,
     save_optimizer,
 )

@@ -112,7 +112,7 @@ def test_folds_are_those_of_peft_ser():
         protocol = crema_d.PROTOCOLS[name]
         assert protocol.folds == 5
         for fold in range(1, 6):
-            splits = protocol.deal(everybody, fold)
+            splits = protocol.split(everybody, fold)
             found = {k: {u.speaker for u in us} for k, us in splits.items()}
             test, valid = TEST[fold - 1], VALID[fold - 1]
             assert found["test"] == test

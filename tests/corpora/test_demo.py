@@ -50,7 +50,7 @@ def test_folds_test_each_voice_once_and_balance_gender(tmp_path):
     utterances, tested = demo.read(tmp_path), []
     (protocol,) = demo.PROTOCOLS.values()
     for fold in range(1, protocol.folds + 1):
-        splits = protocol.deal(utterances, fold)
+        splits = protocol.split(utterances, fold)
         speakers = {k: {u.speaker for u in v} for k, v in splits.items()}
         assert not speakers["train"] & speakers["valid"]
         assert not speakers["train"] & speakers["test"]

@@ -68,7 +68,7 @@ def test_each_speaker_is_tested_once(utterances):
 def test_five_classes_train_and_choose(utterances, fold):
     """Only Josh's test lacks two of them."""
     kept = relabel(utterances, emov_db.CLASS_SETS[5])
-    splits = PROTOCOL.deal([u for u, _ in kept], fold)
+    splits = PROTOCOL.split([u for u, _ in kept], fold)
     for split, entries in splits.items():
         classes = {u.labels["emotion"] for u in entries}
         assert len(classes) == (3 if (fold, split) == (3, "test") else 5)

@@ -119,7 +119,7 @@ def test_folds(tree, classes, request):
 
 def test_improvised_turns_alone(release):
     turns = iemocap.read(release)
-    splits = iemocap.PROTOCOLS["improvised"].deal(turns, 2)
+    splits = iemocap.PROTOCOLS["improvised"].split(turns, 2)
     dealt = [turn.id for split in splits.values() for turn in split]
     assert sorted(dealt) == [turn.id for turn in turns if "impro" in turn.id]
 
@@ -129,7 +129,7 @@ def test_distilsers_random_split(release):
     labels = {turn.id: label for turn, label in kept}
     protocol = iemocap.PROTOCOLS["distilser"]
     turns = [turn for turn, _ in kept]
-    splits = protocol.deal(turns, 1, labels)
+    splits = protocol.split(turns, 1, labels)
     counts = {
         split: [
             [labels[turn.id] for turn in dealt].count(name)
@@ -144,9 +144,9 @@ def test_distilsers_random_split(release):
     }
     dealt = [turn for split in splits.values() for turn in split]
     assert sorted(turn.id for turn in dealt) == sorted(labels)
-    assert protocol.deal(turns, 1, labels) == splits
+    assert protocol.split(turns, 1, labels) == splits
     with pytest.raises(InputError, match="fold=2: distilser has folds 1 to 1"):
-        protocol.deal(turns, 2, labels)
+        protocol.split(turns, 2, labels)
 
 
 def test_a_random_split_says_what_it_leaks(

@@ -72,7 +72,7 @@ def test_folds(tree, name, request):
 
 
 def test_improvised_turns_alone(release):
-    splits = msp_improv.PROTOCOLS["improvised"].deal(
+    splits = msp_improv.PROTOCOLS["improvised"].split(
         msp_improv.read(release), 1
     )
     dealt = Counter(t.labels["recording"] for s in splits.values() for t in s)

@@ -5,14 +5,8 @@ import copy
 import pytest
 
 from ser_peft.corpora import Utterance, load_corpus
-from ser_peft.corpora.protocols import (
-    Folds,
-    check_splits,
-    classes_of,
-    fingerprint,
-    leaks,
-    relabel,
-)
+from ser_peft.corpora.protocols import Folds, classes_of, relabel
+from ser_peft.corpora.splits import check_splits, fingerprint, leaks
 from ser_peft.errors import InputError
 
 CLASSES = ["sad", "happy"]
@@ -49,14 +43,14 @@ def manifests(splits):
 def honest():
     """Splits that pass."""
     folds = Folds("toy", test=[["a"], ["b"]], valid=[["b"], ["c"]])
-    return manifests(folds.deal(CLIPS, 1))
+    return manifests(folds.split(CLIPS, 1))
 
 
 def test_deal_by_speaker():
     folds = Folds("toy", test=[["a"], ["b"]], valid=[["b"], ["c"]])
     assert folds.folds == 2
     dealt = [
-        {k: [u.id for u in v] for k, v in folds.deal(CLIPS, fold).items()}
+        {k: [u.id for u in v] for k, v in folds.split(CLIPS, fold).items()}
         for fold in (1, 2)
     ]
     a, b, c, d = (CLIPS[i : i + 3] for i in range(0, 12, 3))
@@ -77,13 +71,13 @@ def test_no_such_fold(fold):
     with pytest.raises(
         InputError, match=f"--fold={fold}: toy has folds 1 to 2"
     ):
-        folds.deal(CLIPS, fold)
+        folds.split(CLIPS, fold)
 
 
 def test_a_speaker_listed_twice_is_seen():
     folds = Folds("toy", test=[["a", "b"]], valid=[["b"]])
     with pytest.raises(InputError, match="speaker b is in valid and in test"):
-        check_splits(manifests(folds.deal(CLIPS, 1)), CLASSES)
+        check_splits(manifests(folds.split(CLIPS, 1)), CLASSES)
 
 
 def test_honest_splits_pass(honest):

@@ -119,7 +119,7 @@ def test_counts_of_the_class_sets(utterances, classes, counts):
 
 @pytest.mark.parametrize("fold", range(1, 6))
 def test_folds_are_those_of_peft_ser(utterances, fold):
-    splits = PROTOCOL.deal(utterances, fold)
+    splits = PROTOCOL.split(utterances, fold)
     speakers = {k: {u.speaker for u in v} for k, v in splits.items()}
     assert speakers["test"] == TEST[fold - 1]
     assert speakers["valid"] == VALID[fold - 1]
@@ -130,7 +130,7 @@ def test_folds_are_those_of_peft_ser(utterances, fold):
 def test_every_actor_is_tested_once_and_by_others(utterances):
     tested = []
     for fold in range(1, PROTOCOL.folds + 1):
-        splits = PROTOCOL.deal(utterances, fold)
+        splits = PROTOCOL.split(utterances, fold)
         train, valid, test = (
             {u.speaker for u in splits[name]}
             for name in ("train", "valid", "test")

@@ -45,13 +45,13 @@ def about(**values):
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (set_to(duration="3"), f"test.json: {CLIP}, duration: .*, not '3'"),
+        (set_to(duration="3"), f"test.json: .*{CLIP}, duration: .*, not '3'"),
         (set_to(duration=-1.5), "duration: .*, not -1.5"),
         (set_to(duration=1e300), "duration: .*, not 1e\\+300"),
         (set_to(duration=10**400), "duration: .*, not 10"),
         (set_to(duration=True), "duration: .*, not True"),
-        (set_to(duration=float("nan")), "test.json: not valid JSON .NaN is no"),
-        (set_to(duration=float("inf")), "Infinity is no number of JSON"),
+        (set_to(duration=float("nan")), "JSON: duration: nan is no number"),
+        (set_to(duration=float("inf")), "duration: inf is no number"),
         (set_to(emotion=["sad"]), "emotion: should be text, not .'sad'."),
         (set_to(emotion=None), "emotion: should be text, not None"),
         (set_to(speaker=1), "speaker: should be text, not 1"),
@@ -62,8 +62,8 @@ def about(**values):
         (set_to(age=[31]), r"age: should be text or a number, not \[31\]"),
         (set_to(age=10**30), "age: should be a finite number, not 1000"),
         (("test", lambda c: c.update({CLIP: []})), f"{CLIP}: .*dictionary"),
-        (about(fold=0), "protocol.json: fold: .*, not 0"),
-        (about(fold=6), "protocol.json: fold: 6 of 5"),
+        (about(fold=0), "protocol.json: .*fold: .*, not 0"),
+        (about(fold=6), "protocol.json: .*fold: 6 of 5"),
         (about(fold=1.5), "fold: .*, not 1.5"),
         (about(fold=True), "fold: .*, not True"),
         (about(classes="sad"), "classes: .*list, not 'sad'"),
@@ -89,11 +89,11 @@ def test_what_is_wrong_is_named(copy, edit, message):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"[]", "test.json: should be a valid dictionary"),
+        (b"[]", "test.json: .*should be a valid dictionary"),
         (b'{"a": {"wav": "b", "wav": "c"}}', "'wav' is there 2 times"),
-        (b"[" * 100_000, "test.json: not valid JSON"),
-        (b"\xff\xfe", "test.json: not valid JSON"),
-        (b'{"a": ' + b"1" * 5000 + b"}", "test.json: not valid JSON"),
+        (b"[" * 100_000, "test.json: .*not valid JSON"),
+        (b"\xff\xfe", "test.json: .*not valid JSON"),
+        (b'{"a": ' + b"1" * 5000 + b"}", "test.json: .*not valid JSON"),
         (None, "test.json: is no file"),
     ],
 )

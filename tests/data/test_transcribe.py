@@ -323,7 +323,10 @@ def test_languages(whisper, tmp_path):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["{out}/none", "{whisper}"], "protocol.json: no such file; make the"),
+        (
+            ["{out}/none", "{whisper}"],
+            "No such file or directory); make",
+        ),
         (["{out}/manifests", "{out}/none"], "none: cannot be read"),
         (["{out}/manifests", "{whisper}", "--language", "de"], "--language de"),
         (["{out}/manifests", "{whisper}", "--device", "gpu"], "--device gpu"),

@@ -11,14 +11,22 @@ import trees_b
 
 from ser_peft.corpora import CORPORA, load_corpus
 from ser_peft.corpora.protocols import FOUR, classes_of
-from ser_peft.data import read_manifests
-from ser_peft.data.pool import prepare_pool
+from ser_peft.data import prepare, read_manifests
 from ser_peft.data.provenance import Heard
 from ser_peft.errors import InputError
 from ser_peft.training.objectives import clip_weights
 
 POOL = ["crema-d", "iemocap", "msp-improv", "msp-podcast"]
 HPARAMS = "MultiCorpus/hparams/whisper_lora.yaml"
+
+
+def prepare_pool(
+    folders, out, train, test, whole_targets=False, protocol="released", **more
+):
+    """As the recipe's yamls say it."""
+    corpora = {"folders": folders, "train": train, "test": test}
+    corpora |= {"whole_targets": whole_targets}
+    prepare(corpora, "nowhere", out, protocol=protocol, **more)
 
 
 @pytest.fixture(scope="module")
@@ -219,30 +227,30 @@ def test_same_request_is_kept(places, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"train_corpora": []}, r"train_corpora: \[\] is no list of corpora"),
-        ({"test_corpora": "iemocap"}, "test_corpora: iemocap is no list"),
-        ({"test_corpora": ["meld"]}, "test_corpora: where meld is, is not"),
-        ({"corpora": {"iemocap": None}}, "train_corpora: where iemocap is"),
-        ({"corpora": "here"}, "corpora: here: write"),
+        ({"train": []}, r"corpus: .*train: .*at least 1 item.*not \[\]"),
+        ({"test": "iemocap"}, "corpus: .*test: .*valid list, not 'iemocap'"),
+        ({"test": ["meld"]}, "corpora: meld has no folder"),
+        ({"corpora": {"iemocap": None}}, "corpora: iemocap has no folder"),
+        ({"corpora": "here"}, "corpus: .*folders: .*dictionary, not 'here'"),
         ({"corpora": {"iemocap": "/no/where"}},
          "corpora: iemocap: data_folder /no/where: no such folder"),
-        ({"corpora": {"savee": "/x"}, "train_corpora": ["savee"]},
+        ({"corpora": {"savee": "/x"}, "train": ["savee"]},
          "corpora: savee: corpus savee: unknown"),
-        ({"classes": 5, "test_corpora": ["crema-d"]},
+        ({"classes": 5, "test": ["crema-d"]},
          "corpora: crema-d: classes 5: crema-d has sets of 4, 6"),
-        ({"classes": 6, "test_corpora": ["crema-d"]},
+        ({"classes": 6, "test": ["crema-d"]},
          "classes 6: neutral, .*, frustrated in iemocap, .*, disgust in crema"),
         ({"whole_targets": True}, "whole_targets: all of test_corpora are tr"),
         ({"protocol": "relased"}, "protocol relased: none of iemocap"),
         ({"fold": 2}, "--fold=2: there are folds 1 to 1"),
-        ({"fold": 6, "test_corpora": ["msp-improv"], "protocol": "peft-ser"},
+        ({"fold": 6, "test": ["msp-improv"], "protocol": "peft-ser"},
          "corpora: iemocap: --fold=6: peft-ser has folds 1 to 5"),
     ],
 )  # fmt: skip
 def test_unfit(places, tmp_path, change, message):
     request = {
-        "train_corpora": ["iemocap"],
-        "test_corpora": ["iemocap"],
+        "train": ["iemocap"],
+        "test": ["iemocap"],
         **change,
     }
     corpora = request.pop("corpora", {})

@@ -1,0 +1,149 @@
+"""Sources of manifests: a corpus, its classes and its protocols."""
+
+import hashlib
+import logging
+from dataclasses import dataclass
+
+from ser_peft.corpora import load_corpus
+from ser_peft.corpora.protocols import Whole, relabel
+from ser_peft.corpora.splits import has_all
+from ser_peft.errors import InputError
+
+__all__ = ["Source", "choose"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A corpus and what of it is asked for.
+
+    Arguments
+    ---------
+    corpus, data_folder
+        See `ser_peft.data.prepare`.
+    class_set : dict
+        The corpus's label -> class, empty without classes.
+    protocols : dict
+        Name -> `Folds`, `RandomSplit` or `Whole`.
+    utterances : list of Utterance or None
+        The whole corpus, if it had to be read for these.
+    content : str or None
+        Hash of them.
+    """
+
+    corpus: str
+    data_folder: str
+    class_set: dict
+    protocols: dict
+    utterances: list | None = None
+    content: str | None = None
+
+    def split(self, protocol, fold, dimensions=()):
+        """Split the utterances of the class set that have all dimensions.
+
+        Arguments
+        ---------
+        protocol : Folds, RandomSplit or Whole
+            How to split them.
+        fold : int
+            From 1.
+        dimensions : list of str
+            See `ser_peft.data.prepare`.
+
+        Returns
+        -------
+        splits : dict
+            ``train``, ``valid`` and ``test`` lists of `Utterance`.
+        labels : dict
+            Utterance id -> class, None without classes.
+
+        Raises
+        ------
+        InputError
+            If there is no such folder, label, fold or dimension, or two
+            utterances have one id.
+        """
+        utterances = self.utterances
+        if utterances is None:
+            utterances = load_corpus(self.corpus).read(self.data_folder)
+        chosen = relabel(utterances, self.class_set, protocol.label)
+        for name in dimensions:
+            if not any(has_all(u.labels, [name]) for u, _ in chosen):
+                raise InputError(
+                    f"dimensions: {self.corpus} has no numbers '{name}'; leave "
+                    "it out"
+                )
+        rated = [one for one in chosen if has_all(one[0].labels, dimensions)]
+        if len(rated) < len(chosen):
+            logger.warning(
+                "%s: %d of %d utterances lack %s and are left out",
+                self.corpus, len(chosen) - len(rated), len(chosen),
+                " or ".join(dimensions),
+            )  # fmt: skip
+        labels = {}
+        for utterance, label in rated:
+            if utterance.id in labels:
+                raise InputError(
+                    f"{self.corpus}: two utterances have the id "
+                    f"'{utterance.id}'; correct its reader"
+                )
+            labels[utterance.id] = label
+        return protocol.split([u for u, _ in rated], fold, labels), labels
+
+
+def choose(corpus, data_folder, classes, whole=False):
+    """Find a class set of a corpus, and its protocols.
+
+    Arguments
+    ---------
+    corpus, data_folder, classes
+        See `ser_peft.data.prepare`.
+    whole : bool
+        Test all of it: its speakers need not be enough for folds.
+
+    Returns
+    -------
+    Source
+        Read only where classes or protocols depend on the content.
+
+    Raises
+    ------
+    InputError
+        If there is no such corpus or class set.
+    """
+    reader = load_corpus(corpus)
+    utterances, content = None, None
+    if hasattr(reader, "class_sets"):
+        utterances = reader.read(data_folder)
+        content = hashlib.sha256(repr(utterances).encode()).hexdigest()
+    if classes == 0 or isinstance(classes, dict):
+        class_set = classes or {}
+        for label, name in class_set.items():
+            if not isinstance(name, str):
+                raise InputError(
+                    f"classes: {label}: {name} is no text; write '{name}'"
+                )
+    else:
+        sets = (
+            reader.CLASS_SETS
+            if utterances is None
+            else reader.class_sets(utterances)
+        )
+        if classes is None:
+            classes = next(iter(sets))
+        if classes not in [*sets]:
+            raise InputError(
+                f"classes {classes}: {corpus} has sets of "
+                f"{', '.join(map(str, sets))}; or give a mapping"
+            )
+        class_set = sets[classes]
+    if utterances is None:
+        protocols = reader.PROTOCOLS
+    elif whole:
+        protocols = {"whole": Whole()}
+    else:
+        protocols = reader.protocols(utterances, class_set)
+    return Source(
+        corpus, data_folder, class_set, protocols, utterances, content
+    )
