@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from ser_peft.data.soundfiles import STEP, Sound, unreadable
 from ser_peft.errors import InputError
-from ser_peft.io import atomic_path, find_file
+from ser_peft.io import SAMPLE_RATE, atomic_path, find_file
 
 __all__ = [
     "Recording",
@@ -29,7 +29,6 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-SAMPLE_RATE = 16000
 MIN_SECONDS = 0.1
 """Below this there is nothing an encoder of 20 ms frames could judge."""
 QUIETEST = 2**-14
