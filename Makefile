@@ -20,8 +20,7 @@ demo: .venv/installed $(filter $(DATA)/%,$(BACKBONE))
 	@echo "report: $(RUN)/report.html"
 
 $(DATA)/whisper-tiny.en: | .venv/installed
-	$(BIN)/python -c "from ser_peft.lobes.ctranslate2 import *; \
-		fetch_whisper_tiny_en('$@')"
+	$(BIN)/python recipes/Demo/fetch_whisper.py $@
 
 test: .venv/minilm
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto

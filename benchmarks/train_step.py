@@ -34,10 +34,9 @@ from tqdm import tqdm
 
 from ser_peft.adapters import PeftLobe
 from ser_peft.errors import InputError, one_line_errors
-from ser_peft.io import write_json
+from ser_peft.io import SAMPLE_RATE, write_json
 from ser_peft.lobes import load_lobe
 
-SAMPLE_RATE = 16000
 SIDES = ("speechbrain", "ser_peft")
 LORA = {"r": 8, "lora_alpha": 16, "lora_dropout": 0.1}
 ATTENTION = ["q_proj", "k_proj", "v_proj", "out_proj"]

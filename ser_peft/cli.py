@@ -23,8 +23,8 @@ __all__ = ["main"]
 # Arguments that name files, folders, or models that may be folders.
 PLACES = (
     "audio backbone checkpoint data_folder hparams html manifests model others "
-    "out output_folder pca pretrain reference results script source "
-    "test text_backbone yaml"
+    "out output_folder pretrain reference results script test text_backbone "
+    "yaml"
 ).split()
 # What crossval hands on to the trainings. argparse would take one with a
 # blank in it for another yaml.
@@ -151,14 +151,6 @@ def _transcribe(args):
                 str(part.get(name, 0)).rjust(8) for part in counts.values()
             )
         )
-
-
-def _vggish(args):
-    from ser_peft.lobes.vggish import convert_vggish
-
-    relu = None if args.final_relu is None else args.final_relu == "on"
-    folder = convert_vggish(args.source, args.out, args.pca, relu).resolve()
-    _say(f"{folder}: done; give --backbone={folder} to a training")
 
 
 def _predict(args):
@@ -422,20 +414,6 @@ def _parser():
     )
     sub.add_argument("--device", help="default: a GPU if there is one")
     sub.set_defaults(run=_transcribe)
-
-    sub = commands.add_parser(
-        "vggish", help="VGGish's published weights -> a folder for --backbone"
-    )
-    sub.add_argument("source", help="vggish-10086976.pth, or its URL")
-    sub.add_argument("out", help="new folder")
-    sub.add_argument(
-        "--pca", help="AudioSet's vggish_pca_params.npz, to apply it too"
-    )
-    sub.add_argument(
-        "--final-relu", choices=["on", "off"],
-        help="behind the last layer; default: on, with --pca off",
-    )  # fmt: skip
-    sub.set_defaults(run=_vggish)
 
     sub = commands.add_parser(
         "params", help="what methods train in a backbone; needs no weights"

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from ser_peft.errors import InputError
 
 __all__ = [
+    "SAMPLE_RATE",
     "atomic_path",
     "check_writable",
     "find_file",
@@ -27,6 +28,9 @@ __all__ = [
     "sweep",
     "write_json",
 ]
+
+SAMPLE_RATE = 16000
+"""Samples a second (Hz) of all audio inside the package."""
 
 
 @contextmanager

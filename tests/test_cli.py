@@ -276,7 +276,6 @@ def test_a_wrong_flag_is_told_before_the_heavy_imports():
         ["probe"],
         ["transcribe"],
         ["compare"],
-        ["vggish"],
         ["predict"],
         ["summarize"],
         ["params"],

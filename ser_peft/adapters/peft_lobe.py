@@ -273,7 +273,7 @@ class PeftLobe(torch.nn.Module):
         for name, parameter in lobe.backbone.named_parameters():
             if not parameter.requires_grad:
                 continue
-            if lobe.closing and name.startswith(lobe.closing):
+            if lobe.closing and name.startswith(f"{lobe.closing}."):
                 most = self.num_layers - 1  # the last state is normed
             elif not (
                 lobe.divisible and name.startswith(f"{lobe.layers_path}.")

@@ -9,12 +9,12 @@ import torch
 
 from ser_peft.data.soundfiles import STEP, Sound, unreadable
 from ser_peft.errors import InputError
+from ser_peft.io import SAMPLE_RATE
 
 __all__ = ["Recording", "check_samples", "read_audio", "resample"]
 
 logger = logging.getLogger(__name__)
 
-SAMPLE_RATE = 16000
 MIN_SECONDS = 0.1
 """Shorter recordings are too short for an encoder of 20 ms frames."""
 QUIETEST = 2**-14

@@ -1,15 +1,14 @@
-"""What every speech lobe shares: lengths, masks and the layer loop."""
+"""Base class of the speech lobes: lengths, masks and the loop over layers."""
 
 import torch
 from speechbrain.dataio.dataio import length_to_mask
 
 from ser_peft.errors import InputError
+from ser_peft.io import SAMPLE_RATE
 from ser_peft.lobes.lean import ATTENTION
 from ser_peft.lobes.transformer import TransformerLobe
 
-__all__ = ["SpeechLobe", "lengths_in_samples"]
-
-SAMPLE_RATE = 16000
+__all__ = ["SpeechLobe", "lengths_in_samples", "valid_mask"]
 
 
 def lengths_in_samples(wav, wav_lens=None):
@@ -20,7 +19,7 @@ def lengths_in_samples(wav, wav_lens=None):
     wav : torch.Tensor
         Zero-padded waveforms, [B, T].
     wav_lens : torch.Tensor, optional
-        Lengths relative to T, [B]. All of T where absent.
+        Lengths relative to T, [B]; all of T where absent.
 
     Returns
     -------
@@ -38,20 +37,47 @@ def lengths_in_samples(wav, wav_lens=None):
     return (wav_lens * wav.shape[1]).round().long()
 
 
+def valid_mask(lengths, padded, dim=1):
+    """Mask that is true inside each utterance and false in the padding.
+
+    Arguments
+    ---------
+    lengths : torch.Tensor
+        Valid lengths along `dim`, [B], on any device.
+    padded : torch.Tensor
+        Padded batch, [B, ...].
+    dim : int
+        Dimension of `padded` that is time.
+
+    Returns
+    -------
+    torch.Tensor
+        Bool, [B, T], on the device of `padded`.
+
+    Example
+    -------
+    >>> valid_mask(torch.tensor([2, 1]), torch.zeros(2, 2))
+    tensor([[ True,  True],
+            [ True, False]])
+    """
+    mask = length_to_mask(lengths, padded.shape[dim], torch.bool)
+    return mask.to(padded.device)
+
+
 class SpeechLobe(TransformerLobe):
     """SpeechBrain's transformer lobe, made right for short, padded clips.
 
-    A clip's hidden states do not depend on its batch mates, whatever the
-    checkpoint's configuration says no layer is skipped (LayerDrop) and
-    nothing masked at random, and autograd keeps no graph below the lowest
-    parameter that trains. Subclasses give `embed` and `frames`.
+    The hidden states of a clip do not depend on the rest of its batch. No
+    layer is skipped (LayerDrop) and nothing is masked at random, whatever the
+    checkpoint's configuration says, and autograd keeps no graph below the
+    lowest parameter that trains. Subclasses give `embed` and `frames`.
 
     Arguments
     ---------
     frame_stride : int
-        Average so many frames into one before the first layer. Emotion
-        changes slowly, and of half the frames the layers take half the time
-        (as the time reduction of FitHuBERT, Lee et al. 2022, without
+        Number of frames that are averaged into one before the first layer.
+        Emotion changes slowly, and the layers need half the time for half the
+        frames (as the time reduction of FitHuBERT, Lee et al. 2022, without
         parameters).
     source, save_path, **kwargs
         See `TransformerLobe`.
@@ -64,30 +90,27 @@ class SpeechLobe(TransformerLobe):
 
     sample_rate = SAMPLE_RATE
     min_samples = 400
-    """Shorter clips are padded to this with zeros (25 ms)."""
+    """Shorter clips are padded with zeros to this length (25 ms)."""
     max_samples = 30 * SAMPLE_RATE
-    """Longest window: of longer clips, all but training takes several."""
+    """Longest window: longer clips are encoded in several, but in training."""
     limited = False
-    """Whether `forward` takes no more than that, in training neither."""
+    """Whether `forward` refuses clips longer than `max_samples`."""
 
     frame_hop = 320
-    """Samples from one frame to the next (20 ms), as `embed` gives them."""
-
+    """Samples from one frame of `embed` to the next (20 ms)."""
+    window = 1
+    """Samples that a frame of `embed` sees."""
     frame_stride = 1
-    """Of these, how many make one frame for the layers."""
 
     divisible = True
     not_needed = ("masked_spec_embed",)
-    """Tensors that the checkpoint may lack."""
-    # Where the encoder keeps things, relative to `backbone`.
-    layers_path = "encoder.layers"
     attention = ("attention.q_proj", "attention.k_proj", "attention.v_proj",
                  "attention.out_proj")  # fmt: skip
     ffn = ("feed_forward.intermediate_dense", "feed_forward.output_dense")
     ffn_input = "feed_forward"
     ffn_output = "feed_forward"
     ffn_norm = "final_layer_norm"
-    """The layer norm in front of the feed-forward block."""
+    """Layer norm in front of the feed-forward block."""
     post_norm = False
     """Whether a layer ends in a norm instead of beginning with one."""
 
@@ -101,40 +124,54 @@ class SpeechLobe(TransformerLobe):
         self.model.config._attn_implementation = ATTENTION
 
     def frames(self, samples):
-        """Number of valid frames that `embed` gives of so many samples."""
+        """Count the valid frames of `embed` for numbers of samples."""
         raise NotImplementedError
 
     def frame_centres(self, count):
-        """Where the first frames are: centres in samples, float, [count]."""
+        """Centres of the first frames in samples, float, [count]."""
         stride = self.frame_stride
-        return (
-            torch.arange(count) * stride + (stride - 1) / 2
-        ) * self.frame_hop
+        centres = torch.arange(count) * stride + (stride - 1) / 2
+        return centres * self.frame_hop + (self.window - 1) / 2
 
     @property
     def mask_channels(self):
-        """Width of what a channel mask applies to."""
-        return self.hidden_size
+        """Number of channels that a channel mask covers."""
+        return getattr(self.config, "num_mel_bins", self.hidden_size)
 
     def embed(self, wav, lengths, frames, time_mask=None, channel_mask=None):
-        """Waveforms to what the first transformer layer takes, [B, T', C]."""
+        """Compute the input of the first layer.
+
+        Arguments
+        ---------
+        wav : torch.Tensor
+            Waveforms, zero beyond each clip, [B, T].
+        lengths, frames : torch.Tensor
+            Valid samples and frames of each clip, [B], on the CPU.
+        time_mask, channel_mask : torch.Tensor, optional
+            See `forward`.
+
+        Returns
+        -------
+        torch.Tensor
+            [B, T', C].
+        """
         raise NotImplementedError
 
     def layer_inputs(self, hidden):
-        """Further keyword arguments of every layer."""
+        """Further keyword arguments of every layer, for hidden [B, T', C]."""
         return {}
 
     def run_layer(self, layer, hidden, **kwargs):
-        """Apply one transformer layer."""
+        """Apply one transformer layer, [B, T', C] to [B, T', C]."""
         return layer(hidden, **kwargs)
 
     def dummy(self, device):
-        """Noises of 1 s and 0.6 s, as arguments of `forward`."""
+        """Noise of 1 s and 0.6 s, as arguments of `forward`."""
         wav = 0.1 * torch.randn(2, self.sample_rate)
         return wav.to(device), torch.tensor([1.0, 0.6], device=device)
 
     def beginning(self, wav, wav_lens):
-        """Clips [B, T] and relative lengths, cut to `max_samples`."""
+        """Cut clips [B, T] and relative lengths [B] to `max_samples`."""
         if wav.shape[1] <= self.max_samples:
             return wav, wav_lens
         lengths = lengths_in_samples(wav, wav_lens)
@@ -142,7 +179,7 @@ class SpeechLobe(TransformerLobe):
         return wav[:, : self.max_samples], lengths / self.max_samples
 
     def valid_frames(self, wav, wav_lens=None):
-        """Valid frames of each clip, [B], as `forward` gives them."""
+        """Count the valid frames of clips [B, T] in `forward`, [B]."""
         lengths = lengths_in_samples(wav, wav_lens)
         frames = self.frames(lengths.clamp(min=self.min_samples))
         return self._strided(frames)
@@ -151,11 +188,10 @@ class SpeechLobe(TransformerLobe):
         return -(-frames // self.frame_stride)
 
     def _average(self, hidden, frames):
-        """Means of `frame_stride` neighbours, [B, T', C]; of valid ones."""
+        """Average each `frame_stride` neighbours, valid ones only."""
         stride = self.frame_stride
         pad = torch.nn.ConstantPad1d((0, -hidden.shape[1] % stride), 0)
-        inside = length_to_mask(frames, hidden.shape[1], torch.bool)
-        inside = inside.to(hidden.device)
+        inside = valid_mask(frames, hidden)
         hidden = hidden.masked_fill(~inside[..., None], 0).transpose(1, 2)
         sums = pad(hidden).unflatten(2, (-1, stride)).sum(3).transpose(1, 2)
         counts = pad(inside).unflatten(1, (-1, stride)).sum(2)
@@ -170,19 +206,20 @@ class SpeechLobe(TransformerLobe):
             16 kHz mono waveforms, [B, T]. Samples beyond a clip's length
             are ignored, whatever they hold.
         wav_lens : torch.Tensor, optional
-            Lengths relative to T, [B]. On the CPU they cost a GPU no wait.
+            Lengths relative to T, [B]. A GPU waits less for them where they
+            are on the CPU.
         time_mask : torch.Tensor, optional
-            Frames to be hidden, bool, [B, T'], from a `SpanMask`: the
-            checkpoint's mask embedding stands in for them; of Whisper their
-            mel frames are zeroed.
+            Frames to be hidden, bool, [B, T'], from a `SpanMask`: they are
+            replaced by the checkpoint's mask embedding; Whisper's and the
+            CNN's mel frames are zeroed.
         channel_mask : torch.Tensor, optional
-            Channels to be zeroed throughout a clip, bool, [B, C] ([B, mel
-            bins] of Whisper).
+            Channels to be zeroed throughout a clip, bool, [B, C], or
+            [B, mel bins]: see `mask_channels`.
 
         Returns
         -------
         hidden_states : torch.Tensor
-            [L + 1, B, T', C]; index 0 is what enters the first layer, the
+            [L + 1, B, T', C]; index 0 is the input of the first layer, the
             last one is layer-normed where the model has a final norm.
         frames : torch.Tensor
             Valid frames of each clip, [B].
@@ -190,8 +227,8 @@ class SpeechLobe(TransformerLobe):
         Raises
         ------
         InputError
-            If a clip is longer than `max_samples`, of an encoder that takes
-            no more.
+            If a clip is longer than `max_samples` and the encoder takes no
+            more.
         """
         below = self.below(wav, wav_lens, 0, time_mask, channel_mask)
         return self.above(*below)
@@ -204,14 +241,14 @@ class SpeechLobe(TransformerLobe):
         Arguments
         ---------
         layers : int
-            How many of the lowest layers are computed.
+            Number of the lowest layers that are computed.
         wav, wav_lens, time_mask, channel_mask
             See `forward`.
 
         Returns
         -------
         hidden_states : torch.Tensor
-            [layers + 1, B, T', C]; of all layers, as `forward` gives them.
+            [layers + 1, B, T', C]; for all layers the same as from `forward`.
         frames : torch.Tensor
             Valid frames of each clip, [B], on the CPU.
         """
@@ -226,12 +263,9 @@ class SpeechLobe(TransformerLobe):
                 f"{self.source} takes; cut it (max_seconds in the yaml)"
             )
         wav = wav[:, :longest]
-        inside = length_to_mask(lengths, wav.shape[1], torch.bool)
-        wav = wav.masked_fill(~inside.to(wav.device), 0.0)
-        if wav.shape[1] < self.min_samples:
-            wav = torch.nn.functional.pad(
-                wav, (0, self.min_samples - wav.shape[1])
-            )
+        wav = wav.masked_fill(~valid_mask(lengths, wav), 0.0)
+        missing = max(0, self.min_samples - longest)
+        wav = torch.nn.functional.pad(wav, (0, missing))
         lengths = lengths.clamp(min=self.min_samples)
         frames = self.frames(lengths)
         if time_mask is not None:
@@ -244,7 +278,20 @@ class SpeechLobe(TransformerLobe):
         return self._run(0, layers, hidden, frames), frames
 
     def above(self, states, frames):
-        """Go on from what `below` gives, to what `forward` gives."""
+        """Encode the rest, from the output of `below` to that of `forward`.
+
+        Arguments
+        ---------
+        states : torch.Tensor
+            [layers + 1, B, T', C].
+        frames : torch.Tensor
+            Valid frames of each clip, [B], on the CPU.
+
+        Returns
+        -------
+        hidden_states, frames : torch.Tensor
+            See `forward`.
+        """
         done = len(states) - 1
         if done < self.num_layers:
             upper = self._run(done, self.num_layers, states[-1], frames)
@@ -252,22 +299,17 @@ class SpeechLobe(TransformerLobe):
         return states, frames.to(states.device)
 
     def _run(self, first, end, hidden, frames):
-        """States in front of, between and behind layers, [n + 1, B, T', C]."""
+        """Apply layers; all states between them, [n + 1, B, T', C]."""
         states, mask, extra = [hidden], None, {}
         if first < end:
             extra = self.layer_inputs(hidden)
         # Without padding no mask: the fused attention kernels are faster.
         if int(frames.min()) < hidden.shape[1]:
-            mask = length_to_mask(frames, hidden.shape[1], torch.bool)
-            mask = mask.to(hidden.device)[:, None, None]
+            mask = valid_mask(frames, hidden)[:, None, None]
         for layer in self.layers[first:end]:
             hidden = self.run_layer(layer, hidden, attention_mask=mask, **extra)
             states.append(hidden)
         # The closing norm goes with the upper layers.
-        if end == self.num_layers and self.depth is None:
-            states[-1] = self.final_norm(hidden)
+        if self.closing and end == self.num_layers and self.depth is None:
+            states[-1] = self.backbone.get_submodule(self.closing)(hidden)
         return torch.stack(states)
-
-    def final_norm(self, hidden):
-        """Normalise the last hidden state where the model does."""
-        return hidden

@@ -1,4 +1,4 @@
-"""Configurations of encoders: read, or known without any file."""
+"""Configurations of encoders: read from files, or known without any."""
 
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,38 +33,10 @@ __all__ = [
     "read_config",
 ]
 
-_LARGE = {
-    "hidden_size": 1024,
-    "intermediate_size": 4096,
-    "num_attention_heads": 16,
-    "num_hidden_layers": 24,
-}
-_PRE_NORM = {"feat_extract_norm": "layer", "do_stable_layer_norm": True}
-_XLSR = (Wav2Vec2Config, {**_LARGE, **_PRE_NORM, "conv_bias": True})
 
-
-def _whisper(width, layers, **changes):
-    return WhisperConfig, {
-        "d_model": width,
-        **dict.fromkeys(("encoder_layers", "decoder_layers"), layers),
-        **dict.fromkeys(
-            ("encoder_attention_heads", "decoder_attention_heads"), width // 64
-        ),
-        **dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), 4 * width),
-        **changes,
-    }
-
-
-_WHISPERS = {
-    "tiny": (384, 4),
-    "base": (512, 6),
-    "small": (768, 12),
-    "medium": (1024, 24),
-}
-
-
-def _bert(layers, width):
-    return BertConfig, {
+def _sizes(layers, width):
+    """Sizes of a transformer, as all but Whisper name them."""
+    return {
         "num_hidden_layers": layers,
         "hidden_size": width,
         "num_attention_heads": width // 64,
@@ -72,6 +44,26 @@ def _bert(layers, width):
     }
 
 
+def _whisper(width, layers, **changes):
+    sizes = {"d_model": width}
+    for side in ("encoder", "decoder"):
+        sizes |= {
+            f"{side}_layers": layers,
+            f"{side}_attention_heads": width // 64,
+            f"{side}_ffn_dim": 4 * width,
+        }
+    return WhisperConfig, {**sizes, **changes}
+
+
+_LARGE = _sizes(24, 1024)
+_PRE_NORM = {"feat_extract_norm": "layer", "do_stable_layer_norm": True}
+_XLSR = (Wav2Vec2Config, {**_LARGE, **_PRE_NORM, "conv_bias": True})
+_WHISPERS = {
+    "tiny": (384, 4),
+    "base": (512, 6),
+    "small": (768, 12),
+    "medium": (1024, 24),
+}
 _ROBERTA = {
     "vocab_size": 50265,
     "max_position_embeddings": 514,
@@ -82,17 +74,18 @@ SCRATCH = {
     "filterbank_cnn": (FilterbankCnnConfig, {}),
     "vggish": (VGGishConfig, {}),
 }
-"""What has no checkpoint anywhere: as `KNOWN`."""
+"""Encoders that start from scratch, in the format of `KNOWN`."""
 
 KNOWN = {
     **SCRATCH,
     "google-bert/bert-base-uncased": (BertConfig, {}),
-    "google-bert/bert-large-uncased": _bert(24, 1024),
+    "google-bert/bert-large-uncased": (BertConfig, _LARGE),
     "distilbert/distilbert-base-uncased": (DistilBertConfig, {}),
     "FacebookAI/roberta-base": (RobertaConfig, _ROBERTA),
     **{
-        f"google/bert_uncased_L-{layers}_H-{width}_A-{width // 64}": _bert(
-            layers, width
+        f"google/bert_uncased_L-{layers}_H-{width}_A-{width // 64}": (
+            BertConfig,
+            _sizes(layers, width),
         )
         for layers in (2, 4, 6, 8, 10, 12)
         for width in (128, 256, 512, 768)
@@ -109,11 +102,8 @@ KNOWN = {
     "microsoft/wavlm-base-plus": (WavLMConfig, {}),
     "microsoft/wavlm-large": (WavLMConfig, {**_LARGE, **_PRE_NORM}),
     **{
-        f"openai/whisper-{name}": _whisper(*size)
-        for name, size in _WHISPERS.items()
-    },
-    **{
-        f"openai/whisper-{name}.en": _whisper(*size, vocab_size=51864)
+        f"openai/whisper-{name}{language}": _whisper(*size, vocab_size=words)
+        for language, words in (("", 51865), (".en", 51864))
         for name, size in _WHISPERS.items()
     },
     "openai/whisper-large": _whisper(1280, 32),
@@ -122,28 +112,28 @@ KNOWN = {
         1280, 32, num_mel_bins=128, vocab_size=51866
     ),
 }
-"""Hugging Face id -> configuration class and what differs from its defaults.
+"""Hugging Face id -> configuration class, and values unlike its defaults.
 
 Shapes only: dropout rates and the like are not those of the checkpoint.
 """
 
 
 def commit_of(source, revision=None, save_path=""):
-    """Commit that a Hugging Face id stands for.
+    """Find the commit that a Hugging Face id stands for.
 
     Arguments
     ---------
     source : str or Path
-        The id, or a local folder.
+        Hugging Face id or local folder.
     revision : str, optional
         Commit, branch or tag; the newest commit where absent.
     save_path : str
-        Where downloads are kept.
+        Folder for downloads.
 
     Returns
     -------
     str or None
-        The commit; `revision` itself of a folder, or where nobody knows.
+        The commit; `revision` itself for a folder, or without a network.
     """
     cache = str(save_path) or None
     found = resolve_revision(str(source), revision, cache_dir=cache)
@@ -158,21 +148,21 @@ def read_config(source, save_path="", revision=None):
     source : str or Path
         Hugging Face id or local folder.
     save_path : str
-        Where downloads are kept.
+        Folder for downloads.
     revision : str, optional
         Commit of a Hugging Face id; the newest one where absent.
 
     Returns
     -------
     transformers.PretrainedConfig
-        As it says.
+        The configuration of its ``config.json``.
 
     Raises
     ------
     InputError
         If there is no such checkpoint, or a file of it is a pointer.
     """
-    # All that is read of it, here: others tell a pointer for damage.
+    # All files that are read: other messages would call a pointer damaged.
     for file in filter(Path.is_file, Path(source).glob("*")):
         if file.suffix in (".json", ".safetensors", ".model", ".txt"):
             refuse_pointer(file)
@@ -194,7 +184,7 @@ def read_config(source, save_path="", revision=None):
 
 
 def _refuse_way_out(path):
-    """Refuse a list of a checkpoint's parts that are in other folders."""
+    """Refuse a list of a checkpoint's parts that leads to other folders."""
     advice = "copy the checkpoint again"
     listed = read_json(path, PartsFile, "is no list of parts", advice)
     for name, part in listed["weight_map"].items():
@@ -206,7 +196,7 @@ def _refuse_way_out(path):
 
 
 def config_of(backbone):
-    """Configuration of a backbone, from this module where it is known.
+    """Find a backbone's configuration, in `KNOWN` or else in its files.
 
     Arguments
     ---------
@@ -216,7 +206,7 @@ def config_of(backbone):
     Returns
     -------
     transformers.PretrainedConfig
-        Right in all that decides shapes.
+        Configuration with the right shapes.
 
     Raises
     ------
@@ -236,7 +226,7 @@ def config_of(backbone):
 
 @contextmanager
 def config_folder(backbone):
-    """A temporary folder that holds a backbone's ``config.json`` only.
+    """Make a temporary folder that holds a backbone's ``config.json`` only.
 
     Arguments
     ---------
@@ -246,7 +236,7 @@ def config_folder(backbone):
     Yields
     ------
     str
-        Its path, which `load_lobe` takes with ``weights=False``.
+        Path of the folder, which `load_lobe` takes with ``weights=False``.
     """
     with TemporaryDirectory() as folder:
         text = config_of(backbone).to_json_string()

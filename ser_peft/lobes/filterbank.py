@@ -1,4 +1,4 @@
-"""What encoders of 10 ms mel filterbanks share."""
+"""Base class of the encoders of 10 ms mel filterbanks."""
 
 import torch
 from transformers import Wav2Vec2FeatureExtractor
@@ -21,9 +21,8 @@ class FilterbankLobe(SpeechLobe):
         with torch.device("cpu"):  # their values are looked at
             filters = self.filters()
         self.register_buffer("mel_filters", filters, persistent=False)
-        self.register_buffer(
-            "window", torch.hann_window(WINDOW), persistent=False
-        )
+        window = torch.hann_window(WINDOW)
+        self.register_buffer("hann_window", window, persistent=False)
 
     def filters(self):
         """Weights of the spectrum's bins in each mel band, [257, bands]."""
@@ -31,10 +30,19 @@ class FilterbankLobe(SpeechLobe):
 
     @property
     def extractor(self):
-        """See `SpeechLobe`: waveforms as they are."""
+        """Feature extractor that leaves waveforms as they are."""
         return Wav2Vec2FeatureExtractor(do_normalize=False)
 
-    def magnitudes(self, wav):
-        """Magnitude spectra of waveforms, [B, T] to [B, F, 257]."""
-        windows = wav.float().unfold(1, WINDOW, HOP) * self.window.float()
-        return torch.fft.rfft(windows, N_FFT).abs()
+    def mel_bands(self, wav, power):
+        """Apply the filters to spectra, [B, T] to [B, F, bands].
+
+        Arguments
+        ---------
+        wav : torch.Tensor
+            Waveforms, [B, T].
+        power : int
+            Exponent of the magnitudes: 1, or 2 for power spectra.
+        """
+        windows = wav.float().unfold(1, WINDOW, HOP) * self.hann_window.float()
+        spectra = torch.fft.rfft(windows, N_FFT).abs()
+        return spectra**power @ self.mel_filters.float()

@@ -1,7 +1,6 @@
-"""A small convolutional encoder of filterbanks, to be trained from scratch."""
+"""A small convolutional encoder of filterbanks, trained from scratch."""
 
 import torch
-from speechbrain.dataio.dataio import length_to_mask
 from torch import nn
 from torch.nn.functional import gelu
 from torchaudio.functional import melscale_fbanks
@@ -12,7 +11,8 @@ from transformers import (
     PreTrainedModel,
 )
 
-from ser_peft.lobes.base import SAMPLE_RATE
+from ser_peft.io import SAMPLE_RATE
+from ser_peft.lobes.base import valid_mask
 from ser_peft.lobes.filterbank import HOP, N_FFT, WINDOW, FilterbankLobe
 
 __all__ = ["FilterbankCnnConfig", "FilterbankCnnLobe", "FilterbankCnnModel"]
@@ -24,22 +24,22 @@ STEM_KERNEL, STEM_STRIDE, STEM_LAYERS = 5, 2, 2
 
 
 class FilterbankCnnConfig(PretrainedConfig):
-    """Shapes of a small CNN; by default it has 0.3 million parameters.
+    """Configuration of a small CNN, by default of 0.3 million parameters.
 
     Arguments
     ---------
     num_mel_bins : int
-        Bands of the filterbank.
+        Number of bands of the filterbank.
     hidden_size : int
-        Channels.
+        Number of channels.
     intermediate_size : int
         Width between the two pointwise layers of a block.
     num_hidden_layers : int
-        Blocks.
+        Number of blocks.
     kernel_size : int
-        Of a block's temporal convolution, odd, in frames of 40 ms.
+        Kernel of a block's temporal convolution, odd, in frames of 40 ms.
     hidden_dropout : float
-        Dropout behind a block's activation.
+        Dropout probability behind a block's activation.
 
     Example
     -------
@@ -49,23 +49,12 @@ class FilterbankCnnConfig(PretrainedConfig):
 
     model_type = "filterbank_cnn"
 
-    def __init__(
-        self,
-        num_mel_bins=64,
-        hidden_size=96,
-        intermediate_size=192,
-        num_hidden_layers=6,
-        kernel_size=7,
-        hidden_dropout=0.1,
-        **kwargs,
-    ):
-        self.num_mel_bins = num_mel_bins
-        self.hidden_size = hidden_size
-        self.intermediate_size = intermediate_size
-        self.num_hidden_layers = num_hidden_layers
-        self.kernel_size = kernel_size
-        self.hidden_dropout = hidden_dropout
-        super().__init__(**kwargs)
+    num_mel_bins: int = 64
+    hidden_size: int = 96
+    intermediate_size: int = 192
+    num_hidden_layers: int = 6
+    kernel_size: int = 7
+    hidden_dropout: float = 0.1
 
 
 class Block(nn.Module):
@@ -89,7 +78,7 @@ class Block(nn.Module):
         self.output_dense = nn.Linear(config.intermediate_size, width)
 
     def forward(self, hidden, attention_mask=None):
-        """[B, T', C] to [B, T', C]; the mask is [B, 1, 1, T'], or None."""
+        """Apply the block, [B, T', C] to [B, T', C]; mask [B, 1, 1, T']."""
         inside = hidden
         if attention_mask is not None:
             inside = hidden * attention_mask[:, 0, 0, :, None]
@@ -152,6 +141,7 @@ class FilterbankCnnLobe(FilterbankLobe):
     """
 
     frame_hop = STEM_STRIDE**STEM_LAYERS * HOP
+    window = WINDOW
     layers_path = "layers"
     attention = ()
     ffn = ("intermediate_dense", "output_dense")
@@ -159,85 +149,65 @@ class FilterbankCnnLobe(FilterbankLobe):
     ffn_output = "output_dense"
     ffn_norm = "layer_norm"
     front_end = ("stem",)
-    closing = ("layer_norm.",)
+    closing = "layer_norm"
 
     def filters(self):
-        """See `FilterbankLobe`: triangles with straight sides in Hz."""
-        bands = self.config.num_mel_bins
-        return melscale_fbanks(
-            N_FFT // 2 + 1, LOWEST, HIGHEST, bands, SAMPLE_RATE
-        )
+        """Triangles with straight sides in Hz, [257, bands]."""
+        bins, bands = N_FFT // 2 + 1, self.config.num_mel_bins
+        return melscale_fbanks(bins, LOWEST, HIGHEST, bands, SAMPLE_RATE)
 
     def frames(self, samples):
-        """Frames of 40 ms, the last one possibly begun only."""
+        """Count frames of 40 ms; the last one may be incomplete."""
         frames = mel_frames(samples)
         for _ in range(STEM_LAYERS):
             frames = strided(frames)
         return frames
 
-    def frame_centres(self, count):
-        """See `SpeechLobe`: the middle of the 25 ms it is centred on."""
-        return super().frame_centres(count) + (WINDOW - 1) / 2
-
     @torch.no_grad()
     def log_mel(self, wav, lengths):
-        """Log-mel filterbank, scaled to about zero mean and unit variance.
+        """Compute a log-mel filterbank of about zero mean, unit variance.
 
         Arguments
         ---------
         wav : torch.Tensor
-            [B, T].
+            Waveforms, [B, T].
         lengths : torch.Tensor
-            Samples, [B].
+            Valid samples, [B].
 
         Returns
         -------
         torch.Tensor
             [B, mel frames, mel bins]; zero beyond each clip.
         """
-        power = self.magnitudes(wav).square()
-        mel = (power @ self.mel_filters.float()).clamp(min=FLOOR).log()
-        inside = length_to_mask(mel_frames(lengths), mel.shape[1], torch.bool)
-        inside = inside.to(mel.device)
-        return ((mel - MEL_MEAN) / MEL_STD).masked_fill(~inside[..., None], 0.0)
-
-    @property
-    def mask_channels(self):
-        """Mel bins."""
-        return self.config.num_mel_bins
+        mel = self.mel_bands(wav, power=2).clamp(min=FLOOR).log()
+        padding = ~valid_mask(mel_frames(lengths), mel)[..., None]
+        return ((mel - MEL_MEAN) / MEL_STD).masked_fill(padding, 0.0)
 
     def embed(self, wav, lengths, frames, time_mask=None, channel_mask=None):
-        """Filterbank and strided convolutions, [B, T', C]."""
+        """Apply filterbank and strided convolutions, see `SpeechLobe`."""
         with torch.autocast(wav.device.type, enabled=False):
             mel = self.log_mel(wav, lengths)
         if time_mask is not None:
-            stride = STEM_STRIDE**STEM_LAYERS
-            blank = time_mask.repeat_interleave(stride, dim=1)
-            blank = blank[:, : mel.shape[1], None]
-            mel = mel.masked_fill(blank, 0.0)
+            blank = time_mask.repeat_interleave(self.frame_hop // HOP, dim=1)
+            mel = mel.masked_fill(blank[:, : mel.shape[1], None], 0.0)
         if channel_mask is not None:
             mel = mel.masked_fill(channel_mask[:, None], 0.0)
         hidden = mel.transpose(1, 2).to(self.backbone.dtype)
         frames = mel_frames(lengths)
         for conv in self.backbone.stem:
             hidden, frames = gelu(conv(hidden)), strided(frames)
-            inside = length_to_mask(frames, hidden.shape[2], torch.bool)
-            inside = inside[:, None].to(hidden.device)
-            hidden = hidden.masked_fill(~inside, 0.0)
+            padding = ~valid_mask(frames, hidden, dim=2)[:, None]
+            hidden = hidden.masked_fill(padding, 0.0)
         return hidden.transpose(1, 2)
-
-    def final_norm(self, hidden):
-        """The closing LayerNorm."""
-        return self.backbone.layer_norm(hidden)
 
 
 def mel_frames(samples):
-    """Number of windows that lie in so many samples."""
+    """Count the windows that fit into numbers of samples."""
     return (samples - WINDOW) // HOP + 1
 
 
 def strided(frames):
-    """What a convolution of the stem leaves of so many frames."""
+    """Count the frames behind a convolution of the stem."""
     return -(-frames // STEM_STRIDE)
 
 

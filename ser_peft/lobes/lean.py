@@ -8,7 +8,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 __all__ = ["ATTENTION", "LeanDropout", "LeanLinear", "make_lean"]
 
 ATTENTION = "ser_peft"
-"""Under which transformers finds the attention of this module."""
+"""Name under which transformers finds the attention of this module."""
 
 
 def _attend(module, query, key, value, mask, dropout=0.0, **kwargs):
@@ -71,7 +71,7 @@ class LeanLinear(torch.nn.Linear):
     """
 
     def forward(self, hidden):
-        """[..., in] to [..., out]."""
+        """Apply the layer, [..., in] to [..., out]."""
         if (
             torch.compiler.is_compiling()  # which has no such operator
             or hidden.device.type != "cpu"
@@ -92,7 +92,7 @@ class _OneDnnLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden, weight, bias):
-        # Of a frozen weight nobody asks for the input again.
+        # A frozen weight needs no input in the backward pass.
         trains = ctx.needs_input_grad[1]
         ctx.save_for_backward(weight, hidden if trains else None)
         return one_dnn_linear(hidden, weight, bias)
@@ -117,7 +117,7 @@ class _OneDnnLinear(torch.autograd.Function):
 
 
 def one_dnn_linear(hidden, weight, bias=None):
-    """[N, in] to [N, out] on CPU; on AMD twice as fast as torch's MKL."""
+    """Multiply [N, in] to [N, out] on CPU; on AMD twice as fast as MKL."""
     return torch.ops.mkldnn._linear_pointwise(
         hidden.contiguous(), weight, bias, "none", [], ""
     )
@@ -129,7 +129,7 @@ if torch.backends.mkldnn.is_available():
 
 
 def make_lean(module):
-    """Make leaner every dropout and linear layer within, in place."""
+    """Replace the class of every dropout and linear layer, in place."""
     for part in module.modules():
         lean = LEAN.get(type(part))
         if lean:

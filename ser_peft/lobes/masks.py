@@ -1,4 +1,4 @@
-"""Spans of frames and channels that training hides from an encoder."""
+"""Random spans of frames and channels that training hides."""
 
 import torch
 
@@ -8,28 +8,27 @@ __all__ = ["SpanMask"]
 
 
 class SpanMask:
-    """Draws spans to be masked, inside each clip's own frames.
+    """Spans to be masked, drawn inside each clip's own frames.
 
     As in wav2vec 2.0 (Baevski et al. 2020), a clip gets ``share * frames /
-    span`` spans, at random up or down to a whole number, that may overlap.
-    A span is never longer than half of the clip, so that short clips keep
-    some context.
+    span`` spans, rounded up or down at random, that may overlap. A span is
+    never longer than half of the clip, so that short clips keep some context.
 
     Arguments
     ---------
     time_share : float
-        Of a clip's frames, before overlaps.
+        Share of a clip's frames, 0 to 1, before overlaps.
     time_span : int
-        Frames of 20 ms.
+        Length of a span in frames of 20 ms.
     least_time_spans : int
-        At least so many in each clip: two of 15 hide half of a second.
+        Least number of spans in each clip: two of 15 hide half of a second.
     channel_share, channel_span, least_channel_spans
-        Likewise of the encoder's channels (Whisper: mel bins).
+        The same for the encoder's channels (Whisper: mel bins).
 
     Raises
     ------
     InputError
-        If a share is none.
+        If a share is not between 0 and 1.
 
     Example
     -------
@@ -52,7 +51,7 @@ class SpanMask:
             ("channel_share", channel_share),
         ):
             if not 0 <= share <= 1:
-                raise InputError(f"{name}: {share} is no share from 0 to 1")
+                raise InputError(f"{name}: {share} must be between 0 and 1")
         self._time = (time_share, time_span, least_time_spans)
         self._channel = (channel_share, channel_span, least_channel_spans)
 
@@ -72,7 +71,20 @@ class SpanMask:
         return _draw(frames.tolist(), *self._time).to(frames.device)
 
     def channels(self, clips, width, device="cpu"):
-        """Draw the channels to be masked, [clips, width]."""
+        """Draw the channels to be masked.
+
+        Arguments
+        ---------
+        clips, width : int
+            Number of clips and of channels.
+        device : str or torch.device
+            Device of the mask.
+
+        Returns
+        -------
+        torch.Tensor
+            Bool, [clips, width].
+        """
         return _draw([width] * clips, *self._channel).to(device)
 
 

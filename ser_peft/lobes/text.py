@@ -11,34 +11,25 @@ __all__ = ["FAMILIES", "TextLobe"]
 _BERT = {
     "layers_path": "encoder.layer",
     "attention": (
-        "attention.self.query",
-        "attention.self.key",
-        "attention.self.value",
+        *(f"attention.self.{part}" for part in ("query", "key", "value")),
         "attention.output.dense",
     ),
     "ffn": ("intermediate.dense", "output.dense"),
 }
 FAMILIES = {
-    "bert": _BERT,
-    "roberta": _BERT,
-    "xlm-roberta": _BERT,
-    "electra": _BERT,
+    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "electra"), _BERT),
     "distilbert": {
         "layers_path": "transformer.layer",
-        "attention": (
-            "attention.q_lin",
-            "attention.k_lin",
-            "attention.v_lin",
-            "attention.out_lin",
-        ),
+        "attention": tuple(f"attention.{part}_lin" for part in "qkv")
+        + ("attention.out_lin",),
         "ffn": ("ffn.lin1", "ffn.lin2"),
     },
 }
-"""Model type -> where its encoder keeps things."""
+"""Model type -> names of the modules that adapters go into."""
 
 
 class TextLobe(TransformerLobe):
-    """BERT or one of its kin: transcripts to the states of their tokens.
+    """BERT or a relative: transcripts to the hidden states of their tokens.
 
     See `TransformerLobe` for the arguments. Paper: Devlin et al. 2019,
     "BERT".
@@ -47,14 +38,14 @@ class TextLobe(TransformerLobe):
     not_needed = ("pooler.",)
     adapter_name = "text_adapter"
     extractor = None
-    """The tokenizer."""
+    """Tokenizer."""
     no_text = "NULL"
-    """Stands for a text that is missing, as in 3M-SER."""
+    """Replacement for a missing text, as in 3M-SER."""
 
     def __init__(self, source, save_path="", weights=True, **kwargs):
         super().__init__(source, save_path, weights=weights, **kwargs)
         if weights is not True:
-            return  # of shapes only nothing is asked
+            return  # shapes need no tokenizer
         try:
             self.extractor = AutoTokenizer.from_pretrained(
                 source,
@@ -63,11 +54,10 @@ class TextLobe(TransformerLobe):
                 trust_remote_code=False,
             )
             # transformers makes one up where there is no file.
-            if set(self.extractor.get_vocab()) <= {
-                *self.extractor.all_special_tokens
-            }:
+            special = self.extractor.all_special_tokens
+            if set(self.extractor.get_vocab()) <= {*special}:
                 raise ValueError("its vocabulary is empty")
-        except Exception as error:  # what its library raises has no class
+        except Exception as error:  # its library's errors have no class
             reason = (str(error).splitlines() or [repr(error)])[0]
             raise InputError(
                 f"backbone {source}: no tokenizer ({reason}); give a folder "
@@ -75,13 +65,13 @@ class TextLobe(TransformerLobe):
             ) from error
 
     def override_config(self, config):
-        """Take the family's layout; SpeechBrain's hook."""
+        """Set the family's names of modules; SpeechBrain's hook."""
         for name, value in FAMILIES[config.model_type].items():
             setattr(self, name, value)
         return config
 
     def dummy(self, device):
-        """Two texts of different length, as arguments of `forward`."""
+        """Two texts of different lengths, as arguments of `forward`."""
         return (["I told you so.", "No"],)
 
     def forward(self, texts):
@@ -90,13 +80,13 @@ class TextLobe(TransformerLobe):
         Arguments
         ---------
         texts : list of str
-            One a clip. Those beyond the encoder's length are cut; an empty
-            one counts as missing.
+            One text for each clip. Those beyond the encoder's length are cut;
+            an empty one counts as missing.
 
         Returns
         -------
         hidden_states : torch.Tensor
-            [L + 1, B, S, C]; index 0 is what enters the first layer.
+            [L + 1, B, S, C]; index 0 is the input of the first layer.
         tokens : torch.Tensor
             Valid tokens of each text, [B].
         """
@@ -115,14 +105,14 @@ class TextLobe(TransformerLobe):
         return torch.stack(states), tokens["attention_mask"].sum(1)
 
     def below(self, texts, wav_lens=None, layers=None):
-        """All of it: what is kept of a text encoder is that of a frozen one.
+        """Encode transcripts through all layers: only frozen ones are kept.
 
-        Arguments and return value are those of `forward`.
+        Arguments and return values are those of `forward`.
         """
         return self(texts)
 
     def above(self, states, tokens):
-        """What `below` gives is all there is."""
+        """Return the output of `below`, which is that of all layers."""
         return states, tokens
 
     @property

@@ -1,4 +1,4 @@
-"""What the lobes of speech and of text share: a checkpoint and its layers."""
+"""Base class of all lobes: a checkpoint's encoder and its layers."""
 
 import os
 import warnings
@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from speechbrain.integrations.huggingface.huggingface import (
     HFTransformersInterface,
 )
-from transformers import AutoConfig, AutoModel
+from transformers import AutoModel
 from transformers.utils import logging
 
 from ser_peft.errors import BAD_ARGUMENTS, InputError, out_of_memory
@@ -31,11 +31,13 @@ class TransformerLobe(HFTransformersInterface):
     source : str
         Hugging Face id or local folder (safetensors weights).
     save_path : str
-        Where downloads are kept.
+        Folder for downloads.
+    config : transformers.PretrainedConfig
+        Configuration of the encoder.
     dtype : str
         Precision of the weights. Checkpoints stored in float16 are loaded in
-        float32 unless asked otherwise: mixed precision is the Brain's
-        business (``--precision=bf16``).
+        float32 unless asked otherwise: mixed precision is set in the Brain
+        (``--precision=bf16``).
     gradient_checkpointing : bool
         Recompute each layer in the backward pass: less memory, about a
         third more time. Non-reentrant, so that adapters get gradients.
@@ -44,46 +46,52 @@ class TransformerLobe(HFTransformersInterface):
         neither a checkpoint's weights nor memory. "random": from scratch,
         by torch's generator.
     depth : int, optional
-        Keep so many of the lowest layers; all where absent. The checkpoint
-        may lack the others.
+        Number of the lowest layers that are kept; all where absent. The
+        checkpoint may lack the others.
     revision : str, optional
-        Commit of a Hugging Face id, of which all files are; `load_lobe`
-        finds the newest.
+        Commit of a Hugging Face id that all files are taken from.
+
+    Raises
+    ------
+    InputError
+        If the weights cannot be read or some are missing, or there are
+        fewer layers than `depth`.
     """
 
     not_needed = ()
-    """Tensors that the checkpoint may lack."""
+    """Prefixes of tensors that the checkpoint may lack."""
 
-    # Where the encoder keeps things, relative to `backbone`.
+    # Names of modules, relative to `backbone` or to a layer.
     layers_path = "encoder.layers"
     attention = ()
     ffn = ()
     ffn_input = None
-    """Where our own adapters go; None where they cannot."""
+    """Module that bottleneck adapters start from; None where none can."""
     front_end = ()
-    """What is below the transformer: convolutions and their projection."""
-    closing = ()
-    """What is above its layers: the final norm."""
+    """Modules below the transformer: convolutions and their projection."""
+    closing = None
+    """Layer norm above the layers."""
 
     divisible = False
     """Whether `below` can stop between two layers."""
 
     prefix = ""
-    """Of the encoder's tensors in the checkpoint."""
+    """Prefix of the encoder's tensors in the checkpoint."""
     depth = None
-    """How many of the lowest layers were kept; None for all."""
+    """Number of the lowest layers that were kept; None for all."""
     random = False
-    """Whether it starts from scratch."""
+    """Whether the encoder starts from scratch."""
     adapter_name = "adapter"
-    """Of the folder of a saved model that its adapter is in."""
+    """Adapter subfolder name in a saved model."""
     identity = None
-    """Of the weights: ``commit`` of a Hugging Face id, or ``sha256``, file to
-    digest, of a local folder. None of what has no checkpoint."""
+    """Identity of the weights: ``commit`` of a Hugging Face id, or ``sha256``
+    (file name to digest) of a local folder; None without a checkpoint."""
 
     def __init__(
         self,
         source,
         save_path="",
+        config=None,
         dtype="float32",
         gradient_checkpointing=False,
         weights=True,
@@ -91,58 +99,50 @@ class TransformerLobe(HFTransformersInterface):
         revision=None,
     ):
         source, local = str(source), os.path.isdir(source)
-        save_path = str(save_path or HF_HUB_CACHE)
         # Not SpeechBrain's constructor: it takes whatever commit is newest.
         torch.nn.Module.__init__(self)
+        # Absolute, so that a saved model finds its backbone from anywhere.
+        self.source = os.path.abspath(source) if local else source
+        self.config, self.commit = self.override_config(config), revision
+        self.random = weights == "random"
+        dtype = getattr(torch, dtype)
         with quiet():
-            self.config = self.override_config(
-                AutoConfig.from_pretrained(
-                    source,
-                    cache_dir=save_path,
-                    revision=revision,
-                    trust_remote_code=False,
-                )
-            )
-            self.commit = revision
             if weights is True:
-                self.identity = {"commit": self.commit}
-                if local:
-                    self.identity = {"sha256": weights_of(source)}
-            self._from_pretrained(
-                source,
-                save_path=save_path,
-                dtype=getattr(torch, dtype),
-                weights=weights,
-                depth=depth,
-            )
+                self.identity = (
+                    {"sha256": weights_of(source)}
+                    if local
+                    else {"commit": self.commit}
+                )
+                self._from_pretrained(source, save_path, dtype, depth)
+            else:
+                with torch.device("cpu" if self.random else "meta"):
+                    self.model = AutoModel.from_config(
+                        config, dtype=dtype, trust_remote_code=False
+                    )
+            self.model = self.encoder_of(self.model)
             self.model.train()
             if gradient_checkpointing:
                 self.model.gradient_checkpointing_enable(
                     gradient_checkpointing_kwargs={"use_reentrant": False}
                 )
-        # Absolute, so that a saved model finds its backbone from anywhere.
-        self.source = os.path.abspath(source) if local else source
         if depth is not None:
             self._truncate(depth)
 
-    def _from_pretrained(self, source, save_path, dtype, weights, depth):
+    def encoder_of(self, model):
+        """Take the encoder out of the checkpoint's model."""
+        return model
+
+    def _from_pretrained(self, source, save_path, dtype, depth):
         """Load safetensors, all of them, and unpickle nothing.
 
         Replaces SpeechBrain's, which would unpickle its own checkpoints and
         leave at random whatever the file lacks.
         """
-        self.random = weights == "random"
-        if weights is not True:
-            with torch.device("cpu" if self.random else "meta"):
-                self.model = AutoModel.from_config(
-                    self.config, dtype=dtype, trust_remote_code=False
-                )
-            return
         try:
             self.model, report = AutoModel.from_pretrained(
                 source,
                 config=self.config,
-                cache_dir=save_path,
+                cache_dir=str(save_path or HF_HUB_CACHE),
                 revision=self.commit,
                 dtype=dtype,
                 trust_remote_code=False,
@@ -158,21 +158,18 @@ class TransformerLobe(HFTransformersInterface):
                 "it once with transformers.AutoModel.from_pretrained(THIS)"
                 ".save_pretrained(FOLDER) and give that folder"
             ) from error
-        missing = sorted(report["missing_keys"])
-        for name in missing:
-            if name == "masked_spec_embed":
-                # A random one would be another in every run.
-                self.model.masked_spec_embed.data.zero_()
-        cut_off = ()
-        if depth is not None:
-            cut_off = tuple(
-                f"{self.prefix}{self.layers_path}.{i}."
-                for i in range(depth, self.config.num_hidden_layers)
-            )
+        if "masked_spec_embed" in report["missing_keys"]:
+            # A random one would be another in every run.
+            self.model.masked_spec_embed.data.zero_()
+        cut_off = range(depth, self.config.num_hidden_layers) if depth else ()
+        not_needed = (
+            *self.not_needed,
+            *(f"{self.prefix}{self.layers_path}.{i}." for i in cut_off),
+        )
         missing = [
             name
-            for name in missing
-            if not name.startswith((*self.not_needed, *cut_off))
+            for name in sorted(report["missing_keys"])
+            if not name.startswith(not_needed)
         ]
         if missing:
             raise InputError(
@@ -183,7 +180,7 @@ class TransformerLobe(HFTransformersInterface):
 
     @property
     def extractor(self):
-        """What prepares the input of the stock encoder, for its users."""
+        """Feature extractor (tokenizer) of the stock encoder."""
         raise NotImplementedError
 
     def save_pretrained(self, folder):
@@ -196,9 +193,9 @@ class TransformerLobe(HFTransformersInterface):
             transformers' `AutoModel.from_pretrained`.
         """
         extractor = self.extractor
-        # Names code, which stays where it was.
-        for told in (vars(self.config), getattr(extractor, "init_kwargs", {})):
-            told.pop("auto_map", None)
+        # It names code, which is not copied.
+        for keys in (vars(self.config), getattr(extractor, "init_kwargs", {})):
+            keys.pop("auto_map", None)
         self.config.save_pretrained(folder)
         extractor.save_pretrained(folder)
         tensors = {
@@ -209,19 +206,19 @@ class TransformerLobe(HFTransformersInterface):
         save_file(tensors, path, metadata={"format": "pt"})
 
     def train(self, mode=True):
-        """As always; also makes leaner what PEFT brought or wrapped."""
+        """Set train or eval mode, and make leaner the modules of PEFT."""
         make_lean(self)
         return super().train(mode)
 
     @property
     def backbone(self):
-        """The transformers encoder, below whatever PEFT has put around it."""
+        """Encoder of transformers, without PEFT's wrapper around it."""
         base = getattr(self.model, "get_base_model", None)
         return base() if base else self.model
 
     @property
     def layers(self):
-        """The transformer layers, bottom first (ModuleList)."""
+        """Transformer layers, bottom first (ModuleList)."""
         return self.backbone.get_submodule(self.layers_path)
 
     def _truncate(self, depth):
@@ -247,17 +244,17 @@ class TransformerLobe(HFTransformersInterface):
 
 
 def weights_of(folder):
-    """SHA-256 of an encoder's weights.
+    """Hash an encoder's weights by SHA-256.
 
     Arguments
     ---------
     folder : str or Path
-        In Hugging Face layout.
+        Checkpoint in Hugging Face layout.
 
     Returns
     -------
     dict of str to str
-        File -> hexadecimal digest.
+        File name -> hexadecimal digest.
     """
     files = sorted(Path(folder).glob("*.safetensors"))
     return {file.name: sha256_of(file) for file in files if file.is_file()}
@@ -265,15 +262,13 @@ def weights_of(folder):
 
 @contextmanager
 def quiet():
-    """Load without the noise of transformers; downloads keep their bar.
+    """Load without log lines of transformers; downloads keep their bar.
 
-    What its report of the weights says that matters is an error of ours,
+    The part of its report of the weights that matters is an error of ours,
     and SpeechBrain calls a method that will be renamed in version 6.
     """
-    shown, verbosity = (
-        logging.is_progress_bar_enabled(),
-        logging.get_verbosity(),
-    )
+    shown = logging.is_progress_bar_enabled()
+    verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     if shown:

@@ -1,17 +1,8 @@
 """VGGish: one vector for every 0.96 s of audio."""
 
 import itertools
-import pickle
-import re
-import zipfile
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
-import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from speechbrain.dataio.dataio import length_to_mask
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -19,47 +10,40 @@ from transformers import (
     PretrainedConfig,
     PreTrainedModel,
 )
+from transformers.audio_utils import mel_filter_bank
 
 from ser_peft.errors import InputError
-from ser_peft.io import atomic_path, refuse_pointer, sha256
-from ser_peft.lobes.base import SAMPLE_RATE
+from ser_peft.io import SAMPLE_RATE
+from ser_peft.lobes.base import valid_mask
 from ser_peft.lobes.filterbank import HOP, N_FFT, WINDOW, FilterbankLobe
 
 __all__ = [
-    "VGGISH_URL",
     "VGGishConfig",
     "VGGishLobe",
     "VGGishModel",
-    "convert_vggish",
 ]
-
-VGGISH_URL = (
-    "https://github.com/harritaylor/torchvggish/releases/download/v0.1/"
-    "vggish-10086976.pth"
-)
-"""Google's weights in torchvggish's file, 288 MB."""
-_SHA256 = "10086976"  # how it begins
 
 MELS, LOWEST, HIGHEST = 64, 125.0, 7500.0
 LOG_OFFSET = 0.01
-PATCH = 96  # spectra
+PATCH = 96
+"""Spectra in a patch."""
 
 
 class VGGishConfig(PretrainedConfig):
-    """Shapes of a VGGish; the defaults are the published ones.
+    """Configuration of a VGGish; the defaults are the published ones.
 
     Arguments
     ---------
-    conv_dim : list of list of int
+    conv_dim : tuple of tuple of int
         Widths of the 3x3 convolutions, in four stages that each end in a
         2x2 max-pooling.
-    hidden_dim : list of int
+    hidden_dim : tuple of int
         Widths of the dense layers in front of the last one.
     hidden_size : int
         Width of the last one, the embedding.
     final_relu : bool
-        A ReLU behind the last dense layer, as torchvggish has. Google's
-        embedding, which AudioSet's PCA is made for, is what enters it.
+        ReLU behind the last dense layer, as in torchvggish. Google's
+        embedding, which AudioSet's PCA is made for, is the input of it.
     pca : bool
         AudioSet's post-processing without its rounding to 8 bits, whose
         gradient is zero: PCA with whitening, then limits of -2 and 2.
@@ -72,21 +56,11 @@ class VGGishConfig(PretrainedConfig):
 
     model_type = "vggish"
 
-    def __init__(
-        self,
-        conv_dim=((64,), (128,), (256, 256), (512, 512)),
-        hidden_dim=(4096, 4096),
-        hidden_size=128,
-        final_relu=True,
-        pca=False,
-        **kwargs,
-    ):
-        self.conv_dim = [list(stage) for stage in conv_dim]
-        self.hidden_dim = list(hidden_dim)
-        self.hidden_size = hidden_size
-        self.final_relu = final_relu
-        self.pca = pca
-        super().__init__(**kwargs)
+    conv_dim: tuple = ((64,), (128,), (256, 256), (512, 512))
+    hidden_dim: tuple = (4096, 4096)
+    hidden_size: int = 128
+    final_relu: bool = True
+    pca: bool = False
 
 
 class VGGishModel(PreTrainedModel):
@@ -121,13 +95,11 @@ class VGGishModel(PreTrainedModel):
         dense = []
         for pair in itertools.pairwise(widths):
             dense += [nn.Linear(*pair), nn.ReLU()]
-        self.embeddings = nn.Sequential(
-            *(dense if config.final_relu else dense[:-1])
-        )
+        dense = dense if config.final_relu else dense[:-1]
+        self.embeddings = nn.Sequential(*dense)
         if config.pca:
-            width = config.hidden_size
-            self.register_buffer("pca_means", torch.zeros(width))
-            self.register_buffer("pca_eigen_vectors", torch.eye(width))
+            self.register_buffer("pca_means", torch.zeros(widths[-1]))
+            self.register_buffer("pca_eigen_vectors", torch.eye(widths[-1]))
         self.post_init()
 
     @torch.no_grad()
@@ -171,11 +143,12 @@ class VGGishLobe(FilterbankLobe):
     Methods of PEFT go into the dense layers with ``targets:
     embeddings\\.(0|2|4)``.
 
-    See `SpeechLobe` for the arguments; `convert_vggish` makes the folder.
+    See `SpeechLobe` for the arguments. ``recipes/IEMOCAP/convert_vggish.py``
+    makes a folder of the published weights.
     Masks are not for patches and are refused.
     """
 
-    min_samples = (PATCH - 1) * HOP + WINDOW
+    min_samples = window = (PATCH - 1) * HOP + WINDOW
     frame_hop = PATCH * HOP
     layers = ()
     attention = ()
@@ -184,20 +157,20 @@ class VGGishLobe(FilterbankLobe):
     front_end = ("features",)
 
     def filters(self):
-        """See `FilterbankLobe`: triangles with straight sides in mel."""
-        return mel_filters()
+        """Triangles with straight sides in mel; no DC, [257, 64]."""
+        weights = mel_filter_bank(
+            N_FFT // 2 + 1, MELS, LOWEST, HIGHEST, SAMPLE_RATE,
+            mel_scale="kaldi", triangularize_in_mel_space=True,
+        )  # fmt: skip
+        return torch.from_numpy(weights).float()
 
     def frames(self, samples):
-        """Patches that lie in the clip."""
+        """Count the patches that fit into numbers of samples."""
         return (samples - self.min_samples) // self.frame_hop + 1
-
-    def frame_centres(self, count):
-        """See `SpeechLobe`: the middle of a patch."""
-        return super().frame_centres(count) + (self.min_samples - 1) / 2
 
     @torch.no_grad()
     def log_mel(self, wav, patches):
-        """Log-mel spectra in patches that do not overlap.
+        """Compute log-mel spectra in patches that do not overlap.
 
         Magnitudes, not powers, in 64 mel bands from 125 to 7500 Hz: 25 ms
         every 10 ms, to which log(x + 0.01) is applied.
@@ -205,9 +178,9 @@ class VGGishLobe(FilterbankLobe):
         Arguments
         ---------
         wav : torch.Tensor
-            [B, T].
+            Waveforms, [B, T].
         patches : int
-            Of the longest clip, P.
+            Number of patches of the longest clip, P.
 
         Returns
         -------
@@ -215,157 +188,24 @@ class VGGishLobe(FilterbankLobe):
             [B, P, 96, 64].
         """
         wav = wav[:, : (PATCH * patches - 1) * HOP + WINDOW]
-        mel = (
-            self.magnitudes(wav) @ self.mel_filters.float() + LOG_OFFSET
-        ).log()
-        return mel.unflatten(1, (patches, PATCH))
+        mel = self.mel_bands(wav, power=1)
+        return (mel + LOG_OFFSET).log().unflatten(1, (patches, PATCH))
 
     def embed(self, wav, lengths, frames, time_mask=None, channel_mask=None):
-        """All of it, [B, P, C]; zero beyond each clip."""
+        """Apply the whole network, see `SpeechLobe`; zero in the padding."""
         if time_mask is not None or channel_mask is not None:
             raise InputError(
-                f"mask: {self.source} has patches of a second each, of which "
-                "none can be spared; leave the mask out"
+                f"mask: {self.source} has patches of a second each, too few "
+                "to hide some; leave the mask out"
             )
         with torch.autocast(wav.device.type, enabled=False):
             patches = self.log_mel(wav, int(frames.max()))
         # The patches of padding are not worth the time that they take.
-        inside = length_to_mask(frames, patches.shape[1], torch.bool)
-        inside = inside.to(patches.device)
+        inside = valid_mask(frames, patches)
         embedded = self.model(patches[inside].to(self.model.dtype))
         hidden = embedded.new_zeros(*inside.shape, embedded.shape[-1])
         hidden[inside] = embedded
         return hidden
-
-
-def mel_filters():
-    """Triangles with straight sides in mel, not in Hz; no DC, [257, 64]."""
-
-    def mel(hertz):
-        return 1127.0 * np.log1p(hertz / 700.0)
-
-    bins = mel(np.linspace(0, SAMPLE_RATE / 2, N_FFT // 2 + 1))[:, None]
-    edges = np.linspace(mel(LOWEST), mel(HIGHEST), MELS + 2)
-    low, centre, high = edges[:-2], edges[1:-1], edges[2:]
-    rising = (bins - low) / (centre - low)
-    falling = (high - bins) / (high - centre)
-    filters = np.maximum(0.0, np.minimum(rising, falling))
-    return torch.from_numpy(filters).float()
-
-
-def convert_vggish(source, folder, pca=None, final_relu=None):
-    """Make the folder that `load_lobe` takes of the published weights.
-
-    Arguments
-    ---------
-    source : str or Path
-        torchvggish's ``vggish-10086976.pth``, or where to download it
-        (`VGGISH_URL`); or a safetensors file with tensors of these names.
-        Anything but safetensors is unpickled, restricted to tensors, and
-        only where its SHA-256 is that of the published file.
-    folder : str or Path
-        New; gets ``config.json`` and ``model.safetensors``.
-    pca : str or Path, optional
-        AudioSet's ``vggish_pca_params.npz``: turns its post-processing on.
-    final_relu : bool, optional
-        See `VGGishConfig`; where absent it is off in front of the
-        post-processing, which Google made without, and on otherwise.
-
-    Returns
-    -------
-    Path
-        The folder.
-
-    Raises
-    ------
-    InputError
-        If a file cannot be had or read, is not the published one, or lacks
-        a tensor; or the folder is there already.
-    """
-    if Path(folder).exists():
-        raise InputError(f"{folder}: is there already; give a new folder")
-    if re.match(r"https?://", str(source)):
-        with TemporaryDirectory() as scratch:
-            path = Path(scratch, Path(str(source)).name)
-            try:
-                torch.hub.download_url_to_file(str(source), path)
-            except (OSError, ValueError) as error:
-                raise InputError(
-                    f"{source}: cannot be downloaded ({error}); download it "
-                    "elsewhere and give the file"
-                ) from error
-            tensors = _read(path, source)
-    else:
-        tensors = _read(Path(source), source)
-    config = VGGishConfig(
-        final_relu=pca is None if final_relu is None else final_relu,
-        pca=pca is not None,
-        architectures=["VGGishModel"],
-    )
-    if pca is not None:
-        tensors |= _read_pca(pca)
-    with torch.device("meta"):
-        expected = VGGishModel(config).state_dict()
-    for name in sorted(expected.keys() | tensors.keys()):
-        here, wanted = tensors.get(name), expected.get(name)
-        if here is None or wanted is None or here.shape != wanted.shape:
-            raise InputError(
-                f"{source}: is no VGGish ({name} is "
-                f"{_shape(here)} there and {_shape(wanted)} in it); give "
-                f"{VGGISH_URL}"
-            )
-    with atomic_path(folder) as tmp:
-        config.save_pretrained(tmp)
-        save_file(
-            {name: tensor.contiguous() for name, tensor in tensors.items()},
-            tmp / "model.safetensors",
-            metadata={"format": "pt"},
-        )
-    return Path(folder)
-
-
-def _shape(tensor):
-    return "missing" if tensor is None else list(tensor.shape)
-
-
-def _read(path, source):
-    """Tensors of the file, which came from `source`."""
-    refuse_pointer(path)
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        with open(path, "rb") as file:
-            digest = sha256(file)
-        if not digest.startswith(_SHA256):
-            raise InputError(
-                f"{source}: its SHA-256 is {digest}, which does "
-                f"not begin with {_SHA256}: not torchvggish's file, or "
-                f"damaged; give {VGGISH_URL}, or a safetensors file"
-            )
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, SafetensorError,
-            pickle.UnpicklingError) as error:  # fmt: skip
-        raise InputError(
-            f"{source}: cannot be read ({error}); give torchvggish's "
-            "vggish-10086976.pth"
-        ) from error
-
-
-def _read_pca(path):
-    """AudioSet's matrices, by their names in `VGGishModel`."""
-    refuse_pointer(path)
-    try:
-        with np.load(path) as arrays:
-            matrix, means = arrays["pca_eigen_vectors"], arrays["pca_means"]
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise InputError(
-            f"{path}: cannot be read ({error}); give AudioSet's "
-            "vggish_pca_params.npz"
-        ) from error
-    return {
-        "pca_eigen_vectors": torch.tensor(matrix).float(),
-        "pca_means": torch.tensor(means).float().flatten(),
-    }
 
 
 AutoConfig.register(VGGishConfig.model_type, VGGishConfig)

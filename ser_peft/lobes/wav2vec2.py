@@ -1,20 +1,20 @@
 """wav2vec 2.0 and HuBERT encoders."""
 
+from itertools import islice
 from pathlib import Path
 
 import torch
-from speechbrain.dataio.dataio import length_to_mask
 from torch.nn.functional import batch_norm
 from transformers import Wav2Vec2FeatureExtractor
 
 from ser_peft.errors import BAD_ARGUMENTS, InputError
-from ser_peft.lobes.base import SpeechLobe
+from ser_peft.lobes.base import SpeechLobe, valid_mask
 
 __all__ = ["Wav2Vec2Lobe"]
 
 
 def masked_group_norm(norm, hidden, frames):
-    """Group norm over each clip's own frames.
+    """Apply a group norm over each clip's own frames.
 
     The stock module averages over the padding too, so that a clip's
     features change with the length of its batch mates.
@@ -44,11 +44,10 @@ def masked_group_norm(norm, hidden, frames):
 
 
 def _normed_by_sums(norm, hidden, frames):
-    """The same for all clips at once: no launch or wait for each of them."""
+    """Do it for all clips at once: no launch or wait for each of them."""
     with torch.autocast(hidden.device.type, enabled=False):
         groups = hidden.float().unflatten(1, (norm.num_groups, -1))
-        inside = length_to_mask(frames, hidden.shape[2], torch.float)
-        inside = inside[:, None, None]
+        inside = valid_mask(frames, hidden, dim=2)[:, None, None].float()
         count = (groups.shape[2] * frames)[:, None, None, None]
         mean = (groups * inside).sum((2, 3), keepdim=True) / count
         centred = (groups - mean) * inside
@@ -75,6 +74,16 @@ class Wav2Vec2Lobe(SpeechLobe):
 
     def __init__(self, source, save_path="", **kwargs):
         super().__init__(source, save_path, **kwargs)
+        # Models with layer norm in the extractor were pretrained on
+        # normalised waves.
+        self.normalize_wav = self.config.feat_extract_norm == "layer"
+        if kwargs.get("weights", True):
+            self._read_preprocessor(source, save_path)
+        # Most trainings mask nothing, and nothing would ever reach this.
+        if hasattr(self.model, "masked_spec_embed"):
+            self.model.masked_spec_embed.requires_grad_(False)
+
+    def _read_preprocessor(self, source, save_path):
         try:
             extractor = Wav2Vec2FeatureExtractor.from_pretrained(
                 source,
@@ -89,16 +98,10 @@ class Wav2Vec2Lobe(SpeechLobe):
                 raise InputError(
                     f"backbone {path}: cannot be read ({error}); copy it again"
                 ) from error
-            # A folder without: models with layer norm in the extractor were
-            # pretrained on normalised waves.
-            self.normalize_wav = self.config.feat_extract_norm == "layer"
-        # Most trainings mask nothing, and nothing would ever reach this.
-        if hasattr(self.model, "masked_spec_embed"):
-            self.model.masked_spec_embed.requires_grad_(False)
 
     @property
     def extractor(self):
-        """See `SpeechLobe`."""
+        """wav2vec 2.0's feature extractor."""
         return Wav2Vec2FeatureExtractor(
             do_normalize=self.normalize_wav,
             return_attention_mask=self.config.feat_extract_norm == "layer",
@@ -106,45 +109,40 @@ class Wav2Vec2Lobe(SpeechLobe):
 
     @property
     def post_norm(self):
-        """True of the base models, False of the large ones."""
+        """Whether a layer ends in a norm: base models yes, large ones no."""
         return not self.config.do_stable_layer_norm
 
     @property
     def closing(self):
-        """The layer norm of the large models; the base models have it below."""
-        return () if self.post_norm else ("encoder.layer_norm.",)
+        """Layer norm of the large models; the base models have it below."""
+        return None if self.post_norm else "encoder.layer_norm"
 
     @property
     def ffn_norm(self):
-        """The layer norm in front of the feed-forward block."""
+        """Layer norm in front of the feed-forward block."""
         return "layer_norm" if self.post_norm else "final_layer_norm"
 
     def frames(self, samples):
-        """Frames of 20 ms whose receptive field (25 ms) lies in the clip."""
+        """Count the frames of 20 ms whose window (25 ms) lies in the clip."""
         return self._conv_frames(samples, len(self.config.conv_kernel))
 
     def _conv_frames(self, samples, layers):
-        for kernel, stride in zip(
-            self.config.conv_kernel[:layers],
-            self.config.conv_stride[:layers],
-            strict=True,
-        ):
+        config = self.config
+        convs = zip(config.conv_kernel, config.conv_stride, strict=True)
+        for kernel, stride in islice(convs, layers):
             samples = (samples - kernel) // stride + 1
         return samples
 
-    def frame_centres(self, count):
-        """See `SpeechLobe`: a frame's window is 25 ms long."""
-        window = 1
-        for kernel, stride in zip(
-            reversed(self.config.conv_kernel),
-            reversed(self.config.conv_stride),
-            strict=True,
-        ):
-            window = (window - 1) * stride + kernel
-        return super().frame_centres(count) + (window - 1) / 2
+    @property
+    def window(self):
+        """Samples that a frame sees: 400 (25 ms) with the usual kernels."""
+        window, hop, config = 1, 1, self.config
+        for k, s in zip(config.conv_kernel, config.conv_stride, strict=True):
+            window, hop = window + (k - 1) * hop, hop * s
+        return window
 
     def embed(self, wav, lengths, frames, time_mask=None, channel_mask=None):
-        """CNN, projection and positional convolution, [B, T', C]."""
+        """Apply CNN, projection and positions, see `SpeechLobe`."""
         model = self.backbone
         if self.normalize_wav:
             wav = normalize(wav, lengths.to(wav.device))
@@ -169,8 +167,7 @@ class Wav2Vec2Lobe(SpeechLobe):
             hidden = torch.where(time_mask[..., None], blank, hidden)
         if channel_mask is not None:
             hidden = hidden.masked_fill(channel_mask[:, None], 0.0)
-        valid = length_to_mask(frames, hidden.shape[1], hidden.dtype)
-        valid = valid.to(hidden.device)
+        valid = valid_mask(frames, hidden).to(hidden.dtype)
         hidden = hidden * valid[..., None]
 
         encoder = model.encoder
@@ -180,10 +177,17 @@ class Wav2Vec2Lobe(SpeechLobe):
         return encoder.dropout(hidden)
 
     def positions(self, hidden, valid):
-        """Positional convolution, [B, T', C] to [B, T', C].
+        """Apply the positional convolution, [B, T', C] to [B, T', C].
 
         The batch norm that some HuBERTs have before it uses its running
         statistics in training too, and must not fill the padding.
+
+        Arguments
+        ---------
+        hidden : torch.Tensor
+            [B, T', C], zero in the padding.
+        valid : torch.Tensor
+            One inside each clip, zero in the padding, [B, T'].
         """
         embed = self.backbone.encoder.pos_conv_embed
         norm = getattr(embed, "batch_norm", None)
@@ -196,29 +200,23 @@ class Wav2Vec2Lobe(SpeechLobe):
         hidden = embed.conv(hidden * valid[:, None])
         return embed.activation(embed.padding(hidden)).transpose(1, 2)
 
-    def final_norm(self, hidden):
-        """Pre-norm models end in a LayerNorm, post-norm ones do not."""
-        if self.config.do_stable_layer_norm:
-            return self.backbone.encoder.layer_norm(hidden)
-        return hidden
-
 
 def normalize(wav, lengths):
-    """Zero mean and unit variance over each clip's own samples.
+    """Normalise to zero mean and unit variance over each clip's own samples.
 
     Arguments
     ---------
     wav : torch.Tensor
-        [B, T], zero beyond each clip.
+        Waveforms, zero beyond each clip, [B, T].
     lengths : torch.Tensor
-        Samples, [B].
+        Valid samples, [B].
 
     Returns
     -------
     torch.Tensor
         [B, T], zero beyond each clip.
     """
-    inside = length_to_mask(lengths, wav.shape[1], wav.dtype)
+    inside = valid_mask(lengths, wav).to(wav.dtype)
     count = lengths[:, None]
     mean = wav.sum(1, keepdim=True) / count
     centred = (wav - mean) * inside

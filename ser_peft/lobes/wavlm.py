@@ -14,8 +14,8 @@ class WavLMAttention(modeling_wavlm.WavLMAttention):
     """Gated relative position attention that calls its projections.
 
     transformers hands the raw weights of the four projections to
-    `F.multi_head_attention_forward`; whatever PEFT wraps around them is
-    never run and gets no gradient. Here the modules are called, and the
+    `F.multi_head_attention_forward`; PEFT's wrappers around them would never
+    run and get no gradient. Here the modules are called, and the
     gated position bias is the mask of the fused kernel. Same parameters,
     same function. Paper: Chen et al. 2022, "WavLM".
     """
@@ -88,11 +88,11 @@ class WavLMLobe(Wav2Vec2Lobe):
             layer.attention.__class__ = WavLMAttention
 
     def layer_inputs(self, hidden):
-        """The position bias is the same for all layers and clips."""
+        """Position bias [H, T', T'], the same for all layers and clips."""
         time = hidden.shape[1]
         bias = self.layers[0].attention.compute_bias(time, time)
         return {"position_bias": bias}
 
     def run_layer(self, layer, hidden, **kwargs):
-        """WavLM's layers hand the position bias on; the lobe keeps it."""
+        """Apply a layer and drop the position bias that it also returns."""
         return layer(hidden, **kwargs)[0]

@@ -1,7 +1,7 @@
 """Whisper's encoder on clips of their own length."""
 
 import torch
-from torch.nn.functional import gelu, pad
+from torch.nn.functional import dropout, gelu, pad
 from transformers import WhisperFeatureExtractor
 
 from ser_peft.lobes.base import SpeechLobe
@@ -30,7 +30,7 @@ class WhisperLobe(SpeechLobe):
     prefix = "encoder."
     layers_path = "layers"
     front_end = ("conv1", "conv2", "embed_positions")
-    closing = ("layer_norm.",)
+    closing = "layer_norm"
     attention = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj",
                  "self_attn.out_proj")  # fmt: skip
     ffn = ("fc1", "fc2")
@@ -41,42 +41,38 @@ class WhisperLobe(SpeechLobe):
         super().__init__(source, save_path, **kwargs)
         self.max_samples = 2 * HOP * self.config.max_source_positions
         self.model.embed_positions.requires_grad_(False)
-        filters = self.extractor.mel_filters
-        self.register_buffer(
-            "mel_filters", torch.tensor(filters).float(), persistent=False
-        )
-        self.register_buffer(
-            "window", torch.hann_window(N_FFT), persistent=False
-        )
+        filters = torch.tensor(self.extractor.mel_filters).float()
+        self.register_buffer("mel_filters", filters, persistent=False)
+        window = torch.hann_window(N_FFT)
+        self.register_buffer("hann_window", window, persistent=False)
 
-    def _from_pretrained(self, *args, **kwargs):
+    def encoder_of(self, model):
         """Keep the encoder; the decoder would triple the memory."""
-        super()._from_pretrained(*args, **kwargs)
-        self.model = self.model.get_encoder()
+        return model.get_encoder()
 
     @property
     def extractor(self):
-        """See `SpeechLobe`."""
+        """Whisper's feature extractor."""
         return WhisperFeatureExtractor(self.config.num_mel_bins)
 
     def frames(self, samples):
-        """Frames of 20 ms, the last one possibly begun only."""
+        """Count frames of 20 ms; the last one may be incomplete."""
         mel_frames = -(-samples // HOP)
         return -(-mel_frames // 2)
 
     @torch.no_grad()
     def log_mel(self, wav, lengths):
-        """Log-mel spectrogram as Whisper was trained on, clip by clip.
+        """Compute log-mel spectrograms as in Whisper's training.
 
         Equal to `transformers.WhisperFeatureExtractor` on every frame given
-        back. The floor, 8 decades below the maximum, is each clip's own.
+        back. The floor is 8 decades below each clip's own maximum.
 
         Arguments
         ---------
         wav : torch.Tensor
-            [B, T], zero beyond each clip.
+            Waveforms, zero beyond each clip, [B, T].
         lengths : torch.Tensor
-            Samples, [B].
+            Valid samples, [B].
 
         Returns
         -------
@@ -88,8 +84,9 @@ class WhisperLobe(SpeechLobe):
         samples = 2 * HOP * (int(self.frames(lengths).max()) + 1)
         samples = min(samples, self.max_samples)
         wav = pad(wav, (0, samples - wav.shape[1])).float()
+        window = self.hann_window.float()
         spectrum = torch.stft(
-            wav, N_FFT, HOP, window=self.window.float(), return_complex=True
+            wav, N_FFT, HOP, window=window, return_complex=True
         )
         power = spectrum[..., :-1].abs().square()
         mel = (self.mel_filters.float().T @ power).clamp(min=1e-10).log10()
@@ -97,13 +94,8 @@ class WhisperLobe(SpeechLobe):
         peak = mel.amax((1, 2), keepdim=True)
         return (torch.maximum(mel, peak - 8.0) + 4.0) / 4.0
 
-    @property
-    def mask_channels(self):
-        """Mel bins."""
-        return self.config.num_mel_bins
-
     def embed(self, wav, lengths, frames, time_mask=None, channel_mask=None):
-        """Log-mel, convolutional stem and positions, [B, T', C]."""
+        """Apply log-mel, stem and positions, see `SpeechLobe`."""
         model = self.backbone
         with torch.autocast(wav.device.type, enabled=False):
             mel = self.log_mel(wav, lengths)
@@ -117,10 +109,4 @@ class WhisperLobe(SpeechLobe):
         hidden = gelu(model.conv2(hidden)).transpose(1, 2)
         hidden = hidden[:, : int(frames.max())]
         hidden = hidden + model.embed_positions.weight[: hidden.shape[1]]
-        return torch.nn.functional.dropout(
-            hidden, model.dropout, model.training
-        )
-
-    def final_norm(self, hidden):
-        """The encoder's closing LayerNorm."""
-        return self.backbone.layer_norm(hidden)
+        return dropout(hidden, model.dropout, model.training)

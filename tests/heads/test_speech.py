@@ -110,40 +110,23 @@ def test_probe_keeps_its_scores_in_mixed_precision(states, kind):
     torch.testing.assert_close(mixed.float(), full, atol=0.02, rtol=0)
 
 
-def test_attentive_pooling_in_mixed_precision(states):
-    head = build("AttentivePoolingHead")
-    head.out = torch.nn.Identity()  # mean and deviation
-    with torch.no_grad():
-        # All frames alike but for a little.
-        head.frame[-1].weight.mul_(0.1)
-        head.frame[-1].bias.add_(1)
-    full = head(states, FRAMES)
+def test_statistics_in_mixed_precision(states):
+    head = build("StatisticsHead")
+    # All frames alike but for a little.
+    states = 0.1 * states + 1
+    full = head.embed(states, FRAMES)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        mixed = head(states, FRAMES)
+        mixed = head.embed(states, FRAMES)
     torch.testing.assert_close(mixed.float(), full, atol=0.01, rtol=0)
 
 
-def test_attentive_pooling_of_constant_frames_has_a_gradient(states):
+def test_statistics_of_constant_frames_have_a_gradient(states):
     """The deviation is zero, and the root of zero has no gradient."""
-    head = build("AttentivePoolingHead")
+    head = build("StatisticsHead")
     constant = states[:, :, :1].expand_as(states).clone().requires_grad_()
     head(constant, FRAMES).sum().backward()
     gradients = [constant.grad, *(p.grad for p in head.parameters())]
     assert all(gradient.isfinite().all() for gradient in gradients)
-
-
-def test_attentive_pooling_by_hand(states):
-    head = build("AttentivePoolingHead")
-    for clip, valid in enumerate(FRAMES):
-        one = states[:, clip : clip + 1, :valid]
-        mixed = head.frame(head.mix(one))[0]
-        weights = head.attention(mixed).softmax(0)
-        mean = (weights * mixed).sum(0)
-        variance = (weights * (mixed - mean).square()).sum(0)
-        pooled = torch.cat([mean, variance.clamp(min=1e-6).sqrt()])
-        torch.testing.assert_close(
-            head(states, FRAMES)[clip], head.out(pooled), atol=1e-4, rtol=1e-4
-        )
 
 
 def test_statistics_by_hand(states):
@@ -165,15 +148,14 @@ def test_statistics_by_hand(states):
         )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["LayerMixHead", "AttentivePoolingHead"])
-def test_normalize_takes_the_scale_of_a_layer_away(states, name):
+def test_normalize_takes_the_scale_of_a_layer_away(states):
     louder = states.clone()
     louder[2] *= 50
-    head = build(name)
+    head = build("LayerMixHead")
     torch.testing.assert_close(
         head(louder, FRAMES), head(states, FRAMES), atol=1e-4, rtol=1e-4
     )
-    raw = build(name, normalize=False)
+    raw = build("LayerMixHead", normalize=False)
     assert not torch.allclose(
         raw(louder, FRAMES), raw(states, FRAMES), atol=0.1
     )
@@ -263,7 +245,7 @@ def test_speechbrain_saves_heads_as_safetensors(states, name, tmp_path):
         HEADS["LayerMixHead"](encoder(width=16), 4),
         HEADS["LayerMixHead"](encoder(layers=5), 4),
         HEADS["LinearHead"](encoder(), 4),
-        HEADS["AttentivePoolingHead"](encoder(), 4),
+        HEADS["ProbeMixHead"](encoder(), 4),
     ],
 )
 def test_another_head_does_not_fit(tmp_path, other):

@@ -1,7 +1,7 @@
-"""VGGish: its front end, its shapes, and its published file."""
+"""VGGish: its front end and its shapes."""
 
-import hashlib
 import math
+import tempfile
 
 import numpy as np
 import peft
@@ -12,8 +12,8 @@ from transformers import AutoModel
 
 from ser_peft.adapters import PeftLobe, load_adapter
 from ser_peft.errors import InputError
-from ser_peft.lobes import load_lobe, vggish
-from ser_peft.lobes.vggish import VGGishConfig, VGGishModel, convert_vggish
+from ser_peft.lobes import load_lobe
+from ser_peft.lobes.vggish import VGGishConfig, VGGishModel
 
 TINY = {"conv_dim": [[4], [4], [8, 8], [8, 8]], "hidden_dim": [16, 16]}
 
@@ -249,7 +249,7 @@ def test_published_proportions_are_alive_from_scratch(seed):
 
 def load_lobe_of(config, **kwargs):
     """A lobe from scratch."""
-    with vggish.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder:
         AutoModel.from_config(config).save_pretrained(folder)
         return load_lobe(folder, **kwargs)
 
@@ -295,144 +295,8 @@ def test_saved_and_loaded(lobe, tmp_path, clip):
     assert torch.equal(encode(again, wav)[0], encode(lobe, wav)[0])
 
 
-# The published file.
-
-
-@pytest.fixture
-def small_default(monkeypatch):
-    """Stands in for the published widths."""
-
-    class Small(VGGishConfig):
-        def __init__(self, **kwargs):
-            super().__init__(**TINY | {"hidden_size": 8} | kwargs)
-
-    monkeypatch.setattr(vggish, "VGGishConfig", Small)
-
-
-@pytest.fixture
-def state_dict():
-    """As torchvggish names and shapes it."""
-    shapes = {
-        "features.0": (4, 1, 3, 3), "features.3": (4, 4, 3, 3),
-        "features.6": (8, 4, 3, 3), "features.8": (8, 8, 3, 3),
-        "features.11": (8, 8, 3, 3), "features.13": (8, 8, 3, 3),
-        "embeddings.0": (16, 192), "embeddings.2": (16, 16),
-        "embeddings.4": (8, 16),
-    }  # fmt: skip
-    tensors = {}
-    for name, shape in shapes.items():
-        tensors[f"{name}.weight"] = 0.3 * torch.randn(shape)
-        tensors[f"{name}.bias"] = 0.3 * torch.randn(shape[0])
-    return tensors
-
-
-@pytest.fixture
-def published(state_dict, small_default, tmp_path, monkeypatch):
-    """A function: state dict -> file whose hash is the expected one."""
-
-    def write(tensors=state_dict):
-        path = tmp_path / "vggish.pth"
-        torch.save(tensors, path)
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        monkeypatch.setattr(vggish, "_SHA256", digest[:8])
-        return path
-
-    return write
-
-
-def test_conversion(published, state_dict, tmp_path, clip):
-    folder = convert_vggish(published(), tmp_path / "hf")
-    assert sorted(p.name for p in folder.iterdir()) == [
-        "config.json", "model.safetensors",
-    ]  # fmt: skip
-    lobe = load_lobe(folder)
-    found = lobe.model.state_dict()
-    assert found.keys() == state_dict.keys()
-    assert all(torch.equal(found[name], state_dict[name]) for name in found)
-    assert lobe.config.final_relu and not lobe.config.pca
-    # A safetensors file needs no hash.
-    save_file(state_dict, tmp_path / "a.safetensors")
-    again = convert_vggish(tmp_path / "a.safetensors", tmp_path / "again")
-    wav = clip(2.3)[None]
-    assert torch.equal(encode(lobe, wav)[0], encode(load_lobe(again), wav)[0])
-
-
-def test_conversion_with_pca(published, tmp_path):
-    matrix, means = np.random.rand(8, 8), np.random.rand(8)
-    path = tmp_path / "vggish_pca_params.npz"
-    np.savez(path, pca_eigen_vectors=matrix, pca_means=means)
-    lobe = load_lobe(convert_vggish(published(), tmp_path / "hf", path))
-    assert lobe.config.pca and not lobe.config.final_relu
-    np.testing.assert_allclose(lobe.model.pca_eigen_vectors, matrix, rtol=1e-6)
-    np.testing.assert_allclose(lobe.model.pca_means, means, rtol=1e-6)
-
-    np.savez(path, pca_means=means)
-    with pytest.raises(InputError, match="pca_params.npz.*pca_eigen_vectors"):
-        convert_vggish(published(), tmp_path / "other", path)
-    assert not (tmp_path / "other").exists()
-
-
-def test_download(published, tmp_path, monkeypatch):
-    path = published()
-
-    def download(url, to):
-        assert url == "https://example.org/vggish.pth"
-        to.write_bytes(path.read_bytes())
-
-    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
-    load_lobe(convert_vggish("https://example.org/vggish.pth", tmp_path / "hf"))
-
-    def offline(url, to):
-        raise OSError("no route")
-
-    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
-    with pytest.raises(InputError, match="cannot be downloaded.*no route"):
-        convert_vggish("https://example.org/vggish.pth", tmp_path / "other")
-
-
-def test_another_file_is_not_unpickled(published, tmp_path, monkeypatch):
-    path = published()
-    path.write_bytes(path.read_bytes() + b"\0")
-
-    def load(*args, **kwargs):
-        raise AssertionError("unpickled")
-
-    monkeypatch.setattr(torch, "load", load)
-    with pytest.raises(InputError, match="SHA-256 is .*does not begin with"):
-        convert_vggish(path, tmp_path / "hf")
-    assert not (tmp_path / "hf").exists()
-
-
-@pytest.mark.parametrize("kind", ["missing", "unknown", "shape"])
-def test_tensors_that_do_not_fit(published, state_dict, tmp_path, kind):
-    if kind == "missing":
-        del state_dict["embeddings.2.bias"]
-    elif kind == "unknown":
-        state_dict["embeddings.6.bias"] = torch.zeros(1)
-    else:
-        state_dict["embeddings.2.bias"] = torch.zeros(17)
-    with pytest.raises(InputError, match=r"embeddings\.[26]\.bias"):
-        convert_vggish(published(state_dict), tmp_path / "hf")
-    assert not (tmp_path / "hf").exists()
-
-
-def test_unreadable_files(small_default, tmp_path):
-    with pytest.raises(InputError, match="nowhere.pth"):
-        convert_vggish(tmp_path / "nowhere.pth", tmp_path / "hf")
-    path = tmp_path / "a.safetensors"
-    path.write_bytes(b"broken")
-    with pytest.raises(InputError, match="a.safetensors: cannot be read"):
-        convert_vggish(path, tmp_path / "hf")
-
-
-def test_no_folder_is_replaced_and_no_name_is_taken_for_one(
-    published, tmp_path, monkeypatch
-):
+def test_no_name_is_taken_for_a_folder(tmp_path, monkeypatch):
     (tmp_path / "vggish").mkdir()
-    with pytest.raises(InputError, match="vggish: is there already"):
-        convert_vggish(published(), tmp_path / "vggish")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="write ./vggish for the folder"):
         load_lobe("vggish")
-    folder = convert_vggish(published(), tmp_path / "off", final_relu=False)
-    assert not load_lobe(folder).config.final_relu

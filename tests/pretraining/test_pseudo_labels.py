@@ -17,14 +17,13 @@ from ser_peft.pretraining.pseudo_labels import (
     perplexity,
     purity,
 )
-from ser_peft.pretraining.wav2vec1 import Wav2Vec1Lobe
 
 HOP = 320
-FIRST = {"wav2vec2": 200, "whisper": 0, "wav2vec1": 472}
+FIRST = {"wav2vec2": 200, "whisper": 0, "late": 472}
 COUNT = {
     "wav2vec2": lambda samples: (samples - 400) // HOP + 1,
     "whisper": lambda samples: -(-samples // HOP),
-    "wav2vec1": Wav2Vec1Lobe(width=1).frames,
+    "late": lambda samples: (samples - 945) // HOP + 1,
 }
 PAIRS = [(own, theirs) for own in FIRST for theirs in FIRST]
 # Lengths at which the grids have the most and the fewest frames.
@@ -39,11 +38,6 @@ def nearest(position, positions):
     """By looking at all of them."""
     gaps = [abs(float(position) - float(other)) for other in positions]
     return gaps.index(min(gaps))
-
-
-def test_grid_of_the_estimator():
-    lobe = Wav2Vec1Lobe(width=1)
-    assert torch.equal(lobe.frame_centres(49), centres("wav2vec1", 16500)[:49])
 
 
 @pytest.mark.parametrize(("own", "theirs"), PAIRS)
@@ -64,12 +58,10 @@ def test_every_frame_gets_the_label_nearest_in_time(own, theirs, samples):
     assert (index[own > theirs[-1]] == len(theirs) - 1).all()
 
 
-def test_lag_of_the_estimator_is_made_up_for():
-    # Frame t of wav2vec 1.0 is centred 17 ms behind frame t of wav2vec 2.0,
-    # frame t - 1 3 ms before it.
-    index = nearest_frames(
-        centres("wav2vec2", 16000), centres("wav2vec1", 16000)
-    )
+def test_a_lag_is_made_up_for():
+    # Frame t of the late grid (that of wav2vec 1.0) is centred 17 ms behind
+    # frame t of wav2vec 2.0, frame t - 1 3 ms before it.
+    index = nearest_frames(centres("wav2vec2", 16000), centres("late", 16000))
     assert index.tolist() == [0, *range(48)]
 
 

