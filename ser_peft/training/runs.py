@@ -24,12 +24,16 @@ from ser_peft.adapters import PeftLobe
 from ser_peft.adapters.folder import find
 from ser_peft.data import datasets, eval_batches
 from ser_peft.data.provenance import Heard
-from ser_peft.device import check_precision, find_device
+from ser_peft.device import (
+    check_precision,
+    choose_precision,
+    find_device,
+    run_precision,
+)
 from ser_peft.errors import InputError
 from ser_peft.evaluation.results import headline
 from ser_peft.io import atomic_path, check_writable
 from ser_peft.lobes import load_lobe, shapes
-from ser_peft.precision import choose_precision, run_precision
 from ser_peft.pretraining.clusters import cluster_frames, random_labels
 from ser_peft.settings.yamls import (
     OMITTED,

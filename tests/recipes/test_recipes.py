@@ -21,10 +21,10 @@ from ruamel.yaml import YAML
 from short import short_states
 
 from ser_peft.cli import main
+from ser_peft.device import choose_precision
 from ser_peft.errors import InputError
 from ser_peft.inference import load_model
 from ser_peft.lobes.vggish import VGGishConfig, VGGishModel
-from ser_peft.precision import choose_precision
 from ser_peft.settings.yamls import read_command_line, read_settings
 from ser_peft.training import (
     DistillBrain,
