@@ -72,8 +72,8 @@ def quick(monkeypatch):
 
 
 KEYS = "seed fold patience all fold1 fold2 fold3 fold4 label".split()
-KEYS += "corpus_file output_folder data_folder init_from teacher backbone".split()
-YAML = "".join(f"{key}: 1\n" for key in KEYS)
+KEYS += "corpus_file output_folder data_folder init_from teacher".split()
+YAML = "".join(f"{key}: 1\n" for key in [*KEYS, "backbone"])
 
 
 @pytest.fixture

@@ -110,9 +110,9 @@ def print_counts(counts):
     Example
     -------
     >>> print_counts({"train": {"angry": 20, "sad": 8}, "test": {"sad": 2}})
-             train    test
-    angry       20       0
-    sad          8       2
+              train    test
+    angry        20       0
+    sad           8       2
     """
     rows = dict.fromkeys(name for part in counts.values() for name in part)
     width = max(map(len, rows)) + 2

@@ -82,9 +82,9 @@ def crossval(args):
         args.pretrain,
         [*dict.fromkeys(args.methods.split(","))] if args.methods else (),
     )
-    check(runs)
     out = runs[0].folder.parents[2]
     with only_process(out, "output_folder"), _stoppable():
+        check(runs)
         failed = crossval(runs, args.jobs, slurm)
     finished = [run.results for run in runs if run.results.exists()]
     if finished:
