@@ -29,12 +29,9 @@ setup(
         "safetensors",
         "scikit-learn",
         "scipy",
-        "fairlearn",
-        "submitit",
         "matplotlib",
         "jinja2",
         "markupsafe",
-        "pydantic>=2.14,<3",
         "tqdm",
     ],
     extras_require={
@@ -43,7 +40,9 @@ setup(
         # To sign model folders, and to check signatures.
         # (pyopenssl: model-signing imports it without saying so.)
         "sign": ["model-signing>=1.1,<2", "pyopenssl"],
-        "dev": ["hypothesis", "pytest", "pytest-xdist", "ruff"],
+        # For `ser-peft crossval --cluster slurm`.
+        "slurm": ["submitit"],
+        "dev": ["hypothesis", "pytest", "pytest-xdist", "ruff", "submitit"],
     },
     entry_points={"console_scripts": ["ser-peft=ser_peft.cli:main"]},
 )

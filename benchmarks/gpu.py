@@ -29,12 +29,12 @@ import transformers
 from torch.utils.flop_counter import FlopCounterMode
 
 from ser_peft.adapters import PeftLobe
+from ser_peft.device import choose_precision
 from ser_peft.evaluation.results import versions
 from ser_peft.heads import ProbeMixHead
 from ser_peft.io import write_json
 from ser_peft.lobes import load_lobe
 from ser_peft.lobes.configs import config_of
-from ser_peft.precision import choose_precision
 from ser_peft.pretraining.kmeans import assign, kmeans
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -1,7 +1,8 @@
-"""The one exception a user is meant to read."""
+"""`InputError`, the one exception that users are meant to read."""
 
 import errno
 import logging
+import os
 import re
 import sys
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from safetensors import SafetensorError
 __all__ = [
     "BAD_ARGUMENTS",
     "InputError",
+    "extra",
     "one_line_errors",
     "out_of_memory",
     "printable",
@@ -28,7 +30,7 @@ BAD_ARGUMENTS = (
     TypeError,
     ValueError,
 )
-"""What a class or function raises that does not like its arguments."""
+"""Exceptions of classes and functions that are given wrong arguments."""
 
 
 class InputError(ValueError):
@@ -40,9 +42,9 @@ class InputError(ValueError):
 
 
 def printable(text):
-    r"""Escape what a terminal would obey, or show in another order.
+    r"""Escape characters that a terminal would obey, or show in another order.
 
-    Names of files, speakers and classes come from others.
+    Names of files, speakers and classes come from other people.
 
     Arguments
     ---------
@@ -52,8 +54,8 @@ def printable(text):
     Returns
     -------
     str
-        With escapes, as Python writes them, for control characters, line
-        ends too, for marks of direction, and for bytes that are no text.
+        With Python's escapes in place of control characters (line ends too),
+        marks of direction, and bytes that are no text.
 
     Example
     -------
@@ -72,7 +74,7 @@ _UNPRINTABLE = re.compile(
 
 
 class _Record(logging.LogRecord):
-    """A record whose message is one line, if it is of ser_peft."""
+    """A log record whose message is one line, if ser_peft logged it."""
 
     def getMessage(self):
         message = super().getMessage()
@@ -84,7 +86,9 @@ class _Record(logging.LogRecord):
 def one_line_errors():
     """Turn `InputError`, a full disk or memory into one line and exit code 2.
 
-    What is logged meanwhile is `printable`.
+    Every entry point runs within it. What ser_peft logs meanwhile is
+    `printable`; progress bars are shown in a terminal only, and SpeechBrain's
+    warning that torchvision is missing, which nothing here needs, is not.
     Ctrl-C becomes one line and exit code 130, as of a shell's own commands.
 
     Example
@@ -96,46 +100,83 @@ def one_line_errors():
     ...     print(stop.code)
     2
     """
+    logging.getLogger("speechbrain.utils.train_logger").addFilter(_no_vision)
+    if not sys.stderr.isatty():
+        # Read when tqdm is imported, also by transformers and the hub.
+        os.environ.setdefault("TQDM_DISABLE", "1")
     factory = logging.getLogRecordFactory()
     logging.setLogRecordFactory(_Record)
     try:
         yield
-    except InputError as error:
-        # A worker of a DataLoader adds its traceback.
-        message = str(error).rpartition("ser_peft.errors.InputError: ")[2]
-    except (MemoryError, RuntimeError) as error:
-        if not out_of_memory(error):
-            raise
-        message = (
-            f"{_longest_clip(error)}memory ran out; lower batch_seconds, take "
-            "a smaller backbone, or a machine with more memory"
-        )
-    except OSError as error:
-        # Only what the user can act on: any other OSError is a bug of ours
-        # and keeps its traceback.
-        if error.errno not in _ACTIONABLE:
-            raise
-        where = error.filename or _open_file(error)
-        where = f"{where}: " if where else ""
-        message = f"{where}{error.strerror}; {_ACTIONABLE[error.errno]}"
-    except SafetensorError as error:
-        # It writes files by itself and tells the reason in words only.
-        code = re.search(r"os error (\d+)", str(error))
-        if not code or int(code[1]) not in _ACTIONABLE:
-            raise
-        where = getattr(error, "filename", None)  # see ser_peft.io.naming
-        where = f"{where}: " if where else ""
-        message = f"{where}{error}; {_ACTIONABLE[int(code[1])]}"
     except KeyboardInterrupt as stop:
         print(": ".join(["stopped", *map(str, stop.args)]), file=sys.stderr)
         raise SystemExit(130) from None
-    else:
-        return
+    except Exception as error:
+        if not (message := _message(error)):
+            raise
+        line = printable(" ".join(message.split()))
+        print("error:", line, file=sys.stderr)
+        raise SystemExit(2) from None
     finally:
         logging.setLogRecordFactory(factory)
-    line = printable(" ".join(message.split()))
-    print("error:", line, file=sys.stderr)
-    raise SystemExit(2)
+
+
+def _no_vision(record):
+    return "torchvision" not in str(record.msg)
+
+
+def _message(error):
+    """Text of an error that a user can act on; None of a bug."""
+    if isinstance(error, InputError):
+        # A worker of a DataLoader adds its traceback.
+        return str(error).rpartition("ser_peft.errors.InputError: ")[2]
+    if out_of_memory(error):
+        return (
+            f"{_longest_clip(error)}memory ran out; lower batch_seconds, take "
+            "a smaller backbone, or a machine with more memory"
+        )
+    number, reason, where = None, str(error), getattr(error, "filename", None)
+    if isinstance(error, OSError):
+        number, reason = error.errno, error.strerror
+        where = where or _open_file(error)
+    elif isinstance(error, SafetensorError):
+        # It writes files by itself and tells the number in words only; the
+        # name is from `ser_peft.io.naming`.
+        code = re.search(r"os error (\d+)", reason)
+        number = int(code[1]) if code else None
+    if number not in _ACTIONABLE:
+        return None
+    return f"{where}: " * bool(where) + f"{reason}; {_ACTIONABLE[number]}"
+
+
+@contextmanager
+def extra(name):
+    """Name the extra of this package that an import needs.
+
+    Arguments
+    ---------
+    name : str
+        Key of ``extras_require`` in setup.py.
+
+    Raises
+    ------
+    InputError
+        If an import in the block fails.
+
+    Example
+    -------
+    >>> with extra("slurm"):
+    ...     import a_package_that_is_not_there
+    Traceback (most recent call last):
+    ser_peft.errors.InputError: this needs a_package_that_is_not_there: \
+pip install 'ser_peft[slurm]'
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise InputError(
+            f"this needs {error.name}: pip install 'ser_peft[{name}]'"
+        ) from error
 
 
 def out_of_memory(error):
@@ -144,7 +185,7 @@ def out_of_memory(error):
     Arguments
     ---------
     error : Exception
-        Of Python, numpy, or torch on any device.
+        Raised by Python, numpy, or torch on any device.
 
     Returns
     -------
@@ -162,7 +203,7 @@ def out_of_memory(error):
 
 
 def _longest_clip(error):
-    """The longest clip of the batch that was in work, from the frames."""
+    """Name of the longest clip of the batch in work, from the frames."""
     for frame, _ in reversed([*walk_tb(error.__traceback__)]):
         batch = frame.f_locals.get("batch")
         if hasattr(batch, "id") and hasattr(batch, "sig"):

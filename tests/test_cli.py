@@ -132,6 +132,51 @@ def test_probe_writes_beside_the_manifests(
     read_manifests(folder)
 
 
+def test_probe_of_all_folds(tiny_backbones, ravdess_tree, tmp_path, capsys):
+    backbone, out = tiny_backbones["whisper"], tmp_path / "out"
+    argv = ["probe", backbone, "--corpus", "ravdess", "--data_folder"]
+    main([*map(str, argv), str(ravdess_tree), "--out", str(out)])
+    printed = capsys.readouterr().out
+    for fold in range(1, 6):
+        folder = out / f"fold{fold}"
+        assert read_manifests(folder / "manifests")[0]["fold"] == fold
+        results = json.loads((folder / "results.json").read_text())
+        assert results["fold"] == fold
+        assert f"linear probe of fold {fold}: test UA" in printed
+    assert "| probe " in printed and " 5 " in printed
+    main(["summarize", str(out)])
+    assert capsys.readouterr().out in printed
+
+
+def test_probe_of_chosen_manifests(
+    tiny_backbones, ravdess_tree, manifests, tmp_path, capsys
+):
+    third = tmp_path / "third"
+    flags = ["--fold", "3"]
+    main(["prepare", "ravdess", str(ravdess_tree), str(third), *flags])
+    backbone, out = tiny_backbones["whisper"], tmp_path / "out"
+    argv = ["probe", backbone, third, manifests, "--out", out]
+    main([*map(str, argv)])
+    assert {p.parent.name for p in out.glob("*/results.json")} == {
+        "fold1",
+        "fold3",
+    }
+    line = fails(capsys, "probe", backbone, third, third, "--out", out)
+    assert "third: fold 3, as " in line
+
+
+def test_probe_refuses_folds_that_are_not_there(
+    tiny_backbones, ravdess_tree, tmp_path, capsys
+):
+    argv = ["probe", tiny_backbones["whisper"], "--out", tmp_path / "o"]
+    assert "give folders of manifests, or --corpus" in fails(capsys, *argv)
+    argv += ["--corpus", "ravdess"]
+    assert "--data_folder=... is needed" in fails(capsys, *argv)
+    argv += ["--data_folder", ravdess_tree, "--folds", "1-6"]
+    assert "peft-ser has folds 1 to 5" in fails(capsys, *argv)
+    assert not (tmp_path / "o").exists()
+
+
 def test_probe_refuses(tiny_backbones, manifests, tmp_path, capsys):
     backbone = tiny_backbones["whisper"]
     line = fails(capsys, "probe", backbone, tmp_path)
@@ -238,6 +283,8 @@ def test_exit_codes_of_the_program(probe, tmp_path):
     done = run("summarize", tmp_path / "none")
     assert done.returncode == 2 and done.stdout == ""
     assert re.fullmatch(r"error: .*none: no such file.*\n", done.stderr)
+    done = run("--help")
+    assert done.returncode == 0 and done.stderr == ""
     done = run("summarise")
     assert done.returncode == 2 and "summarize" in done.stderr
 
@@ -280,6 +327,8 @@ def test_a_wrong_flag_is_told_before_the_heavy_imports():
         ["summarize"],
         ["params"],
         ["export"],
+        ["evaluate"],
+        ["crossval"],
     ],
 )
 def test_help_is_quick(command):
@@ -294,6 +343,14 @@ def test_help_is_quick(command):
     )
     assert done.returncode == 0 and done.stderr == "False"
     assert done.stdout.startswith("usage: ser-peft")
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert names == "ser_peft torch speechbrain peft transformers".split()
 
 
 def test_a_wrong_command_is_one_line(capsys):

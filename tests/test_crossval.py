@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from ser_peft import crossval as module
 from ser_peft.cli import main
-from ser_peft.crossval import Training, crossval, numbers, trainings
+from ser_peft.crossval import crossval, numbers, runner, trainings
+from ser_peft.crossval.trainings import Training
 from ser_peft.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -66,9 +66,14 @@ called["end"] = time.time()
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Look often; no limits on threads from outside."""
-    monkeypatch.setattr(module, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(runner, "POLL_SECONDS", 0.02)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+KEYS = "seed fold patience all fold1 fold2 fold3 fold4 label".split()
+KEYS += "corpus_file output_folder data_folder init_from teacher".split()
+YAML = "".join(f"{key}: 1\n" for key in [*KEYS, "backbone"])
 
 
 @pytest.fixture
@@ -78,7 +83,7 @@ def recipe(tmp_path):
     (folder / "hparams").mkdir(parents=True)
     (folder / "train.py").write_text(STAND_IN)
     for name in ("lora", "full"):
-        (folder / "hparams" / f"{name}.yaml").touch()
+        (folder / "hparams" / f"{name}.yaml").write_text(YAML)
     return folder
 
 
@@ -356,9 +361,19 @@ def test_places_arrive_as_they_are_written(recipe, tmp_path, monkeypatch):
         (["train.py", "--folds", "1", "x"], "x: not understood"),
         (["train.py", "--folds", "1", "--a-b=x"], "--a-b: not understood"),
         (["train.py", "--folds", "1", "--data_folder=~no1/x"], "no user no1"),
-        (["train.py", "./train.py", "--folds", "1"], "two yamls called train"),
+        (
+            ["hparams/lora.yaml", "./hparams/lora.yaml", "--folds", "1"],
+            "two trainings called lora",
+        ),
         (["train.py", "--folds", "1", "--slurm", "time=3"], "--cluster slurm"),
-        (["train.py", "--folds", "1", "--cluster", "slurm"], "no sbatch"),
+        (
+            ["hparams/lora.yaml", "--folds", "1", "--cluster", "slurm"],
+            "no sbatch",
+        ),
+        (
+            ["hparams/lora.yaml", "--folds", "1-3", "--nope=1"],
+            "--nope: .*lora.yaml has no such key",
+        ),
     ],
 )
 def test_refuses(recipe, tmp_path, capsys, monkeypatch, flags, message):
@@ -368,6 +383,38 @@ def test_refuses(recipe, tmp_path, capsys, monkeypatch, flags, message):
     assert stop.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert re.search(f"^error: .*{message}", line)
+    assert not (recipe / "results").exists()
+
+
+def test_methods_have_folders_of_their_own(recipe, tmp_path, capsys):
+    """And are handed on as a flag like the others."""
+    methods = tmp_path / "recipes" / "methods"
+    methods.mkdir()
+    for name in ("lora", "dora"):
+        (methods / f"{name}.yaml").write_text(f"name: {name}\n")
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("name: mine\n")
+    (recipe / "hparams" / "lora.yaml").write_text(
+        f"{YAML}method: lora\npeft: !include:../../methods/lora.yaml {{}}\n"
+    )
+    main(command(recipe, "--folds", "1", "--methods", f"lora,dora,{mine}"))
+    for name, value in (("lora", "lora"), ("dora", "dora"), ("mine", mine)):
+        (call,) = called(recipe / "results" / f"lora-{name}" / "fold1" / "8")
+        assert call["argv"][-1] == f"--method={value}"
+    assert "lora-dora/fold1/8: UA 51.0%" in capsys.readouterr().out
+
+
+def test_a_fold_too_high_is_told_once(recipe, ravdess_tree, capsys):
+    """Before any of the trainings that would refuse it one by one."""
+    corpus = "corpus: ravdess\nclasses: 4\nprotocol: null\nfold: 1\n"
+    yaml = YAML.replace("fold: 1\n", "", 1) + corpus
+    (recipe / "hparams" / "lora.yaml").write_text(yaml)
+    flags = f"--folds 7,1-6 --data_folder={ravdess_tree}".split()
+    with pytest.raises(SystemExit) as stop:
+        main(command(recipe, *flags))
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "error: --folds 7: ravdess, peft-ser has folds 1 to 5"
     assert not (recipe / "results").exists()
 
 

@@ -8,10 +8,6 @@ over classes: with two groups, that is the mean over ``by_class``.
 """
 
 import numpy as np
-from fairlearn.metrics import (
-    demographic_parity_difference,
-    equal_opportunity_difference,
-)
 
 from ser_peft.errors import InputError
 from ser_peft.evaluation.metrics import from_confusion, speaker_confusions
@@ -19,10 +15,11 @@ from ser_peft.evaluation.metrics import from_confusion, speaker_confusions
 __all__ = ["fairness", "group_columns", "worst_speaker"]
 
 FEWEST_OF_GROUP = 2
-"""Speakers of a group that is compared: two of two are the four that an
-interval needs."""
+"""Fewest speakers of a group that is compared: two groups of two are the four
+speakers that an interval needs."""
 MOST_GROUPS = 12
-"""A column of more values is an id or a measurement."""
+"""Most values of a column of groups: one with more is an id or a
+measurement."""
 
 
 def group_columns(entries, columns=()):
@@ -69,13 +66,17 @@ def group_columns(entries, columns=()):
                 f"has {', '.join(sorted(had))}"
             )
         values = {id_: entry.get(column) for id_, entry in entries.items()}
-        known = {value for value in values.values() if value is not None}
-        whole = all(isinstance(value, int) for value in known)
-        name = str
-        if whole and max(known) - min(known) > MOST_GROUPS:
-            name = _tens
+        known = {*values.values()} - {None}
+        wide = (
+            all(isinstance(value, int) for value in known)
+            and max(known) - min(known) > MOST_GROUPS
+        )
         groups[column] = {
-            id_: None if value is None else name(value)
+            id_: value
+            if value is None
+            else _tens(value)
+            if wide
+            else str(value)
             for id_, value in values.items()
         }
         count = len({*groups[column].values()} - {None})
@@ -130,59 +131,55 @@ def fairness(labels, predictions, speakers, groups, classes):
     >>> result["equal_opportunity_difference"]
     1.0
     """
-    labels, predictions = np.asarray(labels), np.asarray(predictions)
     known = np.array([group is not None for group in groups])
-    groups = np.array([str(group) for group in groups])
-    rows = _by_group(labels, predictions, groups, classes, known)
-    spoken = np.asarray(speakers, str)
+    labels, predictions, speakers, groups = (
+        np.asarray(column)[known]
+        for column in (labels, predictions, speakers, groups)
+    )
+    rows, counts = _by_group(labels, predictions, groups, classes)
     for name, row in rows.items():
-        row["speakers"] = len(np.unique(spoken[known & (groups == name)]))
-    compared = {
-        name: row["ua"]
-        for name, row in rows.items()
-        if row["ua"] is not None and row["speakers"] >= FEWEST_OF_GROUP
-    }
-    by_class = {}
-    if len(compared) > 1:
-        among = known & np.isin(groups, list(compared))
-        # As numbers: a name need not be the valid text that pandas wants.
-        group = np.searchsorted(list(compared), groups[among])
-        for i, name in enumerate(classes):
-            one_vs_rest = labels[among] == i, predictions[among] == i
-            by_class[name] = {
-                "statistical_parity": float(
-                    demographic_parity_difference(
-                        *one_vs_rest, sensitive_features=group
-                    )
-                ),
-                "equal_opportunity": float(
-                    equal_opportunity_difference(
-                        *one_vs_rest, sensitive_features=group
-                    )
-                )
-                if one_vs_rest[0].any()
-                else None,
-            }
+        row["speakers"] = len(np.unique(speakers[groups.astype(str) == name]))
+    compared = [
+        row["ua"] is not None and row["speakers"] >= FEWEST_OF_GROUP
+        for row in rows.values()
+    ]
+    found = {"ua_gap": None, "by_class": {}}
+    if sum(compared) > 1:
+        # Counts of the compared groups [G, C, C], rows are the truth; each
+        # of the groups has every class that the test set has.
+        counts = counts[compared]
+        predicted = counts.sum(1) / counts.sum((1, 2))[:, None]
+        truth = counts.sum(2)
+        recall = counts.diagonal(axis1=1, axis2=2) / np.maximum(truth, 1)
+        found = {
+            "ua_gap": float(np.ptp(from_confusion(counts))),
+            "by_class": {
+                name: {
+                    "statistical_parity": float(np.ptp(predicted[:, i])),
+                    "equal_opportunity": float(np.ptp(recall[:, i]))
+                    if truth[:, i].any()
+                    else None,
+                }
+                for i, name in enumerate(classes)
+            },
+        }
 
     def worst(measure):
-        found = [row[measure] for row in by_class.values()]
-        return max((x for x in found if x is not None), default=None)
+        values = [row[measure] for row in found["by_class"].values()]
+        return max((x for x in values if x is not None), default=None)
 
     return {
         "groups": rows,
         "unknown": int((~known).sum()),
-        "reason": None if by_class else _reason(rows),
-        "ua_gap": max(compared.values()) - min(compared.values())
-        if by_class
-        else None,
+        "reason": None if found["by_class"] else _reason(rows),
         "statistical_parity_difference": worst("statistical_parity"),
         "equal_opportunity_difference": worst("equal_opportunity"),
-        "by_class": by_class,
+        **found,
     }
 
 
 def _reason(rows):
-    """Why groups are not compared."""
+    """Reason why groups are not compared."""
     told = [
         f"{name} has {row['speakers']} speaker{'s' * (row['speakers'] > 1)}"
         + (" and lacks a class" if row["ua"] is None else "")
@@ -195,7 +192,7 @@ def _reason(rows):
 
 
 def worst_speaker(labels, predictions, speakers, classes):
-    """Find the speaker whom the model serves worst.
+    """Find the speaker with the lowest UA.
 
     Arguments
     ---------
@@ -218,7 +215,7 @@ def worst_speaker(labels, predictions, speakers, classes):
     >>> worst_speaker([0, 1, 0, 1], [0, 1, 0, 0], list("aabb"), ["x", "y"])
     {'speaker': 'b', 'ua': 0.5, 'utterances': 2}
     """
-    rows = _by_group(labels, predictions, speakers, classes)
+    rows, _ = _by_group(labels, predictions, speakers, classes)
     whole = [
         {"speaker": name, **row}
         for name, row in rows.items()
@@ -231,14 +228,16 @@ def _tens(number):
     return f"{number // 10 * 10}-{number // 10 * 10 + 9}"
 
 
-def _by_group(labels, predictions, groups, classes, known=slice(None)):
-    """Sorted group -> UA, None unless it has all classes, and support."""
+def _by_group(labels, predictions, groups, classes):
+    """UA and support of each group, by name, and confusions [G, C, C].
+
+    UA is None unless the group has every class that the labels have.
+    """
     names, counts = speaker_confusions(
-        *(np.asarray(x)[known] for x in (labels, predictions, groups)),
-        len(classes),
+        labels, predictions, groups, len(classes)
     )
     has_all = (counts.sum(-1) > 0)[:, np.unique(labels)].all(1)
-    return {
+    rows = {
         name: {
             "ua": float(ua) if whole else None,
             "utterances": int(count.sum()),
@@ -247,3 +246,4 @@ def _by_group(labels, predictions, groups, classes, known=slice(None)):
             names, counts, from_confusion(counts), has_all, strict=True
         )
     }
+    return rows, counts

@@ -1,9 +1,7 @@
 """The linear probe: the baseline that every trained method must beat."""
 
-import time
 from collections import defaultdict
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,26 +11,13 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import log_loss, recall_score
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.class_weight import compute_sample_weight
-from speechbrain.dataio.dataloader import make_dataloader
 from speechbrain.dataio.dataset import FilteredSortedDynamicItemDataset
 from tqdm import tqdm
 
-from ser_peft.adapters import PeftLobe
-from ser_peft.data import (
-    datasets,
-    eval_batches,
-    measured_on,
-    scale_of,
-    values_of,
-)
-from ser_peft.data.provenance import Heard
-from ser_peft.evaluation.fairness import group_columns
 from ser_peft.evaluation.metrics import concordance
-from ser_peft.evaluation.results import corpus_scores, run_results
-from ser_peft.heads import LinearHead, masked_mean
-from ser_peft.inference import EmotionModel, by_window
-from ser_peft.lobes import lengths_in_samples, load_lobe
-from ser_peft.report.run_page import write_report
+from ser_peft.heads import masked_mean
+from ser_peft.inference import by_window
+from ser_peft.lobes import lengths_in_samples
 
 __all__ = [
     "Probe",
@@ -40,13 +25,12 @@ __all__ = [
     "mean_states",
     "pool_with",
     "pooled_states",
-    "run_probe",
     "some_clips",
 ]
 
 CLIPS = 10_000
-"""Of a split, at most, that a training starts from. Their states take 1 GB of
-a large encoder with 24 layers."""
+"""Most clips of a split that a training starts from. The states of a large
+encoder with 24 layers take 1 GB for these."""
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Inverse regularisation strengths tried on the valid set, for classes."""
@@ -61,20 +45,20 @@ class Probe:
     Arguments
     ---------
     mean, deviation : torch.Tensor
-        Of the training set's means, [L + 1, C].
+        Mean and deviation of the training set's pooled states, [L + 1, C].
     weight : torch.Tensor
-        Of a logistic regression, then of a ridge regression of the
+        Weights of a logistic regression, then of a ridge regression of the
         standardised dimensions, [classes + dimensions, (L + 1) C].
     bias : torch.Tensor
         [classes + dimensions].
     strength : float
         The inverse regularisation strength chosen for the classes.
     valid_ua : float
-        What it reaches on valid, a fraction.
+        Its UA on valid, a fraction.
     alpha : float
         The regularisation strength chosen for the dimensions.
     valid_ccc : float
-        What it was chosen by, the mean over the dimensions.
+        Its CCC on valid, the mean over the dimensions.
     """
 
     mean: torch.Tensor
@@ -88,13 +72,16 @@ class Probe:
 
     @property
     def choice(self):
-        """What was chosen, and by what, as text."""
-        parts = []
-        if self.strength is not None:
-            parts.append(f"C={self.strength:g} by valid loss")
-        if self.alpha is not None:
-            parts.append(f"alpha={self.alpha:g} by valid CCC")
-        return ", ".join(parts)
+        """Strengths that were chosen, and the scores that chose, as text."""
+        chosen = (
+            ("C", self.strength, "loss"),
+            ("alpha", self.alpha, "CCC"),
+        )
+        return ", ".join(
+            f"{name}={value:g} by valid {score}"
+            for name, value, score in chosen
+            if value is not None
+        )
 
 
 @torch.no_grad()
@@ -103,10 +90,10 @@ def pooled_states(batches, pool):
 
     Arguments
     ---------
-    batches : iterable
-        Of PaddedBatch with ``label``.
+    batches : iterable of PaddedBatch
+        Clips with ``id``, ``speaker`` and ``label``.
     pool : callable
-        Takes a batch, gives its clips' means, [B, L + 1, C].
+        Takes a batch, returns its clips' means, [B, L + 1, C].
 
     Returns
     -------
@@ -125,20 +112,20 @@ def pooled_states(batches, pool):
 
 
 def mean_states(hidden, frames):
-    """Hidden states [L + 1, B, T', C] averaged over time, [B, L + 1, C]."""
+    """Average hidden states [L + 1, B, T', C] over time: [B, L + 1, C]."""
     return masked_mean(hidden, frames).transpose(0, 1)
 
 
 def pool_with(encoder, device="cpu"):
-    """A function for `pooled_states`.
+    """Make a function for `pooled_states`.
 
     Arguments
     ---------
     encoder : PeftLobe or SpeechLobe
-        Put in eval mode. Clips longer than it takes are windowed as in
-        `EmotionModel`.
+        Encoder, which is put in eval mode. Clips longer than it takes are cut
+        into windows as in `EmotionModel`.
     device : str
-        Where it is.
+        Device that it is on.
 
     Returns
     -------
@@ -155,18 +142,20 @@ def pool_with(encoder, device="cpu"):
 
 
 def some_clips(dataset, seed):
-    """A view of a dataset with no more than `CLIPS` clips, or it itself.
+    """Draw `CLIPS` clips of a dataset that has more.
 
     Arguments
     ---------
     dataset : DynamicItemDataset
         Entries may have an ``emotion``.
     seed : int
-        Of the draw, from every class its share and at least one.
+        Seed of the draw, which takes from every class its share and at least
+        one clip.
 
     Returns
     -------
     DynamicItemDataset
+        A view of the dataset, or the dataset itself.
     """
     if len(dataset) <= CLIPS:
         return dataset
@@ -190,14 +179,14 @@ def fit_probe(train, valid, classes, values=None, device="cpu"):
     classes : int
         Number of classes; 0 for none.
     values : tuple, optional
-        The dimensions of train and of valid, [N, D], on any scale.
+        Dimensions of train and of valid, [N, D], on any scale.
     device : str
-        Where to fit the classes, if it is a CUDA GPU.
+        Device that fits the classes, if it is a CUDA GPU.
 
     Returns
     -------
     Probe
-        The best on valid: by log loss, dimensions by CCC.
+        The best one on valid: by log loss, dimensions by CCC.
     """
     scaler = StandardScaler().fit(train[0].flatten(1).numpy())
     features = [
@@ -237,7 +226,7 @@ def _fit_classes(train, valid, labels, held_out, device):
         logistic, train = _logistic_by_torch, features
     present = np.unique(held_out)
     weights = compute_sample_weight("balanced", held_out)
-    best, chosen, least = None, None, np.inf
+    least = np.inf
     for strength in STRENGTHS:
         weight, bias = logistic(train, labels, strength)
         scores = valid @ weight.T + bias
@@ -269,7 +258,7 @@ def _logistic(features, labels, strength):
 
 
 def _logistic_by_torch(features, labels, strength):
-    """The same, where the features are; float64, which TF32 is not for."""
+    """`_logistic` on the features' device, in float64 (TF32 is too coarse)."""
     balanced = compute_sample_weight("balanced", labels)
     balanced = torch.from_numpy(balanced / len(labels)).to(features)
     labels = torch.tensor(labels, device=features.device)
@@ -307,7 +296,7 @@ def _fit_values(train, valid, truth, held_out):
     # CCC does not see that both are standardised.
     mean, deviation = truth.mean(0), truth.std(0)
     truth, held_out = ((v - mean) / deviation for v in (truth, held_out))
-    best, chosen, best_ccc = None, None, -2
+    best_ccc = -2
     for alpha in ALPHAS:
         model = Ridge(alpha).fit(train, truth)
         guess = model.predict(valid).reshape(held_out.shape)
@@ -317,110 +306,3 @@ def _fit_values(train, valid, truth, held_out):
     # scikit-learn drops an axis of one.
     layer = np.atleast_2d(best.coef_), best.intercept_.reshape(-1)
     return layer, chosen, best_ccc
-
-
-def run_probe(
-    backbone,
-    manifests,
-    output_folder,
-    device="cpu",
-    batch_seconds=60,
-    command="",
-):
-    """Fit, test and write the linear probe of a frozen backbone.
-
-    Arguments
-    ---------
-    backbone : str
-        Hugging Face id or local folder.
-    manifests : str or Path
-        A manifests folder, from `ser-peft prepare` or a recipe.
-    output_folder : str or Path
-        Gets what a training leaves: ``results.json``, ``predictions.csv``,
-        ``confusion.png``, ``report.html`` and ``model/``.
-    device : str
-        Where the encoder runs.
-    batch_seconds : float
-        Seconds of audio in a batch.
-    command : str
-        The command line, for the report.
-
-    Returns
-    -------
-    dict
-        ``results.json``, with ``method`` "probe".
-    """
-    start = time.time()
-    about, sets = datasets(manifests)
-    lobe = load_lobe(backbone, Path(output_folder) / "backbone")
-    heard = Heard(about, sets)
-    heard.add("backbone", lobe.source, needed=False)
-    encoder = PeftLobe(lobe, "frozen").to(device)
-    classes, names = about["classes"], about["dimensions"]
-    states, clips = {}, {}
-    for split, dataset in sets.items():
-        loader = make_dataloader(
-            dataset, batch_sampler=eval_batches(dataset, batch_seconds)
-        )
-        states[split], clips[split] = pooled_states(
-            loader, pool_with(encoder, device)
-        )
-    labels, values = {}, {}
-    for split, rows in clips.items():
-        labels[split] = [label for _, _, label in rows]
-        entries = (sets[split].data[id_] for id_, *_ in rows)
-        values[split] = values_of(entries, names)
-    probe = fit_probe(
-        (states["train"], labels["train"]),
-        (states["valid"], labels["valid"]),
-        len(classes),
-        (values["train"], values["valid"]),
-        device,
-    )
-    head = LinearHead(encoder, classes, names)
-    head.start_from(probe)
-    scale = scale_of(values["train"], names)
-    model = EmotionModel(encoder, head.eval(), classes, dimensions=scale)
-    measured = {}
-    for split in ("valid", "test"):
-        with torch.no_grad():
-            scores = model.rescale(head.score(head.standardize(states[split])))
-        logits, guess = scores.tensor_split([len(classes)], 1)
-        measured[split] = measured_on(
-            sets[split].data,
-            [id_ for id_, *_ in clips[split]],
-            about,
-            logits.softmax(-1).numpy(),
-            guess.numpy(),
-        )
-    results = run_results(
-        about,
-        measured["valid"],
-        measured["test"],
-        group_columns(sets["test"].data),
-        model,
-        **corpus_scores(sets["test"].data, measured["test"], classes),
-        seed=None,
-        best_epoch=None,
-        kept=probe.choice,
-        epochs=0,
-        train_seconds=time.time() - start,
-        peak_memory_mb=None,
-        device=str(device),
-        processes=1,
-        precision="fp32",
-        heard=heard.record,
-    )
-    results["method"] = "probe"
-    if classes:
-        model.temperature = results["calibration"]["temperature"]
-    model.save(Path(output_folder) / "model", heard)
-    write_report(
-        output_folder,
-        results,
-        measured["test"],
-        [],
-        layer_weights=head.layer_weights.tolist(),
-        command=command,
-    )
-    return results

@@ -19,10 +19,14 @@ from speechbrain.utils.epoch_loop import EpochCounter
 from speechbrain.utils.train_logger import TrainLogger
 
 from ser_peft import data
-from ser_peft.device import check_precision, find_device
+from ser_peft.device import (
+    check_precision,
+    choose_precision,
+    find_device,
+    run_precision,
+)
 from ser_peft.errors import InputError
 from ser_peft.io import atomic_path, check_writable
-from ser_peft.precision import choose_precision, run_precision
 from ser_peft.settings.finished import finished
 from ser_peft.settings.yamls import brain_of, building, dump, read_settings
 from ser_peft.storage.checkpoints import SafeCheckpointer, newest_epoch

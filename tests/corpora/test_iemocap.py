@@ -10,7 +10,7 @@ from ser_peft.corpora import Utterance, iemocap
 from ser_peft.corpora.protocols import classes_of, relabel
 from ser_peft.data import prepare, read_manifests
 from ser_peft.errors import InputError
-from ser_peft.training.probe import run_probe
+from ser_peft.training.probe_runs import run_probe
 
 SPEAKERS = [f"Ses0{number}{sex}" for number in range(1, 6) for sex in "FM"]
 
@@ -167,7 +167,8 @@ def test_a_random_split_says_what_it_leaks(
     entry = next(iter(manifests["test"].values()))
     assert entry["text"].startswith("It is")
     assert entry["text_source"] == "gold"
-    results = run_probe(tiny_backbones["whisper"], tmp_path, tmp_path / "probe")
+    folders = {tmp_path: tmp_path / "probe"}
+    (results,) = run_probe(tiny_backbones["whisper"], folders)
     assert results["shares_speakers"] and results["leaks"] == about["leaks"]
     prepare("iemocap", small, tmp_path, 4, protocol="peft-ser")
     about, _ = read_manifests(tmp_path)

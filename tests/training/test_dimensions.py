@@ -24,7 +24,8 @@ from ser_peft.evaluation.metrics import concordance, concordance_interval
 from ser_peft.evaluation.summary import summarize
 from ser_peft.report.tables import format_table
 from ser_peft.training.objectives import concordance_loss
-from ser_peft.training.probe import ALPHAS, fit_probe, run_probe
+from ser_peft.training.probe import ALPHAS, fit_probe
+from ser_peft.training.probe_runs import run_probe
 
 NAMES = ["arousal", "valence", "dominance"]
 
@@ -226,7 +227,8 @@ def test_probe_is_a_ridge_regression(dimensions):
 def test_probe_of_a_backbone(tree, tiny_backbones, tmp_path, classes):
     made = tmp_path / "manifests"
     prepare("iemocap", tree, made, classes=classes, dimensions=NAMES)
-    results = run_probe(str(tiny_backbones["wavlm"]), made, tmp_path / "out")
+    backbone = str(tiny_backbones["wavlm"])
+    (results,) = run_probe(backbone, {made: tmp_path / "out"})
     check(tmp_path / "out", tree, results["classes"])
     assert results["ccc_mean"] > 0.5
 

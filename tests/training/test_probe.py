@@ -16,17 +16,18 @@ from speechbrain.dataio.batch import PaddedBatch
 
 import ser_peft.training.probe as probing
 from ser_peft.adapters import PeftLobe
-from ser_peft.data import datasets, read_manifests
+from ser_peft.data import datasets, prepare, read_manifests
 from ser_peft.heads import LinearHead
 from ser_peft.inference import EmotionModel, load_model
 from ser_peft.lobes import load_lobe
+from ser_peft.training import probe_runs
 from ser_peft.training.probe import (
     STRENGTHS,
     fit_probe,
     pool_with,
     pooled_states,
-    run_probe,
 )
+from ser_peft.training.probe_runs import run_probe
 
 
 def features(classes, count=120, layers=3, width=8, seed=0):
@@ -173,10 +174,9 @@ def test_clips_too_long_for_the_encoder_are_probed(encoder):
 def run(tiny_backbones, manifests, tmp_path_factory):
     """A finished probe."""
     out = tmp_path_factory.mktemp("probe")
-    results = run_probe(
+    (results,) = run_probe(
         str(tiny_backbones["whisper"]),
-        manifests,
-        out,
+        {manifests: out},
         batch_seconds=5,
         command="ser-peft probe",
     )
@@ -260,7 +260,8 @@ def test_report_judges_both_genders(run):
 
 
 def test_the_same_probe_twice(run, tiny_backbones, manifests, tmp_path):
-    again = run_probe(str(tiny_backbones["whisper"]), manifests, tmp_path)
+    backbone = str(tiny_backbones["whisper"])
+    (again,) = run_probe(backbone, {manifests: tmp_path})
     # Sums in another order differ in the last digit.
     for key, value in again["calibration"].items():
         assert value == pytest.approx(run[1]["calibration"][key], rel=1e-2)
@@ -268,3 +269,26 @@ def test_the_same_probe_twice(run, tiny_backbones, manifests, tmp_path):
     assert {k: v for k, v in again.items() if k not in changing} == {
         k: v for k, v in run[1].items() if k not in changing
     }
+
+
+def test_folds_are_probed_alike_with_states_computed_once(
+    run, tiny_backbones, manifests, ravdess_tree, tmp_path, monkeypatch
+):
+    other = tmp_path / "manifests"
+    prepare("ravdess", ravdess_tree, other, classes=4, fold=2)
+    heard = []
+
+    def counted(batches, pool):
+        states, clips = pooled_states(batches, pool)
+        heard.extend(clip[0] for clip in clips)
+        return states, clips
+
+    monkeypatch.setattr(probe_runs, "pooled_states", counted)
+    folders = {manifests: tmp_path / "1", other: tmp_path / "2"}
+    first, second = run_probe(str(tiny_backbones["whisper"]), folders)
+    assert len(heard) == len({*heard}) == 96  # all of the corpus, once
+    assert (first["fold"], second["fold"]) == (1, 2)
+    assert first["confusion"] == run[1]["confusion"]
+    assert first["test_speakers"] != second["test_speakers"]
+    for out, results in ((tmp_path / "1", first), (tmp_path / "2", second)):
+        assert json.loads((out / "results.json").read_text()) == results

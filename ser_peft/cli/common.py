@@ -1,0 +1,128 @@
+"""Arguments, output and locks that commands share."""
+
+import shlex
+from contextlib import contextmanager
+
+from ser_peft.errors import printable
+from ser_peft.io import atomic_path, check_writable
+from ser_peft.storage.lock import only_process
+
+__all__ = [
+    "class_set",
+    "computing",
+    "encoders",
+    "new_command",
+    "print_counts",
+    "protocols",
+    "say",
+    "write_page",
+]
+
+
+def new_command(commands, run, name, text, **options):
+    """Add a command; return the function that adds an argument to it.
+
+    Arguments
+    ---------
+    commands : argparse._SubParsersAction
+        From `add_subparsers`.
+    run : callable
+        Takes the parsed arguments.
+    name : str
+        What a user types.
+    text : str
+        Help, also at the top of its own ``--help``.
+    **options
+        For `argparse.ArgumentParser`.
+
+    Returns
+    -------
+    callable
+        `argparse.ArgumentParser.add_argument`.
+    """
+    options = {"help": text, "description": text} | options
+    parser = commands.add_parser(name, **options)
+    parser.set_defaults(run=run)
+    return parser.add_argument
+
+
+def class_set(text):
+    """Name of a class set: a number where it is one."""
+    return int(text) if text.isdigit() else text
+
+
+def protocols(add):
+    """Add the arguments that say how a corpus is split."""
+    add(
+        "--classes", type=class_set,
+        help="class set, 0 for dimensions alone; default: the corpus's first",
+    )  # fmt: skip
+    add("--protocol", help="default: the corpus's first")
+    add(
+        "--dimensions", nargs="+", default=[], metavar="NAME",
+        help="numbers to predict: arousal valence dominance",
+    )  # fmt: skip
+
+
+def encoders(add, text="where the encoder is, if it moved"):
+    """Add the arguments that name a model's encoders."""
+    add("--backbone", help=text)
+    add("--text_backbone", help="the same for its text encoder")
+
+
+@contextmanager
+def computing(args, out):
+    """Check a command's output folder and device; hold the folder meanwhile.
+
+    Arguments
+    ---------
+    args : argparse.Namespace
+        With ``device`` and ``argv``.
+    out : str or Path
+        Folder, made where it is missing.
+
+    Yields
+    ------
+    dict
+        ``device``, and ``command``, the command line for the report.
+    """
+    from ser_peft.device import find_device
+
+    check_writable(out, "out")
+    command = shlex.join(["ser-peft", *args.argv])
+    with only_process(out, "out"):
+        yield {"device": find_device(args.device), "command": command}
+
+
+def say(line, file=None):
+    """Print one line, whatever is in the names that are in it."""
+    print(printable(line), file=file)
+
+
+def print_counts(counts):
+    """Print a table of counts.
+
+    Arguments
+    ---------
+    counts : dict
+        Column -> {row: count}, for instance split -> {class: clips}.
+
+    Example
+    -------
+    >>> print_counts({"train": {"angry": 20, "sad": 8}, "test": {"sad": 2}})
+              train    test
+    angry        20       0
+    sad           8       2
+    """
+    rows = dict.fromkeys(name for part in counts.values() for name in part)
+    width = max(map(len, rows)) + 2
+    print(" " * width + "".join(column.rjust(8) for column in counts))
+    for name in rows:
+        cells = [str(part.get(name, 0)).rjust(8) for part in counts.values()]
+        say(name.ljust(width) + "".join(cells))
+
+
+def write_page(path, text):
+    """Write a page, whatever is in the names that are in it."""
+    with atomic_path(path) as tmp:
+        tmp.write_text(text, "utf-8", errors="backslashreplace")

@@ -1,0 +1,220 @@
+"""Commands on models: what they train, predict and score; their folders."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+from ser_peft.cli.common import computing, encoders, new_command, say
+from ser_peft.errors import InputError, printable
+
+__all__ = ["add_commands"]
+
+
+def add_commands(commands):
+    """Add the commands to ``ser-peft``."""
+    add = new_command(
+        commands, params, "params",
+        "parameters that methods train in a backbone; needs no weights",
+    )  # fmt: skip
+    add("backbone", nargs="*", help="Hugging Face ids or folders")
+    add("--method", help="as lora; default: all in a table")
+    add("--rank", type=int, help="rank of LoRA and its kin")
+    add("--bottleneck", type=int, help="width of adapters")
+    add("--length", type=int, help="number of prompt frames")
+    add("--targets", help="attention, ffn, attention+ffn, or a regex")
+    add("--head", default="LayerMixHead", help="class of the head")
+    add("--classes", type=int, default=4, help="number of classes")
+    add(
+        "--no-conv", action="store_false", dest="conv",
+        help="the head leaves hidden state 0 out",
+    )  # fmt: skip
+    add("--yaml", help="count a recipe's own settings instead")
+    add("--json", action="store_true", help="one object a line")
+
+    add = new_command(
+        commands, predict, "predict",
+        "the emotion of recordings, with calibrated probabilities",
+    )  # fmt: skip
+    model = "a finished run, its model/ folder, or a released model's name"
+    add("model", help=model)
+    add(
+        "audio", nargs="+", help="audio files; those that cannot be judged "
+        "are named at the end (exit status 2)",
+    )  # fmt: skip
+    encoders(add)
+    add(
+        "--texts", nargs="+", metavar="TEXT",
+        help="transcripts, one a file, for a model that reads them",
+    )  # fmt: skip
+    add("--device", help="default: a GPU if there is one")
+    add(
+        "--json", action="store_true",
+        help="one object a line, with calibrated probabilities (scores) and "
+        "uncalibrated ones",
+    )  # fmt: skip
+    add(
+        "--verify", metavar="KEY",
+        help="public key (PEM) of the person who must have signed the model",
+    )  # fmt: skip
+
+    add = new_command(
+        commands, evaluate, "evaluate",
+        "test a trained model on speakers of another set",
+    )  # fmt: skip
+    add("model", help=model)
+    add(
+        "test",
+        help="a folder of manifests, one split in it (test.json), or the name "
+        "of a corpus, all of which is tested",
+    )
+    add("data_folder", nargs="?", help="folder of a corpus that is named")
+    add("--out", help="default: results/MODEL/on_TEST")
+    add(
+        "--trust_start", nargs="?", const="True", choices=["True", "False"],
+        help="test a model that has no record of the speakers it has heard",
+    )  # fmt: skip
+    encoders(add)
+    add("--device", help="default: a GPU if there is one")
+
+    add = new_command(
+        commands, export, "export",
+        "a finished run -> a folder to ship, and its hashes",
+    )  # fmt: skip
+    add("model", help=model)
+    add("out", help="new folder; its name is the model's")
+    add(
+        "--merge", action="store_true",
+        help="fold the adapter in and write the encoder too",
+    )  # fmt: skip
+    encoders(add, "where the encoder is for the model's users")
+    add(
+        "--sign", metavar="KEY",
+        help="sign the folder with this private key (PEM), see `predict "
+        "--verify`; needs pip install 'ser_peft[sign]'",
+    )  # fmt: skip
+
+
+def params(args):
+    """Print how many parameters methods or a recipe train."""
+    from ser_peft.evaluation.params import (
+        count_methods,
+        count_recipe,
+        format_table,
+    )
+
+    if args.classes < 1:
+        raise InputError(f"--classes {args.classes}: give 1 or more")
+    if not (args.yaml or args.backbone):
+        raise InputError("params: give a BACKBONE, or --yaml of a recipe")
+    taken = "head classes conv rank bottleneck length targets".split()
+    settings = {key: getattr(args, key) for key in taken}
+    rows = []
+    for backbone in args.backbone or [None]:
+        if args.yaml:
+            rows.append(count_recipe(args.yaml, backbone, args.classes))
+        else:
+            rows += count_methods(backbone, args.method, **settings)
+    if args.json:
+        print("\n".join(map(json.dumps, rows)))
+    else:
+        print(format_table(rows), end="")
+
+
+def predict(args):
+    """Print the emotion of each recording; name those without one."""
+    from tqdm import tqdm
+
+    from ser_peft.data.checking import summary
+    from ser_peft.device import find_device
+    from ser_peft.inference import load_model
+
+    model = load_model(
+        args.model,
+        args.backbone,
+        device=find_device(args.device),
+        text_backbone=args.text_backbone,
+        verify=args.verify,
+    )
+    texts = args.texts or [""] * len(args.audio)
+    if len(texts) != len(args.audio):
+        raise InputError(
+            f"--texts: {len(texts)} for {len(args.audio)} audio files; give "
+            "one each"
+        )
+    if model.text_encoder and not args.texts:
+        print(
+            "no --texts: this model reads transcripts too, and goes by the "
+            "sound alone",
+            file=sys.stderr,
+        )
+    pairs = list(zip(args.audio, texts, strict=True))
+    broken = {}
+    for path, text in tqdm(pairs, unit="file", disable=len(pairs) < 2 or None):
+        try:
+            answer = model.predict([path], [text])[0]
+        except InputError as error:
+            broken[path] = str(error)
+            continue
+        if args.json:
+            tqdm.write(json.dumps({"file": path, **answer}))
+            continue
+        parts = [f"{path}:"]
+        if "label" in answer:
+            parts.append(f"{answer['label']}  ({_listed(answer['scores'])})")
+        if "dimensions" in answer:
+            parts.append(_listed(answer["dimensions"]))
+        tqdm.write(printable(" ".join(parts)))
+    if len(broken) > 1:
+        for message in broken.values():
+            say(message, file=sys.stderr)
+    if broken:
+        raise InputError(summary(broken, len(pairs)))
+
+
+def _listed(values):
+    return "  ".join(f"{name} {value:.2f}" for name, value in values.items())
+
+
+def evaluate(args):
+    """Test a model on another set and report it."""
+    from ser_peft.evaluation.elsewhere import evaluate
+    from ser_peft.evaluation.results import headline
+
+    named = args.data_folder is not None
+    name = args.test if named else "_".join(Path(args.test).parts[-2:])
+    name = re.sub(r"[^\w.-]", "_", name.removesuffix(".json"))
+    out = args.out or Path("results") / Path(args.model).name / f"on_{name}"
+    with computing(args, out) as how:
+        results = evaluate(
+            args.model,
+            args.test,
+            out,
+            data_folder=args.data_folder,
+            trust_start=args.trust_start == "True",
+            backbone=args.backbone,
+            text_backbone=args.text_backbone,
+            **how,
+        )
+    say(f"test {headline(results)}; report in {out}/report.html")
+
+
+def export(args):
+    """Copy a trained model to a folder to ship; print its registry entry."""
+    from ser_peft.inference.export import export
+    from ser_peft.storage.released import registry_file
+
+    entry = export(
+        args.model,
+        args.out,
+        args.merge,
+        args.backbone,
+        args.text_backbone,
+        args.sign,
+    )
+    print(json.dumps(entry, indent=2))
+    say(
+        f"{args.out}: done; to load it by its name, paste the entry above into "
+        f"{registry_file()}",
+        file=sys.stderr,
+    )

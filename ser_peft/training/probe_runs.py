@@ -1,0 +1,168 @@
+"""Linear probes as finished runs: fitted, tested and reported fold by fold."""
+
+import time
+from pathlib import Path
+
+import torch
+from speechbrain.dataio.dataloader import make_dataloader
+
+from ser_peft.adapters import PeftLobe
+from ser_peft.data import (
+    dataset_of,
+    eval_batches,
+    measured_on,
+    read_manifests,
+    scale_of,
+    values_of,
+)
+from ser_peft.data.provenance import Heard
+from ser_peft.evaluation.fairness import group_columns
+from ser_peft.evaluation.results import corpus_scores, run_results
+from ser_peft.heads import LinearHead
+from ser_peft.inference import EmotionModel
+from ser_peft.lobes import load_lobe
+from ser_peft.report.run_page import write_report
+from ser_peft.training.probe import fit_probe, pool_with, pooled_states
+
+__all__ = ["run_probe"]
+
+
+def run_probe(backbone, folders, device="cpu", batch_seconds=60, command=""):
+    """Fit, test and write linear probes of a frozen backbone.
+
+    The hidden states of each recording are computed once, however many folds
+    it is in.
+
+    Arguments
+    ---------
+    backbone : str
+        Hugging Face id or local folder.
+    folders : dict
+        Manifests folder of a fold, from `ser-peft prepare` or a recipe ->
+        output folder, which gets what a training leaves: ``results.json``,
+        ``predictions.csv``, ``confusion.png``, ``report.html``, ``model/``.
+    device : str
+        Device that the encoder runs on.
+    batch_seconds : float
+        Seconds of audio in a batch.
+    command : str
+        The command line, for the report.
+
+    Returns
+    -------
+    list of dict
+        ``results.json`` of each fold, with ``method`` "probe".
+
+    Raises
+    ------
+    InputError
+        If the backbone or manifests cannot be used, or the backbone has
+        heard test speakers.
+    """
+    start = time.time()
+    folds = [read_manifests(folder) for folder in folders]
+    outs = [Path(out) for out in folders.values()]
+    lobe = load_lobe(backbone, outs[0] / "backbone")
+    heard = [Heard(about, manifests) for about, manifests in folds]
+    for one in heard:
+        one.add("backbone", lobe.source, needed=False)
+    encoder = PeftLobe(lobe, "frozen").to(device)
+    states = _states(encoder, folds, device, batch_seconds)
+    seconds = (time.time() - start) / len(folds)
+    return [
+        _run(encoder, states, *fold, *where, seconds, device, command)
+        for *where, fold in zip(outs, heard, folds, strict=True)
+    ]
+
+
+def _path(entry, about):
+    """Path of an entry's recording."""
+    return entry["wav"].replace("{data_root}", about["data_folder"], 1)
+
+
+def _states(encoder, folds, device, batch_seconds):
+    """Recording -> its mean hidden states, [L + 1, C]."""
+    clips = {
+        _path(entry, about): {
+            **{key: entry[key] for key in ("duration", "speaker")},
+            "wav": _path(entry, about),
+        }
+        for about, manifests in folds
+        for entries in manifests.values()
+        for entry in entries.values()
+    }
+    about = {"data_folder": "", "classes": [], "dimensions": []}
+    dataset = dataset_of(clips, about)
+    loader = make_dataloader(
+        dataset, batch_sampler=eval_batches(dataset, batch_seconds)
+    )
+    states, rows = pooled_states(loader, pool_with(encoder, device))
+    return {path: mean for (path, *_), mean in zip(rows, states, strict=True)}
+
+
+def _run(
+    encoder, states, about, manifests, out, heard, seconds, device, command
+):
+    """Probe of one fold; its ``results.json``."""
+    start = time.time()
+    classes, names = about["classes"], about["dimensions"]
+    found, labels, values = {}, {}, {}
+    for split, entries in manifests.items():
+        rows = entries.values()
+        found[split] = torch.stack([states[_path(e, about)] for e in rows])
+        if classes:
+            labels[split] = [classes.index(e["emotion"]) for e in rows]
+        values[split] = values_of(rows, names)
+    probe = fit_probe(
+        *((found[split], labels.get(split)) for split in ("train", "valid")),
+        len(classes),
+        (values["train"], values["valid"]),
+        device,
+    )
+    head = LinearHead(encoder, classes, names)
+    head.start_from(probe)
+    scale = scale_of(values["train"], names)
+    model = EmotionModel(encoder, head.eval(), classes, dimensions=scale)
+    measured = {}
+    for split in ("valid", "test"):
+        with torch.no_grad():
+            scores = model.rescale(head.score(head.standardize(found[split])))
+        logits, guess = scores.tensor_split([len(classes)], 1)
+        measured[split] = measured_on(
+            manifests[split],
+            [*manifests[split]],
+            about,
+            logits.softmax(-1).numpy(),
+            guess.numpy(),
+        )
+    results = run_results(
+        about,
+        measured["valid"],
+        measured["test"],
+        group_columns(manifests["test"]),
+        model,
+        **corpus_scores(manifests["test"], measured["test"], classes),
+        seed=None,
+        best_epoch=None,
+        kept=probe.choice,
+        epochs=0,
+        train_seconds=seconds + time.time() - start,
+        peak_memory_mb=None,
+        device=str(device),
+        processes=1,
+        precision="fp32",
+        heard=heard.record,
+    )
+    results["method"] = "probe"
+    if classes:
+        model.temperature = results["calibration"]["temperature"]
+    model.save(out / "model", heard)
+    write_report(
+        out,
+        results,
+        measured["test"],
+        [],
+        layer_weights=head.layer_weights.tolist(),
+        command=command,
+    )
+    return results
