@@ -106,6 +106,7 @@ def _evaluate(args):
     from ser_peft.device import find_device
     from ser_peft.evaluation.elsewhere import evaluate
     from ser_peft.evaluation.results import headline
+    from ser_peft.report.run_page import write_report
 
     named = args.data_folder is not None
     name = args.test if named else "_".join(Path(args.test).parts[-2:])
@@ -113,7 +114,7 @@ def _evaluate(args):
     out = args.out or Path("results") / Path(args.model).name / f"on_{name}"
     check_writable(out, "out")
     with only_process(out, "out"):
-        results = evaluate(
+        tested = evaluate(
             args.model,
             args.test,
             out,
@@ -122,9 +123,10 @@ def _evaluate(args):
             device=find_device(args.device),
             backbone=args.backbone,
             text_backbone=args.text_backbone,
-            command=shlex.join(["ser-peft", *args.argv]),
         )
-    _say(f"test {headline(results)}; report in {out}/report.html")
+        command = shlex.join(["ser-peft", *args.argv])
+        write_report(out, **tested, command=command)
+    _say(f"test {headline(tested['results'])}; report in {out}/report.html")
 
 
 def _transcribe(args):
@@ -236,10 +238,10 @@ def _export(args):
 
 def _summarize(args):
     from ser_peft.evaluation.summary import summarize
-    from ser_peft.report.tables import format_table
+    from ser_peft.report.tables import format_summary
 
     summary = summarize(args.results, args.compare)
-    print(format_table(summary), end="")
+    print(format_summary(summary), end="")
     _write_summary(summary, args.out, args.html)
 
 
@@ -340,7 +342,7 @@ def _stoppable():
 def _crossval(args):
     from ser_peft.crossval import crossval, numbers, trainings
     from ser_peft.evaluation.summary import summarize
-    from ser_peft.report.tables import format_table
+    from ser_peft.report.tables import format_summary
 
     if args.jobs < 1:
         raise InputError(f"--jobs {args.jobs}: give 1 or more")
@@ -367,7 +369,7 @@ def _crossval(args):
     finished = [run for run in runs if run.results.exists()]
     if finished:
         summary = summarize([run.results for run in finished])
-        print("", format_table(summary), sep="\n", end="")
+        print("", format_summary(summary), sep="\n", end="")
         page = out / "summary.html"
         _write_summary(summary, out / "summary.json", page)
         _say(f"page: {page}")
