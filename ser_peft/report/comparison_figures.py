@@ -2,30 +2,23 @@
 
 import itertools
 
-import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
 
 from ser_peft.report.drawing import (
-    AMBER,
-    BLUE,
-    GREEN,
-    INK,
-    MUTED,
     NARROWEST,
-    ORANGE,
-    PURPLE,
-    STYLE,
+    Color,
     add_legend,
     at_least,
     set_ticks,
     short_names,
+    styled,
+    subplots,
 )
 
 __all__ = ["latency_figure", "map_figure", "trade_off_figure"]
 
 
-@matplotlib.rc_context(STYLE)
+@styled
 def trade_off_figure(models):
     """Draw UA against latency, one mark a model, the first one a diamond.
 
@@ -39,16 +32,15 @@ def trade_off_figure(models):
     -------
     Figure
     """
-    figure = Figure()
-    ax = figure.subplots()
+    figure, ax = subplots()
     markers = itertools.chain("D", itertools.cycle("os^vP<>"))
     marks = [
         ax.errorbar(
             model["latency"][0]["median_ms"],
             model["ua"]["mean"],
             model["ua"]["std"],
-            fmt=marker, ms=8, color=color, ecolor=INK, mec=INK, capsize=3,
-            label=name,
+            fmt=marker, ms=8, color=color, label=name,
+            ecolor=Color.INK, mec=Color.INK, capsize=3,
         )
         for model, name, color, marker in zip(
             models, _names(models), _colors(), markers, strict=False
@@ -60,13 +52,12 @@ def trade_off_figure(models):
     set_ticks(ax.xaxis)
     set_ticks(ax.yaxis, percent=True)
     add_legend(figure, marks)
-    ax.grid()
     setting = models[0]["latency"][0]
     ax.set(ylabel="UA", xlabel=f"median ms, {_words(setting)}")
     return figure
 
 
-@matplotlib.rc_context(STYLE)
+@styled
 def latency_figure(models):
     """Draw a bar a model in each setting: the median, to the 95th percentile.
 
@@ -81,10 +72,9 @@ def latency_figure(models):
     Figure
     """
     settings = models[0]["latency"]
-    panels = len(settings)
-    figure = Figure((5.6, panels * (0.62 + 0.27 * len(models))))
-    axes = np.ravel(figure.subplots(panels))
-    colors = [ORANGE] + [BLUE] * (len(models) - 1)
+    size = 5.6, len(settings) * (0.62 + 0.27 * len(models))
+    figure, axes = subplots(len(settings), size=size)
+    colors = [Color.ORANGE] + [Color.BLUE] * (len(models) - 1)
     names = _names(models)
     for ax, setting, *timings in zip(
         axes, settings, *(m["latency"] for m in models), strict=True
@@ -94,24 +84,25 @@ def latency_figure(models):
         bars = ax.barh(
             range(len(models)), medians, 0.66, color=colors,
             xerr=[np.zeros(len(models)), slow],
-            error_kw={"ecolor": INK, "lw": 1.2, "capsize": 2},
+            error_kw={"ecolor": Color.INK, "lw": 1.2, "capsize": 2},
         )  # fmt: skip
         ax.bar_label(
             bars, [_ms(median) for median in medians], padding=4, fontsize=8.5
         )
         ax.set_yticks(range(len(models)), names)
-        ax.tick_params("y", labelcolor=INK)
-        ax.set_title(_words(setting), loc="left", fontsize=9.5, color=MUTED)
+        ax.tick_params("y", labelcolor=Color.INK)
+        ax.set_title(
+            _words(setting), loc="left", fontsize=9.5, color=Color.MUTED
+        )
         # Room for the numbers.
         ax.set(ylim=(len(models) - 0.4, -0.6),
                xlim=(0, 1.18 * max(medians + slow)))  # fmt: skip
         set_ticks(ax.xaxis)
-        ax.grid(axis="x")
     axes[-1].set_xlabel("ms per batch")
     return figure
 
 
-@matplotlib.rc_context(STYLE)
+@styled
 def map_figure(points, labels, classes):
     """Draw a map of utterances, coloured by their true class.
 
@@ -128,8 +119,7 @@ def map_figure(points, labels, classes):
     -------
     Figure
     """
-    figure = Figure()
-    ax = figure.subplots()
+    figure, ax = subplots()
     points, labels = np.asarray(points), np.asarray(labels)
     # Told apart by shape too; 7 and 8 meet again after 56.
     shapes = itertools.cycle("os^DvP<>")
@@ -152,7 +142,17 @@ def _names(models):
 
 def _colors():
     """Yield colours without end."""
-    return itertools.cycle((ORANGE, BLUE, GREEN, PURPLE, AMBER, MUTED, INK))
+    return itertools.cycle(
+        (
+            Color.ORANGE,
+            Color.BLUE,
+            Color.GREEN,
+            Color.PURPLE,
+            Color.AMBER,
+            Color.MUTED,
+            Color.INK,
+        )
+    )
 
 
 def _ms(milliseconds):

@@ -15,19 +15,12 @@ from html import escape
 import matplotlib
 import numpy as np
 from markupsafe import Markup
+from matplotlib.figure import Figure
 from matplotlib.ticker import Formatter, MaxNLocator
 
 __all__ = [
-    "AMBER",
-    "BLUE",
-    "CELL",
-    "GREEN",
-    "INK",
-    "LINE",
-    "MUTED",
     "NARROWEST",
-    "ORANGE",
-    "PURPLE",
+    "Color",
     "STYLE",
     "ExactTicks",
     "add_legend",
@@ -39,44 +32,71 @@ __all__ = [
     "set_ticks",
     "short",
     "short_names",
+    "styled",
+    "subplots",
 ]
 
 # SpeechBrain logs everything to a file; every font is not worth a line.
 logging.getLogger("matplotlib").setLevel(logging.WARNING)
 
-INK, MUTED, LINE = "#1b2430", "#5b6675", "#dde2e9"
-BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"
-PURPLE, AMBER = "#cc79a7", "#e69f00"  # seen on light and dark pages
-CELL = "#004c80"  # no variable: white text on it, on any page
+
+class Color:
+    """Colours, told apart with any kind of colour vision."""
+
+    INK, MUTED, LINE = "#1b2430", "#5b6675", "#dde2e9"
+    BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"
+    # Seen on light and dark pages; white text on `CELL` too.
+    PURPLE, AMBER, CELL = "#cc79a7", "#e69f00", "#004c80"
+
+
 _VARIABLES = {
-    INK: "var(--ink)",
-    MUTED: "var(--muted)",
-    LINE: "var(--line)",
-    BLUE: "var(--blue)",
-    ORANGE: "var(--orange)",
-    GREEN: "var(--green)",
+    value: f"var(--{name.lower()})"
+    for name, value in vars(Color).items()
+    if name in ("INK", "MUTED", "LINE", "BLUE", "ORANGE", "GREEN")
 }
 NARROWEST = 0.05
 """UA that an axis of several models spans at least: less is noise."""
 STYLE = {
     "axes.axisbelow": True,
-    "axes.edgecolor": LINE,
-    "axes.labelcolor": MUTED,
+    "axes.edgecolor": Color.LINE,
+    "axes.labelcolor": Color.MUTED,
     "axes.spines.right": False,
     "axes.spines.top": False,
     "figure.constrained_layout.use": True,
     "figure.figsize": (5.6, 4.3),  # inches; one column of the report
     "font.size": 9.5,
-    "grid.color": LINE,
+    "grid.color": Color.LINE,
     "legend.frameon": False,
     "svg.fonttype": "none",  # real text: small, selectable, searchable
-    "text.color": INK,
+    "text.color": Color.INK,
     "text.parse_math": False,  # a "$" in a class name is a dollar sign
-    "xtick.color": MUTED,
+    "xtick.color": Color.MUTED,
     "xtick.major.size": 0,
-    "ytick.color": MUTED,
+    "ytick.color": Color.MUTED,
     "ytick.major.size": 0,
 }
+
+
+styled = matplotlib.rc_context(STYLE)
+"""Decorator of functions that draw a figure."""
+
+
+def subplots(*rows, size=None, **how):
+    """New figure and its axes.
+
+    Arguments
+    ---------
+    *rows, **how
+        As for `matplotlib.figure.Figure.subplots`.
+    size : tuple of (float, float), optional
+        Width and height in inches; by default one column of the report.
+
+    Returns
+    -------
+    tuple of (Figure, Axes or np.ndarray)
+    """
+    figure = Figure(size)
+    return figure, figure.subplots(*rows, **how)
 
 
 class ExactTicks(Formatter):
@@ -101,7 +121,7 @@ class ExactTicks(Formatter):
     def format_ticks(self, values):
         """Label all ticks of an axis, with equally many decimals.
 
-        On a logarithmic axis each has its own.
+        On a logarithmic axis each has as many as it needs.
         """
         values = self.factor * np.asarray(values, float)
         if self.axis is not None and self.axis.get_scale() == "log":
@@ -118,7 +138,7 @@ class ExactTicks(Formatter):
 
 
 def set_ticks(axis, percent=False, integer=False):
-    """Give an axis ticks that say exactly where they are.
+    """Give an axis a grid, and ticks that say exactly where they are.
 
     Arguments
     ---------
@@ -127,11 +147,12 @@ def set_ticks(axis, percent=False, integer=False):
     percent : bool
         Whether its values are fractions, to be shown in %.
     integer : bool
-        Whether only whole numbers exist, as of epochs.
+        Whether only whole numbers exist, as of epochs; without a grid.
     """
+    axis.grid(not integer)
     axis.set_major_formatter(ExactTicks(percent))
     if axis.get_scale() != "log":
-        few = {"integer": True, "min_n_ticks": 1} if integer else {}
+        few = {"min_n_ticks": 1, "integer": True} if integer else {}
         axis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], **few))
 
 
@@ -140,7 +161,7 @@ def line_styles():
     return itertools.cycle(
         {"color": color, "marker": marker, "ls": ls, "ms": 4}
         for color, marker, ls in zip(
-            (BLUE, ORANGE, PURPLE, AMBER, MUTED),
+            (Color.BLUE, Color.ORANGE, Color.PURPLE, Color.AMBER, Color.MUTED),
             "os^Dv",
             ("-", "--", "-.", "-", "--"),
             strict=True,
@@ -197,7 +218,7 @@ def short(name, length=16):
     Example
     -------
     >>> short("MSP-IMPROV-session3-F07")
-    'MSP-IMPR…ion3-F07'
+    'MSP-IMPR…on3-F07'
     """
     # A file name that is no valid text can be a speaker; fonts refuse it.
     name = name.encode("utf-8", "backslashreplace").decode("utf-8")

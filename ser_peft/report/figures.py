@@ -2,22 +2,14 @@
 
 from collections import defaultdict
 
-import matplotlib
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
-from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from scipy.stats import binomtest
 
 from ser_peft.report.drawing import (
-    BLUE,
-    CELL,
-    GREEN,
-    INK,
-    MUTED,
     NARROWEST,
-    ORANGE,
-    STYLE,
+    Color,
     add_legend,
     at_least,
     common_prefix,
@@ -26,6 +18,8 @@ from ser_peft.report.drawing import (
     set_ticks,
     short,
     short_names,
+    styled,
+    subplots,
 )
 
 __all__ = [
@@ -44,7 +38,7 @@ _NAMED_SPEAKERS = 30
 """How many have room for their names; the page has a table of all."""
 
 
-@matplotlib.rc_context(STYLE)
+@styled
 def confusion_figure(confusion, classes):
     """Draw a confusion matrix: counts, and colour and % by row.
 
@@ -61,21 +55,20 @@ def confusion_figure(confusion, classes):
     """
     counts = np.asarray(confusion)
     n = len(classes)
-    figure = Figure((max(5.6, 0.75 * n), max(4.6, 0.62 * n)))
-    ax = figure.subplots()
+    figure, ax = subplots(size=(max(5.6, 0.75 * n), max(4.6, 0.62 * n)))
     for row, column in np.argwhere(counts):
         share = counts[row, column] / counts[row].sum()
         # Opacity rather than a colour map: an empty cell has the colour of
         # the page, light or dark. The power keeps rare confusions visible.
         cell = (column - 0.48, row - 0.48), 0.96, 0.96
-        ax.add_patch(Rectangle(*cell, fc=(CELL, share**0.6), lw=0))
+        ax.add_patch(Rectangle(*cell, fc=(Color.CELL, share**0.6), lw=0))
         ax.text(
             column,
             row,
             f"{100 * share:.0f}%\n{counts[row, column]}",
             ha="center",
             va="center",
-            color="white" if share > 0.5 else INK,
+            color="white" if share > 0.5 else Color.INK,
             fontsize=10 if n <= 6 else 8,
         )
     names = short_names(classes)
@@ -85,7 +78,7 @@ def confusion_figure(confusion, classes):
     ax.set_yticks(range(n), names)
     ax.set(xlim=(-0.5, n - 0.5), ylim=(n - 0.5, -0.5))
     ax.set(xlabel="predicted", ylabel="truth")
-    ax.tick_params(labelcolor=INK)
+    ax.tick_params(labelcolor=Color.INK)
     ax.spines[:].set_visible(False)
     return figure
 
@@ -108,7 +101,7 @@ def confusion_picture(confusion, classes):
     )
 
 
-@matplotlib.rc_context(STYLE)
+@styled
 def dimension_figure(truth, predicted):
     """Draw predicted against true values, with the diagonal.
 
@@ -121,25 +114,25 @@ def dimension_figure(truth, predicted):
     -------
     Figure
     """
-    figure = Figure()
-    ax = figure.subplots()
+    figure, ax = subplots()
     ends = np.min([truth, predicted]), np.max([truth, predicted])
-    ax.plot(ends, ends, color=MUTED, ls=":", lw=1.3)
+    ax.plot(ends, ends, color=Color.MUTED, ls=":", lw=1.3)
     if len(truth) > 1000:
         # Opacity, as in the confusion matrix.
-        shades = LinearSegmentedColormap.from_list("", [(CELL, 0), (CELL, 1)])
+        shades = LinearSegmentedColormap.from_list(
+            "", [(Color.CELL, 0), (Color.CELL, 1)]
+        )
         ax.hexbin(truth, predicted, gridsize=30, mincnt=1, bins="log",
                   cmap=shades, lw=0)  # fmt: skip
     else:
-        ax.scatter(truth, predicted, s=14, color=BLUE, alpha=0.45, lw=0)
-    ax.grid()
+        ax.scatter(truth, predicted, s=14, color=Color.BLUE, alpha=0.45, lw=0)
     set_ticks(ax.xaxis)
     set_ticks(ax.yaxis)
     ax.set(xlabel="truth", ylabel="predicted")
     return figure
 
 
-@matplotlib.rc_context(STYLE)
+@styled
 def curves_figure(history, panels, kept):
     """Draw measures by epoch, with the start and the kept epochs marked.
 
@@ -161,14 +154,13 @@ def curves_figure(history, panels, kept):
     -------
     Figure
     """
-    figure = Figure()
-    axes = np.ravel(figure.subplots(len(panels), sharex=True))
+    figure, axes = subplots(len(panels), sharex=True, squeeze=False)
     styles, marks = defaultdict(line_styles().__next__), {}
     start = {} if history[0]["epoch"] else history[0]
     epochs = history[1:] if start else history
     every = {"markevery": 1 + len(epochs) // 40}
     alone = "_" if len(epochs) == 1 else None
-    for ax, panel in zip(axes, panels, strict=True):
+    for ax, panel in zip(axes.flat, panels, strict=True):
         rival, rival_keys = panel.get("rivals", (None, {}))
         for key, name in panel["curves"].items():
             style = styles[name]
@@ -176,15 +168,21 @@ def curves_figure(history, panels, kept):
             dotted = {"color": style["color"], "ls": ":", "lw": 1.3}
             if key in rival_keys:
                 _curve(ax, epochs, rival_keys[key], marker=alone, **dotted)
-                marks[rival] = ax.plot([], [], color=MUTED, ls=":")[0]
+                marks[rival] = ax.plot([], [], color=Color.MUTED, ls=":")[0]
             if start.get(key) is not None:
                 ax.axhline(start[key], **dotted)
                 (marks["start"],) = ax.plot(
-                    0, start[key], "D", ms=6, color=style["color"], mec=INK
+                    0,
+                    start[key],
+                    "D",
+                    ms=6,
+                    color=style["color"],
+                    mec=Color.INK,
                 )
         for epoch in kept:
-            marks["kept"] = ax.axvline(epoch, color=GREEN, lw=1.6, zorder=1)
-        ax.grid(axis="y")
+            marks["kept"] = ax.axvline(
+                epoch, color=Color.GREEN, lw=1.6, zorder=1
+            )
         set_ticks(ax.yaxis, panel.get("percent", False))
         ax.set(ylabel=panel["label"], ylim=(panel.get("low"), None))
     add_legend(figure, [*marks.values()], [*marks])
@@ -203,7 +201,7 @@ def _curve(ax, epochs, key, **style):
     return ax.plot([epoch["epoch"] for epoch in epochs], values, **style)
 
 
-@matplotlib.rc_context(STYLE)
+@styled
 def speaker_figure(speakers, ua, chance, genders=None):
     """Draw one bar a speaker, sorted, with the mean over speakers.
 
@@ -225,14 +223,13 @@ def speaker_figure(speakers, ua, chance, genders=None):
     """
     order = np.argsort(ua, kind="stable")
     ua = np.asarray(ua)[order]
-    figure = Figure()
-    ax = figure.subplots()
+    figure, ax = subplots()
     shown = np.asarray(genders or [""] * len(ua), str)[order]
     # A manifest may also say "unknown": the third colour, shared by all.
-    palette = [BLUE, ORANGE, *[MUTED] * len(ua)]
+    palette = [Color.BLUE, Color.ORANGE, *[Color.MUTED] * len(ua)]
     colors = dict(zip(np.unique(shown), palette, strict=False))
     ax.bar(range(len(ua)), ua, color=[colors[gender] for gender in shown])
-    if genders:
+    if genders and {*genders} != {"unknown"}:
         patches = [Patch(color=color) for color in colors.values()]
         add_legend(figure, patches, [*colors])
     if len(ua) <= _NAMED_SPEAKERS:
@@ -249,17 +246,16 @@ def speaker_figure(speakers, ua, chance, genders=None):
     # Few bars are no wider than those of eight.
     margin = max(0, 8 - len(ua)) / 2 + 0.6
     ax.set(ylabel="UA", ylim=(0, 1), xlim=(-margin, len(ua) - 1 + margin))
-    ax.grid(axis="y")
     set_ticks(ax.yaxis, percent=True)
     mark_levels(
         ax,
-        (ua.mean(), f"mean {100 * ua.mean():.0f}%", INK, "-"),
-        (chance, "chance", MUTED, ":"),
+        (ua.mean(), f"mean {100 * ua.mean():.0f}%", Color.INK, "-"),
+        (chance, "chance", Color.MUTED, ":"),
     )
     return figure
 
 
-@matplotlib.rc_context(STYLE)
+@styled
 def runs_figure(groups):
     """Draw the UA of every run, by method, and that of all test sets pooled.
 
@@ -275,37 +271,39 @@ def runs_figure(groups):
     -------
     Figure
     """
-    figure = Figure((5.6, 1.3 + 0.5 * len(groups)))
-    ax = figure.subplots()
+    figure, ax = subplots(size=(5.6, 1.3 + 0.5 * len(groups)))
     for row, group in enumerate(groups):
         scores = [point["score"] for point in group["points"]]
         # Side by side, so that equal ones are seen.
         beside = row + np.linspace(-0.2, 0.2, len(scores) + 2)[1:-1]
-        runs = ax.scatter(scores, beside, s=26, color=BLUE, alpha=0.65, lw=0)
+        runs = ax.scatter(
+            scores, beside, s=26, color=Color.BLUE, alpha=0.65, lw=0
+        )
         pooled = group["pooled"] or {"ua": np.mean(scores), "ua_ci95": None}
         ends = pooled["ua_ci95"] or [pooled["ua"]] * 2
-        ax.plot(ends, [row, row], color=INK, lw=1.3)
-        (mean,) = ax.plot(pooled["ua"], row, "D", ms=6, c=ORANGE, mec=INK)
+        ax.plot(ends, [row, row], color=Color.INK, lw=1.3)
+        (mean,) = ax.plot(
+            pooled["ua"], row, "D", ms=6, c=Color.ORANGE, mec=Color.INK
+        )
     classes = groups[0]["n_classes"]
     name = "pooled, 95% interval" if classes else "mean"
     marks = {"one fold and seed": runs, name: mean}
     left, right = at_least(ax.get_xlim(), NARROWEST)
     if classes and 1 / classes > left - 0.1:  # near enough to be shown
         left = min(left, 1 / classes - 0.02)
-        line = ax.axvline(1 / classes, color=MUTED, ls=":", lw=1.3)
+        line = ax.axvline(1 / classes, color=Color.MUTED, ls=":", lw=1.3)
         marks["chance"] = line
     ax.set_xlim(max(left, -1.02), min(right, 1.02))
     set_ticks(ax.xaxis, percent=bool(classes))
     add_legend(figure, [*marks.values()], [*marks])
     names = [group["name"] for group in groups]
     ax.set_yticks(range(len(groups)), short_names(names, 26))
-    ax.tick_params("y", labelcolor=INK)
-    ax.grid(axis="x")
+    ax.tick_params("y", labelcolor=Color.INK)
     ax.set(xlabel="UA" if classes else "CCC", ylim=(len(groups) - 0.5, -0.5))
     return figure
 
 
-@matplotlib.rc_context(STYLE)
+@styled
 def layer_figure(weights):
     """Draw the weight of each hidden state in the head's mix.
 
@@ -318,19 +316,17 @@ def layer_figure(weights):
     -------
     Figure
     """
-    figure = Figure()
-    ax = figure.subplots()
-    ax.bar(range(len(weights)), weights, color=BLUE)
-    ax.grid(axis="y")
+    figure, ax = subplots()
+    ax.bar(range(len(weights)), weights, color=Color.BLUE)
     set_ticks(ax.xaxis, integer=True)
     set_ticks(ax.yaxis, percent=True)
     ax.set(xlabel="hidden state (0 = encoder input)", ylabel="weight")
     ax.set_xlim(-0.6, len(weights) - 0.4)
-    mark_levels(ax, (1 / len(weights), "uniform", MUTED, ":"))
+    mark_levels(ax, (1 / len(weights), "uniform", Color.MUTED, ":"))
     return figure
 
 
-@matplotlib.rc_context(STYLE)
+@styled
 def reliability_figure(right, confidences):
     """Draw accuracy by confidence, and how often there is such confidence.
 
@@ -348,9 +344,9 @@ def reliability_figure(right, confidences):
     -------
     Figure
     """
-    figure = Figure()
-    upper, lower = figure.subplots(2, sharex=True, height_ratios=(4, 1))
-    upper.plot([0, 1], [0, 1], color=MUTED, ls=":", lw=1.3)
+    figure, axes = subplots(2, sharex=True, height_ratios=(4, 1))
+    upper, lower = axes
+    upper.plot([0, 1], [0, 1], color=Color.MUTED, ls=":", lw=1.3)
     right = np.asarray(right)
     marks = []
     for confidence, style in zip(
@@ -369,12 +365,11 @@ def reliability_figure(right, confidences):
                            color=style["color"])  # fmt: skip
     lower.hist(
         [*confidences.values()], np.linspace(0, 1, 16),
-        color=[BLUE, ORANGE][: len(confidences)],
+        color=[Color.BLUE, Color.ORANGE][: len(confidences)],
         weights=[np.full(len(right), 1 / len(right))] * len(confidences),
     )  # fmt: skip
     add_legend(figure, marks, [*confidences])
-    for ax in (upper, lower):
-        ax.grid(axis="y")
+    for ax in axes:
         set_ticks(ax.yaxis, percent=True)
     set_ticks(lower.xaxis, percent=True)
     upper.set(ylabel="accuracy", ylim=(0, 1.02), xlim=(0, 1))
@@ -384,7 +379,7 @@ def reliability_figure(right, confidences):
     return figure
 
 
-@matplotlib.rc_context(STYLE)
+@styled
 def robustness_figure(ua, chance):
     """Draw one bar for each condition of the test set.
 
@@ -399,15 +394,13 @@ def robustness_figure(ua, chance):
     -------
     Figure
     """
-    figure = Figure()
-    ax = figure.subplots()
-    colors = [BLUE] + [ORANGE] * (len(ua) - 1)
+    figure, ax = subplots()
+    colors = [Color.BLUE] + [Color.ORANGE] * (len(ua) - 1)
     bars = ax.bar(range(len(ua)), ua.values(), color=colors)
     ax.bar_label(bars, fmt=lambda share: f"{share:.0%}", padding=2)
     # On two lines: babble / 20 dB.
     ax.set_xticks(range(len(ua)), [name.replace(" ", "\n", 1) for name in ua])
-    ax.grid(axis="y")
     set_ticks(ax.yaxis, percent=True)
     ax.set(ylabel="UA", ylim=(0, 1))
-    mark_levels(ax, (chance, "chance", MUTED, ":"))
+    mark_levels(ax, (chance, "chance", Color.MUTED, ":"))
     return figure

@@ -2,21 +2,21 @@
 
 import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
 
 from ser_peft.report.drawing import (
-    INK,
-    MUTED,
-    STYLE,
+    Color,
+    ExactTicks,
     add_legend,
     line_styles,
     set_ticks,
+    styled,
+    subplots,
 )
 
 __all__ = ["usage_figure", "utterance_figure"]
 
 
-@matplotlib.rc_context(STYLE)
+@styled
 def usage_figure(counts):
     """Draw how evenly clusters, or the codes of a codebook, are used.
 
@@ -29,9 +29,8 @@ def usage_figure(counts):
     -------
     Figure
     """
-    figure = Figure()
-    ax = figure.subplots()
-    marks = [ax.axhline(1, color=MUTED, ls=":", lw=1.3, label="even use")]
+    figure, ax = subplots()
+    marks = [ax.axhline(1, color=Color.MUTED, ls=":", lw=1.3, label="even use")]
     for (name, count), style in zip(
         counts.items(), line_styles(), strict=False
     ):
@@ -45,14 +44,13 @@ def usage_figure(counts):
     ax.set_yscale("log")
     set_ticks(ax.xaxis, percent=True)
     set_ticks(ax.yaxis)
-    ax.grid(axis="y")
     ax.set(xlim=(0, 1.02), xlabel="most frequent first, share of all")
     ax.set_ylabel("occurrences, relative to even use")
     add_legend(figure, marks)
     return figure
 
 
-@matplotlib.rc_context(STYLE)
+@styled
 def utterance_figure(log_mel, labels, seconds, frame_seconds):
     """Draw a spectrogram, and under it a strip of labels a clustering.
 
@@ -77,16 +75,18 @@ def utterance_figure(log_mel, labels, seconds, frame_seconds):
     """
     # Inches; the width of the page, less margins and the names of strips.
     width, across = 10.2, 8.6
-    figure = Figure((width, 3.2 + 0.42 * len(labels)), dpi=200)
-    upper, *strips = figure.subplots(
-        1 + len(labels), sharex=True, height_ratios=[6, *[1] * len(labels)]
+    figure, axes = subplots(
+        1 + len(labels), size=(width, 3.2 + 0.42 * len(labels)),
+        sharex=True, height_ratios=[6, *[1] * len(labels)],
     )  # fmt: skip
+    figure.set_dpi(200)
+    upper, *strips = axes
     picture = upper.imshow(
         log_mel, extent=(0, seconds, 0, _mel(8000)), aspect="auto",
         origin="lower", cmap="magma", vmin=np.max(log_mel) - 70,
     )  # fmt: skip
     scale = upper.inset_axes([1.01, 0, 0.012, 1])
-    set_ticks(figure.colorbar(picture, cax=scale, label="power (dB)").ax.yaxis)
+    figure.colorbar(picture, cax=scale, label="power (dB)", format=ExactTicks())
     hertz = [250, 500, 1000, 2000, 4000, 8000]
     upper.set_yticks([_mel(f) for f in hertz], hertz)
     upper.set_ylabel("frequency (Hz)")
@@ -113,15 +113,15 @@ def utterance_figure(log_mel, labels, seconds, frame_seconds):
                     ha="center", va="center",
                 )  # fmt: skip
         ax.set_yticks([0.5], [f"K = {size}"])
-        ax.tick_params("y", labelcolor=INK)
-    for ax in (upper, *strips):
+        ax.tick_params("y", labelcolor=Color.INK)
+    for ax in axes:
         ax.spines[:].set_visible(False)
-    figure.axes[-1].set(xlim=(0, seconds))
-    set_ticks(strips[-1].xaxis)
+    upper.set(xlim=(0, seconds))
+    strips[-1].xaxis.set_major_formatter(ExactTicks())
     strips[-1].set_xlabel("time (s)")
     return figure
 
 
 def _mel(hertz):
-    """The mel scale of HTK."""
+    """Convert hertz to mel, by the formula of HTK."""
     return 2595 * np.log10(1 + hertz / 700)

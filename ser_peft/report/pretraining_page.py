@@ -123,7 +123,7 @@ def write_pretraining_report(
             for end, name in names.items()
         ],
         codes=sum(map(len, counts)),
-        clusters=_cluster_table(results.get("clusters", ())),
+        sizes=[f"K = {row['clusters']}" for row in results.get("clusters", ())],
         epochs=epoch_table(history, measures),
         example=example,
         cut=example and len(example["wave"]) > _SECONDS * SAMPLE_RATE,
@@ -139,7 +139,7 @@ def _utterance(example):
     seconds = len(wave) / SAMPLE_RATE
     labels = {
         size: [*map(int, clusters)][: round(seconds / step)]
-        for size, clusters in example.get("labels", {}).items()
+        for size, clusters in example["labels"].items()
     }
     mel = MelSpectrogram(
         SAMPLE_RATE, n_fft=1024, win_length=400, hop_length=160, n_mels=80
@@ -148,22 +148,6 @@ def _utterance(example):
     used = [f"{len({*labels[size]})} of {size} clusters" for size in labels]
     return (
         pretraining_figures.utterance_figure(decibel, labels, seconds, step),
-        f"Spectrogram of {example['id']}, {seconds:.1f} s"
-        + (f", and under it its frames' {', '.join(used)}" if used else ""),
+        f"Spectrogram of {example['id']}, {seconds:.1f} s, and under it its "
+        f"frames' {', '.join(used)}",
     )
-
-
-def _cluster_table(rows):
-    """Lay out what `describe` found, a column a clustering."""
-    measures = {
-        "used": ("clusters with frames", "{:,}"),
-        "perplexity": ("perplexity", "{:.1f}"),
-        "largest": ("largest cluster", "{:.1%}"),
-        "purity": ("purity", "{:.1%}"),
-        "largest_class": ("largest emotion", "{:.1%}"),
-        "mutual_information": ("mutual information in nats", "{:.3f}"),
-    }
-    return ["", *(f"K = {row['clusters']}" for row in rows)], [
-        [title, *(form.format(row[key]) for row in rows)]
-        for key, (title, form) in measures.items()
-    ]

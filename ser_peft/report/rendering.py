@@ -5,11 +5,12 @@ from pathlib import Path
 import jinja2
 import numpy as np
 
+from ser_peft.evaluation.metrics import over_classes
 from ser_peft.evaluation.summary import short_name
 from ser_peft.io import atomic_path
 from ser_peft.report import drawing
 
-__all__ = ["duration", "number", "percent", "render", "write_page"]
+__all__ = ["duration", "fixed", "number", "percent", "render", "write_page"]
 
 
 def render(template, pictures, **values):
@@ -65,6 +66,17 @@ def percent(fraction):
     return "–" if fraction is None else f"{fraction:.1%}"
 
 
+def fixed(value, decimals=3):
+    """Number with so many decimals; a dash for None.
+
+    Example
+    -------
+    >>> fixed(0.71), fixed(None)
+    ('0.710', '–')
+    """
+    return "–" if value is None else f"{value:.{decimals}f}"
+
+
 def number(value):
     """Whole number with a comma between thousands."""
     return f"{value:,.0f}"
@@ -94,7 +106,9 @@ _ENVIRONMENT = jinja2.Environment(
 )
 _ENVIRONMENT.filters |= {
     "duration": duration,
+    "fixed": fixed,
     "number": number,
+    "over_classes": over_classes,
     "percent": percent,
     "short_name": short_name,
     "sum_all": np.sum,

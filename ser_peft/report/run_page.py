@@ -7,22 +7,17 @@ from pathlib import Path
 import numpy as np
 
 from ser_peft.evaluation.calibration import scale
-from ser_peft.evaluation.metrics import (
-    from_confusion,
-    over_classes,
-    speaker_confusions,
-)
+from ser_peft.evaluation.metrics import from_confusion, speaker_confusions
 from ser_peft.evaluation.results import below_start
 from ser_peft.io import atomic_path, write_json
 from ser_peft.report import figures
-from ser_peft.report.rendering import number, percent, render, write_page
+from ser_peft.report.rendering import percent, render, write_page
 from ser_peft.report.tables import epoch_table
 from ser_peft.storage.cells import as_cell
 
 __all__ = ["render_run", "write_report"]
 
 _MISTAKES = 10
-_RATES = ("ua", "wa", "macro_f1", "weighted_f1")
 
 
 def write_report(
@@ -129,13 +124,6 @@ def render_run(
         dimensions=dimensions,
         n_speakers=len({*map(str, predictions["speaker"])}),
         epochs=epoch_table(history, measures),
-        over=_over(results),
-        intervals={
-            key: _interval(results, key, form, "95% CI ", "no 95% CI: ")
-            for key, form in (("ua", percent), ("ccc", "{:.3f}".format))
-            if results.get(key) is not None
-        },
-        valid=_valid(results),
         below=below_start(results),
         command=command,
         **shown,
@@ -167,7 +155,7 @@ def _learning(results, history):
 
 
 def _judged_by_class(results, predictions):
-    """Collect figures and tables of what concerns classes."""
+    """Collect figures and numbers of what concerns classes."""
     classes = results["classes"]
     truth = np.asarray(predictions["label"])
     guess = np.asarray(predictions["predicted"])
@@ -175,7 +163,16 @@ def _judged_by_class(results, predictions):
     confusion = np.asarray(results["confusion"])
     chance = 1 / len(classes)
     pictures = {"confusion": figures.confusion_picture(confusion, classes)}
-    pictures["speakers"], speakers = _speakers(predictions, classes)
+    spoken = [*map(str, predictions["speaker"])]
+    names, counts = speaker_confusions(truth, guess, spoken, len(classes))
+    ua = from_confusion(counts)
+    gender_of = dict(zip(spoken, predictions.get("gender", ()), strict=False))
+    genders = [gender_of.get(name) or "unknown" for name in names]
+    pictures["speakers"] = (
+        figures.speaker_figure(names, ua, chance, genders),
+        f"UA of {len(names)} test speakers, from {ua.min():.0%} to "
+        f"{ua.max():.0%}",
+    )
     if results.get("calibration"):
         confidences = {"as trained": probabilities.max(1)}
         temperature = results["calibration"]["temperature"]
@@ -185,39 +182,21 @@ def _judged_by_class(results, predictions):
             figures.reliability_figure(truth == guess, confidences),
             f"Accuracy by confidence, {' and '.join(confidences)}",
         )
-    robustness = results.get("robustness") or {}
-    if robustness:
-        robustness = {"clean": results["ua"], **robustness}
-        shares = [f"{name} {percent(ua)}" for name, ua in robustness.items()]
+    if results.get("robustness"):
+        views = {"clean": results["ua"], **results["robustness"]}
+        shares = [f"{name} {percent(ua)}" for name, ua in views.items()]
         pictures["robustness"] = (
-            figures.robustness_figure(robustness, chance),
+            figures.robustness_figure(views, chance),
             f"UA: {', '.join(shares)}",
         )
-    # The errors that the model was most confident of.
-    confidence = probabilities[range(len(guess)), guess]
+    confidence = probabilities.max(1)
     wrong = np.flatnonzero(truth != guess)
     worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:_MISTAKES]
     return pictures, {
         "chance": chance,
-        "speakers": speakers,
-        "corpora": [
-            (
-                name,
-                *(percent(part[key]) for key in _RATES),
-                _interval(part, "ua", percent),
-                _over(part | {"classes": classes}) or "all classes",
-                number(part["test_utterances"]),
-            )
-            for name, part in results.get("by_corpus", {}).items()
-        ],
-        "class_rows": [
-            (
-                name,
-                _share(hits, support),
-                _share(hits, claimed),
-                number(support),
-            )
-            for name, hits, support, claimed in zip(
+        "speakers": [*zip(names, genders, counts.sum((1, 2)), ua, strict=True)],
+        "class_counts": [
+            *zip(
                 classes,
                 confusion.diagonal(),
                 confusion.sum(1),
@@ -225,53 +204,14 @@ def _judged_by_class(results, predictions):
                 strict=True,
             )
         ],
-        "fairness": [
-            (column, *_fairness_rows(result))
-            for column, result in results.get("fairness", {}).items()
-        ],
-        "robustness": [
-            (name, percent(ua), f"{100 * (ua - results['ua']):+.1f}")
-            for name, ua in robustness.items()
-        ],
+        # The errors that the model was most confident of.
         "mistakes": [
-            (
-                predictions["id"][i],
-                predictions["speaker"][i],
-                classes[truth[i]],
-                classes[guess[i]],
-                percent(confidence[i]),
-            )
+            (*(predictions[key][i] for key in ("id", "speaker")),
+             truth[i], guess[i], confidence[i])
             for i in worst
         ],
         "wrong": len(wrong),
-    }
-
-
-def _speakers(predictions, classes):
-    """Draw and describe the UA of each speaker, and lay it out as a table."""
-    spoken = [*map(str, predictions["speaker"])]
-    names, counts = speaker_confusions(
-        predictions["label"], predictions["predicted"], spoken, len(classes)
-    )
-    ua = from_confusion(counts)
-    columns = {"speaker": names}
-    genders = [gender or "unknown" for gender in predictions.get("gender", ())]
-    if {*genders} - {"unknown"}:
-        gender_of = dict(zip(spoken, genders, strict=True))
-        columns["gender"] = [gender_of[name] for name in names]
-    columns |= {
-        "utterances": map(number, counts.sum((1, 2))),
-        "UA": map(percent, ua),
-    }
-    figure = figures.speaker_figure(
-        names, ua, 1 / len(classes), columns.get("gender")
-    )
-    description = (
-        f"UA of {len(names)} test speakers, from {ua.min():.0%} to "
-        f"{ua.max():.0%}"
-    )
-    rows = [*zip(*columns.values(), strict=True)]
-    return (figure, description), ([*columns], rows)
+    }  # fmt: skip
 
 
 def _write_predictions(path, predictions, results):
@@ -301,53 +241,3 @@ def _write_predictions(path, predictions, results):
         writer = csv.writer(file)
         writer.writerow(map(as_cell, columns))
         writer.writerows(zip(*columns.values(), strict=True))
-
-
-def _fairness_rows(result):
-    """Lay out the groups of one column, how they differ, or why not."""
-    groups = [
-        (
-            name,
-            percent(group["ua"]),
-            number(group["utterances"]),
-            number(group["speakers"]),
-        )
-        for name, group in result["groups"].items()
-    ]
-    if result["unknown"]:
-        groups.append(("unknown", "–", number(result["unknown"]), "–"))
-    if result["ua_gap"] is None:
-        return groups, [], result["reason"]
-    differences = [("UA", "", f"{100 * result['ua_gap']:.1f}")]
-    for name in ("statistical_parity", "equal_opportunity"):
-        largest = result[f"{name}_difference"]
-        where = [
-            c for c, by in result["by_class"].items() if by[name] == largest
-        ]
-        shown = ", ".join(where), f"{100 * largest:.1f}"
-        differences.append((name.replace("_", " "), *shown))
-    return groups, differences, None
-
-
-def _valid(results):
-    """Name and value of the score that the epoch was chosen by, as text."""
-    if not results["classes"]:
-        score = results["valid_ccc"]
-        return "CCC", "–" if score is None else f"{score:.3f}"
-    over = _over(results, "valid_missing_classes")
-    return "UA", percent(results["valid_ua"]) + over
-
-
-def _over(results, key="missing_classes"):
-    return over_classes(results.get(key), len(results["classes"]))
-
-
-def _interval(results, key, form, found="", lacking="none: "):
-    """Ends of an interval, or why there is none, as text."""
-    if ends := results[f"{key}_ci95"]:
-        return found + " to ".join(map(form, ends))
-    return lacking + results[f"{key}_ci95_reason"]
-
-
-def _share(part, whole):
-    return percent(part / whole if whole else None)

@@ -390,3 +390,89 @@ def test_figures_show_their_numbers():
     assert many.axes[0].get_xlabel() == "90 speakers, sorted by UA"
     bars = figures.layer_figure([0.1, 0.7, 0.2]).axes[0].patches
     assert [bar.get_height() for bar in bars] == [0.1, 0.7, 0.2]
+
+
+def test_speakers_are_named_by_what_differs():
+    names = [f"MSP-IMPROV-session1-F{i:02}" for i in range(24)]
+    ax = figures.speaker_figure(names, np.linspace(0, 1, 24), 0.25).axes[0]
+    shown = [text.get_text() for text in ax.get_xticklabels()]
+    assert shown == [f"{i:02}" for i in range(24)]
+    assert ax.get_xlabel() == "speaker, MSP-IMPROV-session1-F…"
+
+
+def test_every_speaker_has_a_row(run):
+    run["predictions"]["speaker"] = [f"s{i % 50}" for i in range(60)]
+    run["predictions"]["label"] = [0] * 60
+    run["predictions"]["predicted"] = [0] * 59 + [1]
+    text = shown(run)
+    assert "speaker utterances UA s0 2 100.0% s1 2" in text
+    assert "s9 2 50.0%" in text and "s49 1 100.0%" in text
+    run["predictions"]["gender"] = ["female", None] * 30
+    text = shown(run)
+    assert "speaker gender utterances UA s0 female 2 100.0% s1 unknown" in text
+
+
+@pytest.mark.parametrize(
+    ("kept", "epochs"),
+    [
+        ("best valid UA: epoch 3", [3]),
+        ("last epoch: 4", [4]),
+        ("mean of the 2 best by valid UA: epochs 1, 4", [1, 4]),
+        ("best valid UA: the linear probe", [0]),
+    ],
+)
+def test_learning_curve_marks_the_start_and_what_was_kept(run, kept, epochs):
+    drawn = []
+
+    def keep(figure, name, description):
+        drawn.append((name, figure))
+        return ""
+
+    run["history"] = [
+        {"epoch": 0, "from": "linear probe", "valid_loss": 1.5, "valid_ua": 0.6}
+    ] + [
+        {"epoch": i, "train_loss": 2 / i, "valid_loss": 3 / i, "valid_ua": 0.7}
+        for i in (1, 2, 3, 4)
+    ]
+    run["results"] |= {"kept": kept, "best_epoch": 2}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(drawing, "inline_svg", keep)
+        assert f"Kept after 3 epochs: {kept}" in render_run(**run)
+    loss, ua = dict(drawn)["learning"].axes
+    train, valid, across, start, *marks = loss.lines
+    assert train.get_ydata().tolist() == [2, 1, 2 / 3, 0.5]
+    assert valid.get_xdata().tolist() == [1, 2, 3, 4]
+    assert [*across.get_ydata()] == [1.5, 1.5]
+    assert [*start.get_xdata(), *start.get_ydata()] == [0, 1.5]
+    assert [mark.get_xdata()[0] for mark in marks] == epochs
+    start = ua.lines[2]
+    assert [*start.get_xdata(), *start.get_ydata()] == [0, 0.6]
+
+
+@pytest.mark.parametrize(("n", "bins"), [(1, 1), (39, 3), (40, 4), (4000, 15)])
+def test_calibration_has_bins_of_equally_many(n, bins):
+    rng = np.random.default_rng(0)
+    confidence = rng.uniform(0.25, 1, n)
+    right = rng.uniform(size=n) < confidence
+    figure = figures.reliability_figure(right, {"as trained": confidence})
+    upper, lower = figure.axes
+    curve = upper.lines[1]
+    assert len(curve.get_xdata()) == bins
+    assert (np.diff(curve.get_xdata()) > 0).all()
+    mean = np.average(curve.get_ydata(), weights=[n / bins] * bins)
+    assert mean == pytest.approx(right.mean(), abs=0.02)
+    (band,) = upper.collections
+    low, high = band.get_paths()[0].get_extents().get_points()[:, 1]
+    assert low < min(curve.get_ydata()) + 1e-9
+    assert high > max(curve.get_ydata()) - 1e-9
+    assert sum(bar.get_height() for bar in lower.patches) == pytest.approx(1)
+
+
+def test_titles_have_short_names_and_no_absent_seed(run):
+    run["results"]["backbone"] = "/home/somebody/models/whisper-tiny.en"
+    text = shown(run)
+    assert "LoRA on whisper-tiny.en" in text and "/home" not in text
+    assert text.count("seed 7") == 2
+    run["results"]["seed"] = None
+    text = shown(run)
+    assert "seed" not in text and "None" not in text
