@@ -20,13 +20,13 @@ __all__ = ["latency_figure", "map_figure", "trade_off_figure"]
 
 @styled
 def trade_off_figure(models):
-    """Draw UA against latency, one mark a model, the first one a diamond.
+    """Draw UA against latency, one mark per model, the first a diamond.
 
     Arguments
     ---------
     models : list of dict
-        Models of `ser_peft.evaluation.compare.compare`. A model's latency is
-        that of its first setting.
+        Models of `ser_peft.evaluation.compare.compare`. Latencies are those
+        of the first setting.
 
     Returns
     -------
@@ -59,7 +59,9 @@ def trade_off_figure(models):
 
 @styled
 def latency_figure(models):
-    """Draw a bar a model in each setting: the median, to the 95th percentile.
+    """Draw latencies: one bar per model and setting.
+
+    Bars end at the median, the lines beyond them at the 95th percentile.
 
     Arguments
     ---------
@@ -111,7 +113,7 @@ def map_figure(points, labels, classes):
     points : array_like
         [N, 2].
     labels : list of int
-        Class of each.
+        True class index of each utterance.
     classes : list of str
         Class names.
 
@@ -121,7 +123,7 @@ def map_figure(points, labels, classes):
     """
     figure, ax = subplots()
     points, labels = np.asarray(points), np.asarray(labels)
-    # Told apart by shape too; 7 and 8 meet again after 56.
+    # 7 colours and 8 shapes: pairs repeat after 56 classes.
     shapes = itertools.cycle("os^DvP<>")
     looks = zip(short_names(classes), _colors(), shapes, strict=False)
     marks = [

@@ -27,7 +27,8 @@ def format_comparison(comparison):
     Returns
     -------
     str
-        Scores, agreement, size and latency, a row a model; the warnings.
+        Tables of scores, agreement, size and latency, one row per model, and
+        the warnings.
     """
     folds = ", ".join(map(str, comparison["folds"]))
     title = (

@@ -36,7 +36,7 @@ __all__ = [
     "subplots",
 ]
 
-# SpeechBrain logs everything to a file; every font is not worth a line.
+# SpeechBrain logs to a file, which need not have a line for every font.
 logging.getLogger("matplotlib").setLevel(logging.WARNING)
 
 

@@ -35,7 +35,9 @@ __all__ = [
 ]
 
 _NAMED_SPEAKERS = 30
-"""How many have room for their names; the page has a table of all."""
+"""Number of speakers that have room for their names."""
+_DIAMOND = {"marker": "D", "ms": 6, "mec": Color.INK}
+"""Style of a mark that stands out."""
 
 
 @styled
@@ -108,7 +110,7 @@ def dimension_figure(truth, predicted):
     Arguments
     ---------
     truth, predicted : array_like
-        [N]; each a point, or densities if there are more than a thousand.
+        Values [N]. More than a thousand are drawn as densities, not points.
 
     Returns
     -------
@@ -139,16 +141,16 @@ def curves_figure(history, panels, kept):
     Arguments
     ---------
     history : list of dict
-        One an epoch, `epoch` and any measures. Epoch 0 is what training
-        started from: a diamond, and a line across.
+        One dict per epoch: `epoch` and any measures. Epoch 0 is what
+        training started from; it is drawn as a diamond and a line across.
     panels : list of dict
-        One a pair of axes, from above: `label` (of the vertical axis) and
-        `curves` (key of `history` -> name; curves of one name look alike),
-        optionally `percent` (whether measures are fractions), `low` (where
-        the vertical axis begins) and `rivals`: what the measures have to
-        beat, its name and for keys of `curves` the key of `history`.
+        One dict per pair of axes, from top to bottom: `label` of the vertical
+        axis and `curves` (key of `history` -> name; curves of the same name
+        look alike). Optional are `percent` (whether measures are fractions),
+        `low` (start of the vertical axis) and `rivals`: the name of what the
+        measures have to beat, and key of `curves` -> its key of `history`.
     kept : list of int
-        Epochs that the model is of; several if it is their average.
+        Epochs of the model that was kept; several if it is their average.
 
     Returns
     -------
@@ -172,17 +174,10 @@ def curves_figure(history, panels, kept):
             if start.get(key) is not None:
                 ax.axhline(start[key], **dotted)
                 (marks["start"],) = ax.plot(
-                    0,
-                    start[key],
-                    "D",
-                    ms=6,
-                    color=style["color"],
-                    mec=Color.INK,
+                    [0], start[key], ls="", c=style["color"], **_DIAMOND
                 )
         for epoch in kept:
-            marks["kept"] = ax.axvline(
-                epoch, color=Color.GREEN, lw=1.6, zorder=1
-            )
+            marks["kept"] = ax.axvline(epoch, color=Color.GREEN, zorder=1)
         set_ticks(ax.yaxis, panel.get("percent", False))
         ax.set(ylabel=panel["label"], ylim=(panel.get("low"), None))
     add_legend(figure, [*marks.values()], [*marks])
@@ -203,17 +198,17 @@ def _curve(ax, epochs, key, **style):
 
 @styled
 def speaker_figure(speakers, ua, chance, genders=None):
-    """Draw one bar a speaker, sorted, with the mean over speakers.
+    """Draw one bar per speaker, sorted, with the mean over speakers.
 
     Arguments
     ---------
     speakers : list of str
-        Speaker names, shown without the prefix that all have; more than 30
-        are counted, not named.
+        Speaker names, shown without the prefix that all share. More than 30
+        speakers are counted, not named.
     ua : array_like
-        Fractions, one a speaker.
+        UA of each speaker, a fraction.
     chance : float
-        Fraction, drawn as a second line.
+        UA of guessing, a fraction.
     genders : list of str, optional
         Gender of each speaker, shown as colour.
 
@@ -257,9 +252,9 @@ def speaker_figure(speakers, ua, chance, genders=None):
 
 @styled
 def runs_figure(groups):
-    """Draw the UA of every run, by method, and that of all test sets pooled.
+    """Draw the UA of every run, by method, and the UA of pooled test sets.
 
-    Without classes it is the CCC, and its mean.
+    Without classes: the CCC of every run, and its mean.
 
     Arguments
     ---------
@@ -274,7 +269,7 @@ def runs_figure(groups):
     figure, ax = subplots(size=(5.6, 1.3 + 0.5 * len(groups)))
     for row, group in enumerate(groups):
         scores = [point["score"] for point in group["points"]]
-        # Side by side, so that equal ones are seen.
+        # Side by side, so that equal scores do not hide each other.
         beside = row + np.linspace(-0.2, 0.2, len(scores) + 2)[1:-1]
         runs = ax.scatter(
             scores, beside, s=26, color=Color.BLUE, alpha=0.65, lw=0
@@ -282,9 +277,7 @@ def runs_figure(groups):
         pooled = group["pooled"] or {"ua": np.mean(scores), "ua_ci95": None}
         ends = pooled["ua_ci95"] or [pooled["ua"]] * 2
         ax.plot(ends, [row, row], color=Color.INK, lw=1.3)
-        (mean,) = ax.plot(
-            pooled["ua"], row, "D", ms=6, c=Color.ORANGE, mec=Color.INK
-        )
+        (mean,) = ax.plot(pooled["ua"], row, ls="", c=Color.ORANGE, **_DIAMOND)
     classes = groups[0]["n_classes"]
     name = "pooled, 95% interval" if classes else "mean"
     marks = {"one fold and seed": runs, name: mean}
@@ -310,7 +303,7 @@ def layer_figure(weights):
     Arguments
     ---------
     weights : list of float
-        Softmaxed weights, one a hidden state, index 0 the encoder's input.
+        Softmaxed weight of each hidden state; index 0 is the encoder's input.
 
     Returns
     -------
@@ -328,10 +321,10 @@ def layer_figure(weights):
 
 @styled
 def reliability_figure(right, confidences):
-    """Draw accuracy by confidence, and how often there is such confidence.
+    """Draw accuracy by confidence, and the distribution of confidence.
 
-    Bins have equally many utterances, ten or more, and are at most 15; bands
-    are 95 % intervals of their accuracy (Wilson).
+    There are up to 15 bins of equally many utterances, at least ten. Bands are
+    95 % intervals of a bin's accuracy (Wilson).
 
     Arguments
     ---------
@@ -386,9 +379,9 @@ def robustness_figure(ua, chance):
     Arguments
     ---------
     ua : dict
-        Condition -> UA, a fraction; the undisturbed one comes first.
+        Condition -> UA, a fraction; the undisturbed test set comes first.
     chance : float
-        Fraction.
+        UA of guessing, a fraction.
 
     Returns
     -------

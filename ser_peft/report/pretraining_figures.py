@@ -18,12 +18,12 @@ __all__ = ["usage_figure", "utterance_figure"]
 
 @styled
 def usage_figure(counts):
-    """Draw how evenly clusters, or the codes of a codebook, are used.
+    """Draw the use of clusters, or of the codes of a codebook, by rank.
 
     Arguments
     ---------
     counts : dict
-        Name -> how often each one occurred.
+        Name -> number of occurrences of each cluster or code.
 
     Returns
     -------
@@ -52,10 +52,10 @@ def usage_figure(counts):
 
 @styled
 def utterance_figure(log_mel, labels, seconds, frame_seconds):
-    """Draw a spectrogram, and under it a strip of labels a clustering.
+    """Draw a spectrogram, and under it one strip of labels per clustering.
 
-    Colours say where clusters change, with lightness too; one that comes back
-    in a strip has its colour again.
+    Neighbouring clusters differ in colour and lightness. A cluster that comes
+    back in a strip has the same colour again.
 
     Arguments
     ---------
@@ -67,7 +67,7 @@ def utterance_figure(log_mel, labels, seconds, frame_seconds):
     seconds : float
         Duration of `log_mel`.
     frame_seconds : float
-        From one label to the next.
+        Time from one label to the next.
 
     Returns
     -------
@@ -96,7 +96,7 @@ def utterance_figure(log_mel, labels, seconds, frame_seconds):
         _, first, where = np.unique(
             clusters, return_index=True, return_inverse=True
         )
-        # By appearance, in steps of the golden ratio: neighbours differ.
+        # In order of appearance, by the golden ratio: neighbours differ.
         shade = first.argsort().argsort()[where] * 0.618 % 1
         length = len(clusters) * frame_seconds
         ax.imshow(colors(shade)[None], extent=(0, length, 0, 1), aspect="auto",
@@ -104,7 +104,7 @@ def utterance_figure(log_mel, labels, seconds, frame_seconds):
         ends = [0, *np.flatnonzero(np.diff(clusters)) + 1, len(clusters)]
         for start, end in zip(ends, ends[1:], strict=False):
             name = str(clusters[start])
-            # Where there is room: a digit is 4.5 points wide.
+            # Only if there is room: a digit is 4.5 points wide.
             points = 72 * across * (end - start) * frame_seconds / seconds
             if points > 4.5 * len(name) + 2:
                 ax.text(

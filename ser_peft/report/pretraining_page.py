@@ -11,7 +11,7 @@ from ser_peft.report.tables import epoch_table
 
 __all__ = ["write_pretraining_report"]
 
-_SECONDS = 8  # of the pictured utterance: of more, labels are a blur
+_SECONDS = 8  # shown of an utterance; with more, labels are a blur
 
 
 def write_pretraining_report(
@@ -28,20 +28,20 @@ def write_pretraining_report(
         corpus, protocol, fold, seed, backbone, method, trainable_parameters
         (name -> count), kept_epoch, kept (that epoch's entry of `history`),
         epochs, steps, train_seconds, versions and optionally protocol_sha,
-        peak_memory_mb, command and, of P-TAPT, clusters: what
-        `ser_peft.pretraining.pseudo_labels.describe` returned.
+        peak_memory_mb, command and, after P-TAPT, clusters as
+        `ser_peft.pretraining.pseudo_labels.describe` returns them.
     history : list of dict
-        One an epoch: `epoch`, `train_loss`, `valid_loss` (nats a masked
-        frame), `lr_adapter`, `lr_head`, `seconds`; of TAPT
-        `valid_accuracy`, `valid_chance` and `valid_perplexity`, of P-TAPT
-        `valid_accuracy_K`, `valid_largest_K` and `valid_perplexity_K` of
+        One dict per epoch: `epoch`, `train_loss`, `valid_loss` (nats per
+        masked frame), `lr_adapter`, `lr_head`, `seconds`; TAPT adds
+        `valid_accuracy`, `valid_chance` and `valid_perplexity`, P-TAPT
+        `valid_accuracy_K`, `valid_largest_K` and `valid_perplexity_K` for
         each number of clusters K. Accuracies are fractions.
     example : dict, optional
-        An utterance to picture: id, emotion, wave (16 kHz, [samples]),
+        Utterance to draw: id, emotion, wave (16 kHz, [samples]),
         labels (K -> cluster of each frame), seconds_per_frame.
     counts : list of array_like, optional
-        How often the masked valid frames had each cluster, for every K in
-        the order of `history`, or each code, for every group.
+        Number of masked valid frames in each cluster, one array for every K
+        in the order of `history`; or with each code, one array per group.
 
     Example
     -------
@@ -49,11 +49,11 @@ def write_pretraining_report(
     """
     kept = results["kept"]
     tapt = results["stage"] == "tapt"
-    # Name and key of what accuracy has to beat.
+    # Name and key of the share that accuracy has to beat.
     baseline, rival = "largest cluster", "largest"
     if tapt:
         baseline = rival = "chance"
-    # TAPT's is "" and has no name, that of 64 clusters "_64".
+    # The ending of a key is "" for TAPT, "_64" for 64 clusters.
     names = {
         end: end.replace("_", "K = ")
         for start, _, end in (key.partition("valid_accuracy") for key in kept)

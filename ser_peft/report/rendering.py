@@ -19,12 +19,12 @@ def render(template, pictures, **values):
     Arguments
     ---------
     template : str
-        Name of a page, as ``run``.
+        Name of a page without its ending: ``run``, ``summary``, ...
     pictures : dict
-        Name -> `Figure` and its description for who cannot see it. The
-        template finds each as ``svg.<name>``.
+        Name -> `Figure` and a description for readers who cannot see it. The
+        template finds it as ``svg.<name>``.
     **values
-        What else the template shows.
+        Other variables of the template.
 
     Returns
     -------
@@ -67,7 +67,7 @@ def percent(fraction):
 
 
 def fixed(value, decimals=3):
-    """Number with so many decimals; a dash for None.
+    """Number with a fixed count of decimals; a dash for None.
 
     Example
     -------

@@ -1,4 +1,4 @@
-"""The files of a finished run that people read: a page and a table."""
+"""Files of a finished run that people read: a page and a table."""
 
 import csv
 import re
@@ -41,21 +41,20 @@ def write_report(
         total_parameters, valid_ua, best_epoch, epochs, train_seconds,
         peak_memory_mb, kept, versions, and optionally start (see
         `EmotionBrain.test_start`), worst_speaker, fairness, calibration,
-        robustness, by_corpus. Rates are fractions. Where there are
-        dimensions also ccc (name -> CCC), ccc_mean, ccc_ci95 and valid_ccc;
-        without classes `classes` is empty.
+        robustness, by_corpus. Rates are fractions. Runs with dimensions also
+        have ccc (name -> CCC), ccc_mean, ccc_ci95 and valid_ccc; without
+        classes `classes` is empty.
     predictions : dict
-        `id`, `speaker` (str) and optionally `gender` (str), each a list of
-        N; where there are classes `label`, `predicted` (class indices, lists
-        of N) and `probabilities` [N, C] as the model was trained, without
-        temperature; where there are dimensions `values` and
-        `predicted_values` [N, D].
+        `id`, `speaker` and optionally `gender`, lists of N str. With classes
+        also `label` and `predicted` (lists of N class indices) and
+        `probabilities` [N, C], without temperature. With dimensions also
+        `values` and `predicted_values` [N, D].
     history : list of dict
-        One an epoch (0: the start): `epoch` and any of `train_loss`,
+        One dict per epoch (0: the start): `epoch` and any of `train_loss`,
         `valid_loss`, `valid_ua`, `valid_ccc`, `lr_adapter`, `lr_head`,
         `seconds`. Empty where nothing was trained in epochs.
     layer_weights : list of float, optional
-        Softmaxed weight of each hidden state, index 0 the encoder's input.
+        Softmaxed weight of each hidden state; index 0 is the encoder's input.
     command : str
         The command line that made the run.
     """
@@ -144,8 +143,8 @@ def _learning(results, history):
             "percent": score == "UA",
         },
     ]
-    # As "mean of the 2 best by valid UA: epochs 3, 5"; without a number the
-    # start was kept.
+    # Reads "mean of the 2 best by valid UA: epochs 3, 5", for example. Without
+    # a number the start was kept.
     _, _, epochs = results["kept"].partition(": ")
     kept = [*map(int, re.findall(r"\d+", epochs))] or [0]
     return (
@@ -155,7 +154,7 @@ def _learning(results, history):
 
 
 def _judged_by_class(results, predictions):
-    """Collect figures and numbers of what concerns classes."""
+    """Collect the figures and numbers of a test set with classes."""
     classes = results["classes"]
     truth = np.asarray(predictions["label"])
     guess = np.asarray(predictions["predicted"])

@@ -62,7 +62,7 @@ def format_summary(summary):
 
 
 def group_table(groups):
-    """Lay groups out, one a row.
+    """Lay groups out, one per row.
 
     Arguments
     ---------
@@ -72,8 +72,8 @@ def group_table(groups):
     Returns
     -------
     tuple of (list of str, list of list of str)
-        Names of the columns and rows, see `lay_out`. Columns on incomplete
-        groups are there only where one is incomplete.
+        Names of the columns and rows, see `lay_out`. The columns about
+        incomplete groups are left out if all are complete.
     """
     columns = _GROUP_COLUMNS
     if not any(group["missing"] for group in groups):
@@ -83,7 +83,7 @@ def group_table(groups):
 
 
 def comparison_table(summary, title):
-    """Lay paired comparisons out, one a row.
+    """Lay paired comparisons out, one per row.
 
     Arguments
     ---------
@@ -112,14 +112,15 @@ def comparison_table(summary, title):
 
 
 def epoch_table(history, measures):
-    """Lay out what every epoch measured, one a row.
+    """Lay the measures of a training out, one epoch per row.
 
     Arguments
     ---------
     history : list of dict
-        One an epoch.
+        One dict per epoch.
     measures : dict
-        Key of `history` -> name and format, beside losses, rates and time.
+        Key of `history` -> name and format, in addition to losses, learning
+        rates and time.
 
     Returns
     -------
@@ -145,14 +146,14 @@ def epoch_table(history, measures):
 
 
 def lay_out(items, columns):
-    """Lay items out, one a row, without columns that say nothing.
+    """Lay items out, one per row, without columns that say nothing.
 
     Arguments
     ---------
     items : list
-        What the rows are of.
+        Items, such as groups or models.
     columns : dict
-        Name -> function that gives an item's cell. A column in which all
+        Name -> function that returns an item's cell. A column in which all
         cells are "–" or "all classes" is left out.
 
     Returns
@@ -177,7 +178,7 @@ def lay_out(items, columns):
 
 
 def paired_cells(compared):
-    """Lay a paired difference out: points, their interval, p.
+    """Cells of a paired difference: points, their interval, p.
 
     Arguments
     ---------
@@ -208,14 +209,14 @@ def paired_cells(compared):
 
 
 def interval_cell(found, form):
-    """Lay an interval out in %, or why there is none.
+    """Cell of an interval in %, or the reason why there is none.
 
     Arguments
     ---------
     found : dict
-        `ci95`, fractions, and where it is None `reason`.
+        `ci95`, two fractions or None, and `reason` if it is None.
     form : str
-        Format of an end.
+        Format of an end of the interval.
 
     Returns
     -------
@@ -227,14 +228,14 @@ def interval_cell(found, form):
 
 
 def spread_cell(metric, fractions=True):
-    """Lay a mean out with its spread.
+    """Cell of a mean with its spread.
 
     Arguments
     ---------
     metric : dict or None
         `mean`, and `std` and `std_folds`, which may be None.
     fractions : bool
-        Whether to show it in %, with one decimal rather than three.
+        Whether to show it in % with one decimal; otherwise with three.
 
     Returns
     -------
@@ -256,7 +257,7 @@ def spread_cell(metric, fractions=True):
 
 
 def missing_classes_cell(group):
-    """Name the folds whose UA is over fewer classes than there are.
+    """Cell that names the folds whose test set lacks classes.
 
     Arguments
     ---------
