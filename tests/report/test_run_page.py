@@ -437,7 +437,8 @@ def test_learning_curve_marks_the_start_and_what_was_kept(run, kept, epochs):
     run["results"] |= {"kept": kept, "best_epoch": 2}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(drawing, "inline_svg", keep)
-        assert f"Kept after 3 epochs: {kept}" in render_run(**run)
+        text = " ".join(render_run(**run).split())
+    assert f"Kept after 3 epochs: {kept}" in text
     loss, ua = dict(drawn)["learning"].axes
     train, valid, across, start, *marks = loss.lines
     assert train.get_ydata().tolist() == [2, 1, 2 / 3, 0.5]
