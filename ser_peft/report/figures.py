@@ -363,8 +363,8 @@ def reliability_figure(right, confidences):
     )  # fmt: skip
     add_legend(figure, marks, [*confidences])
     for ax in axes:
+        set_ticks(ax.xaxis, percent=True)
         set_ticks(ax.yaxis, percent=True)
-    set_ticks(lower.xaxis, percent=True)
     upper.set(ylabel="accuracy", ylim=(0, 1.02), xlim=(0, 1))
     lower.set(ylabel="share", xlabel="confidence")
     lower.tick_params("x", pad=6)  # 0% is at both axes
