@@ -24,25 +24,32 @@ def render_summary(summary):
         The page: styles and figures inside, no script, no network.
     """
     sections, pictures = [], {}
-    for title, groups in itertools.groupby(summary["groups"], title_of):
+    titles = itertools.groupby(summary["groups"], title_of)
+    for number, (title, groups) in enumerate(titles):
         groups = [*groups]
-        section = _section(title, groups) | {
-            "number": len(sections),
-            "comparisons": comparison_table(summary, title),
-        }
-        pictures[f"runs{len(sections)}"] = (
+        head, rows = group_table(groups)
+        backbone, *others = {row[1] for row in rows}
+        if not others:  # it stands above the table
+            head, *rows = (row[:1] + row[2:] for row in (head, *rows))
+        sections.append(
+            {
+                "title": title,
+                "groups": groups,
+                "backbone": None if others else backbone,
+                "head": head,
+                "rows": rows,
+                "comparisons": comparison_table(summary, title),
+            }
+        )
+        pictures[f"runs{number}"] = (
             figures.runs_figure(groups),
-            f"{section['score']} of every run, by method; the table has the "
-            "means",
+            "Score of every run, by method; the table has the means",
         )
         with_classes = [group for group in groups if group["pooled"]]
         for i, group in enumerate(with_classes):
-            pictures[f"confusion{len(sections)}_{i}"] = (
-                figures.confusion_picture(
-                    group["pooled"]["confusion"], group["classes"]
-                )
+            pictures[f"confusion{number}_{i}"] = figures.confusion_picture(
+                group["pooled"]["confusion"], group["classes"]
             )
-        sections.append(section)
     return render(
         "summary",
         pictures,
@@ -50,28 +57,3 @@ def render_summary(summary):
         runs=sum(group["runs"] for group in summary["groups"]),
         warnings=summary["warnings"],
     )
-
-
-def _section(title, groups):
-    """Collect what the page shows of one title but for its comparisons."""
-    corpus, protocol, n_classes = title
-    head, rows = group_table(groups)
-    backbone, *others = {row[1] for row in rows}
-    if not others:  # it stands above the table
-        head, *rows = (row[:1] + row[2:] for row in (head, *rows))
-    return {
-        "corpus": corpus,
-        "protocol": protocol,
-        "n_classes": n_classes,
-        "groups": groups,
-        "backbone": None if others else backbone,
-        "head": head,
-        "rows": rows,
-        "spread_of_folds": any(len(group["seeds"]) > 1 for group in groups),
-        "score": "UA" if n_classes else "CCC",
-        "without_interval": [
-            f"{group['name']} ({group['pooled']['ua_ci95_reason']})"
-            for group in groups
-            if n_classes and group["pooled"]["ua_ci95"] is None
-        ],
-    }
