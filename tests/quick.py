@@ -2,10 +2,10 @@
 
 import speechbrain.utils.logger
 
-from ser_peft.report import figures
+from ser_peft.report import drawing
 
 
 def be_quick():
     """No ``pip freeze`` in every training; figures drawn, but not laid out."""
     speechbrain.utils.logger.get_environment_description = lambda: "not asked"
-    figures.STYLE["figure.constrained_layout.use"] = False
+    drawing.STYLE["figure.constrained_layout.use"] = False

@@ -1,6 +1,7 @@
 """What an installation asks for."""
 
 import re
+import runpy
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -17,3 +18,14 @@ def test_cpu_wheels_of_torch_will_do():
         exact = str(requirement.specifier).removeprefix("==")
         for version in (exact, f"{exact}+cpu", f"{exact}+cu128"):
             assert requirement.specifier.contains(version)
+
+
+def test_templates_are_shipped(monkeypatch):
+    """A wheel without them could not write a report."""
+    given = {}
+    monkeypatch.setattr("setuptools.setup", given.update)
+    runpy.run_path(str(SETUP))
+    report = SETUP.with_name("ser_peft") / "report"
+    patterns = given["package_data"]["ser_peft.report"]
+    shipped = {file for pattern in patterns for file in report.glob(pattern)}
+    assert shipped >= {*(report / "templates").iterdir()}

@@ -122,7 +122,7 @@ def probe(args):
     """Probe a backbone on one fold or several, and summarize several."""
     from ser_peft.evaluation.results import headline
     from ser_peft.evaluation.summary import summarize
-    from ser_peft.report.tables import format_table
+    from ser_peft.report.tables import format_summary
     from ser_peft.training.probe_runs import run_probe
 
     if bool(args.manifests) == bool(args.corpus):
@@ -146,7 +146,7 @@ def probe(args):
         )
     if not one:
         summary = summarize([*folders.values()])
-        print("", format_table(summary), sep="\n", end="")
+        print("", format_summary(summary), sep="\n", end="")
 
 
 def _folds(args, out):

@@ -180,13 +180,15 @@ def evaluate(args):
     """Test a model on another set and report it."""
     from ser_peft.evaluation.elsewhere import evaluate
     from ser_peft.evaluation.results import headline
+    from ser_peft.report.run_page import write_report
 
     named = args.data_folder is not None
     name = args.test if named else "_".join(Path(args.test).parts[-2:])
     name = re.sub(r"[^\w.-]", "_", name.removesuffix(".json"))
     out = args.out or Path("results") / Path(args.model).name / f"on_{name}"
     with computing(args, out) as how:
-        results = evaluate(
+        command = how.pop("command")
+        tested = evaluate(
             args.model,
             args.test,
             out,
@@ -196,7 +198,8 @@ def evaluate(args):
             text_backbone=args.text_backbone,
             **how,
         )
-    say(f"test {headline(results)}; report in {out}/report.html")
+        write_report(out, **tested, command=command)
+    say(f"test {headline(tested['results'])}; report in {out}/report.html")
 
 
 def export(args):

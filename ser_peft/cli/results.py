@@ -44,10 +44,10 @@ def add_commands(commands):
 def summarize(args):
     """Print the summary of runs; write it where told to."""
     from ser_peft.evaluation.summary import summarize
-    from ser_peft.report.tables import format_table
+    from ser_peft.report.tables import format_summary
 
     summary = summarize(args.results, args.compare)
-    print(format_table(summary), end="")
+    print(format_summary(summary), end="")
     write_summary(summary, args.out, args.html)
 
 

@@ -60,7 +60,7 @@ def crossval(args):
     """Train, summarize what is finished, name what failed."""
     from ser_peft.crossval import check, crossval, numbers, trainings
     from ser_peft.evaluation.summary import summarize
-    from ser_peft.report.tables import format_table
+    from ser_peft.report.tables import format_summary
 
     if args.jobs < 1:
         raise InputError(f"--jobs {args.jobs}: give 1 or more")
@@ -89,7 +89,7 @@ def crossval(args):
     finished = [run.results for run in runs if run.results.exists()]
     if finished:
         summary = summarize(finished)
-        print("", format_table(summary), sep="\n", end="")
+        print("", format_summary(summary), sep="\n", end="")
         page = out / "summary.html"
         write_summary(summary, out / "summary.json", page)
         say(f"page: {page}")

@@ -30,7 +30,6 @@ from ser_peft.evaluation.fairness import group_columns
 from ser_peft.evaluation.results import corpus_scores, run_results
 from ser_peft.inference import check_scores, load_model, read_model
 from ser_peft.lobes import lengths_in_samples
-from ser_peft.report.run_page import write_report
 
 __all__ = ["evaluate"]
 
@@ -45,10 +44,9 @@ def evaluate(
     trust_start=False,
     device="cpu",
     batch_seconds=60,
-    command="",
     **places,
 ):
-    """Test a trained model on another set, and report it as its own test.
+    """Test a trained model on another set, as on its own test set.
 
     Arguments
     ---------
@@ -59,7 +57,8 @@ def evaluate(
         manifests folder. One split: that folder's ``test.json``, say.
         Utterances of other classes than the model's are left out.
     out : str or Path
-        Gets ``results.json``, ``predictions.csv``, ``report.html``.
+        Folder that the report will go to; files that cannot be read are
+        listed beside it.
     data_folder : str, optional
         Of a corpus that is named.
     trust_start : bool
@@ -68,16 +67,15 @@ def evaluate(
         Where to compute.
     batch_seconds : float
         Of audio at once.
-    command : str
-        The command line, for the report.
     **places
         Of the encoders, see `ser_peft.inference.load_model`.
 
     Returns
     -------
     dict
-        ``results.json``. Nothing in it was chosen here: the temperature is
-        the model's own.
+        ``results``, ``predictions`` and ``layer_weights`` as
+        `ser_peft.report.run_page.write_report` takes them. Nothing was chosen
+        here: the temperature is the model's own.
 
     Raises
     ------
@@ -119,15 +117,11 @@ def evaluate(
         precision="fp32",
         heard=heard.record,
     )
-    write_report(
-        out,
-        results,
-        measured,
-        [],
-        layer_weights=model.head.layer_weights.tolist(),
-        command=command,
-    )
-    return results
+    return {
+        "results": results,
+        "predictions": measured,
+        "layer_weights": model.head.layer_weights.tolist(),
+    }
 
 
 def _of_manifests(path):

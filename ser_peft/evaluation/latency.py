@@ -40,8 +40,9 @@ def latency(models, wavs, texts, batches=(1, 16), repeats=20):
     -------
     dict
         Name -> one dict a setting: ``batch``, ``threads``, ``median_ms`` and
-        ``p95_ms`` (of the whole batch, milliseconds) and ``ratio``, its
-        median over that of the reference.
+        ``p95_ms`` (of the whole batch, milliseconds), and of the ratio to the
+        reference in the same repetition the median, ``ratio``, and the first
+        and third quartile, ``ratio_quartiles``.
 
     Example
     -------
@@ -65,17 +66,19 @@ def latency(models, wavs, texts, batches=(1, 16), repeats=20):
                         clips = wavs[:batch], texts[:batch]
                         taken[name].append(_milliseconds(model, *clips))
                     progress.update()
-            medians = {}
-            for name, all_of_them in taken.items():
-                timed = all_of_them[_WARM_UP:]
-                medians[name] = float(np.median(timed))
+            reference = np.array(taken[next(iter(models))])
+            for name, milliseconds in taken.items():
+                timed = milliseconds[_WARM_UP:]
+                ratios = (milliseconds / reference)[_WARM_UP:]
+                low, ratio, high = np.percentile(ratios, [25, 50, 75]).tolist()
                 found[name].append(
                     {
                         "batch": batch,
                         "threads": count,
-                        "median_ms": medians[name],
+                        "median_ms": float(np.median(timed)),
                         "p95_ms": float(np.percentile(timed, 95)),
-                        "ratio": medians[name] / medians[next(iter(models))],
+                        "ratio": ratio,
+                        "ratio_quartiles": [low, high],
                     }
                 )
     return found

@@ -12,12 +12,12 @@ from hyperpyyaml import load_hyperpyyaml, resolve_references
 from ruamel.yaml import YAML, MappingNode, ScalarNode, YAMLError
 
 from ser_peft.adapters import BottleneckConfig, PeftLobe, PromptConfig
-from ser_peft.errors import InputError, printable
+from ser_peft.errors import InputError
+from ser_peft.evaluation.markdown import markdown_table
 from ser_peft.heads import HEADS, LayerMixHead
 from ser_peft.heads.fusion import FUSIONS
 from ser_peft.lobes import shapes
 from ser_peft.lobes.configs import config_folder
-from ser_peft.report.tables import markdown
 
 __all__ = [
     "count",
@@ -346,5 +346,4 @@ def format_table(rows):
         ]
         for row in rows
     ]
-    lines = markdown(["backbone", *head.split("|")], cells)
-    return "\n".join(map(printable, lines)) + "\n"
+    return markdown_table(["backbone", *head.split("|")], cells)

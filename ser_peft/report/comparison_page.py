@@ -1,92 +1,19 @@
-"""A comparison of models for people: tables for a terminal, and one page."""
+"""A comparison of models: tables for a terminal, and a page."""
 
 from ser_peft.errors import printable
+from ser_peft.evaluation.markdown import markdown_table
 from ser_peft.evaluation.summary import short_name
 from ser_peft.report import comparison_figures, figures
-from ser_peft.report.page import template
-from ser_peft.report.run_page import ENVIRONMENT
-from ser_peft.report.tables import ends, markdown, over, points, spread
+from ser_peft.report.rendering import render
+from ser_peft.report.tables import (
+    interval_cell,
+    lay_out,
+    missing_classes_cell,
+    paired_cells,
+    spread_cell,
+)
 
 __all__ = ["format_comparison", "render_comparison"]
-
-_TITLE = "{{ c.corpus }}: {{ c.models | length }} models compared"
-
-_BODY = """
-<h1>{{ c.corpus }}: {{ c.reference }} and
-{{ c.models[1:] | map(attribute="name") | join(", ") }}</h1>
-<ul class="facts">
-<li>protocol <b>{{ c.protocol }}</b></li>
-<li>fold <b>{{ c.folds | join(", ") }}</b></li>
-<li>classes <b>{{ c.classes | length }}</b></li>
-<li>reference <b>{{ c.reference }}</b></li>
-</ul>
-<section class="card"><h2>Scores</h2>
-{{ table(*tables.scores) }}
-<p class="note">UA: balanced accuracy, the mean of per-class recalls. WA:
-accuracy. Weighted F1 weighs classes by how often they occur, macro F1 does
-not. Mean ± standard deviation over runs
-{%- if spread_of_folds %}, in brackets over folds, seeds averaged first
-{%- endif %}; the interval is of UA, all test sets pooled, over speakers.
-{% if "text" in tables.scores[0] %}
-Text: where the transcripts are from that a model reads.
-{% endif %}</p>
-</section>
-<section class="card"><h2>Agreement with {{ c.reference }}</h2>
-{{ table(*tables.agreement) }}
-<p class="note">On the same test utterances: how often both predict the same
-class, Cohen's kappa (0 is chance, 1 always), and how often the model is right
-where {{ c.reference }} is right, and where it is wrong. UA points: the model's
-UA minus that of {{ c.reference }}, with a 95% interval and p, paired over
-speakers.</p>
-</section>
-<section class="card"><h2>Size</h2>
-{{ table(*tables.size, left=4) }}
-<p class="note">Parameters of the whole model; of these what training changes,
-and of these the adapter's, without the head. Saved: the folder model/, for
-who has the backbone. Whole: all tensors that inference holds, in 32-bit
-floats, which is what <code>ser-peft export --merge</code> writes.</p>
-</section>
-<section class="card"><h2>Latency</h2>
-{{ table(*tables.latency) }}
-<p class="note">Median / 95th percentile in ms of the whole batch, and the
-median over that of {{ c.reference }}. From waveform to scores on
-{{ c.timing.processor }}, {{ c.timing.repeats }} repetitions after warm-up, the
-models in turn. Every clip lasts {{ c.timing.seconds }} s: recordings of the
-test set, repeated or cut to that length.
-{% if unmerged %}
-Adapters are folded into the encoder first; those of {{ unmerged | join(", ") }}
-cannot be and run beside it.
-{% else %}
-Adapters are folded into the encoder first.
-{% endif %}</p>
-</section>
-<div class="grid">
-{{ card("UA and latency", svg.trade_off, "Up and to the left is better. The
-diamond is the reference; bars: standard deviation over runs.") }}
-{{ card("Latency", svg.latency, "Bars: median, and on to the 95th percentile.
-Each setting has its own scale.") }}
-{% for name, figure, count in confusions %}
-{{ card("Confusion: " + name, figure, "%s test utterances, each counted once
-a seed. Colour and %% by row, counts below." | format(count | number)) }}
-{% endfor %}
-{% for name, figure in maps %}
-{{ card("Map: " + name, figure, "Every mark a test utterance, %s of fold %s: a
-t-SNE of the vectors that the head scores%s. Axes have no unit; near ones are
-alike, far distances mean little." | format(c.map.ids | length | number,
-c.map.fold, "" if loop.first else ", turned towards that of the reference")) }}
-{% endfor %}
-</div>
-{% if c.warnings %}
-<section class="card"><h2>Warnings</h2>
-{% for text in c.warnings %}<p>{{ text }}</p>{% endfor %}
-</section>
-{% endif %}
-<section class="card"><h2>Versions</h2>
-{{ table(["package", "version"], c.versions.items() | list) }}
-</section>
-"""
-
-_PAGE = template(_TITLE, _BODY)
 
 
 def format_comparison(comparison):
@@ -100,23 +27,24 @@ def format_comparison(comparison):
     Returns
     -------
     str
-        Scores, agreement, size and latency, a row a model; the warnings.
+        Tables of scores, agreement, size and latency, one row per model, and
+        the warnings.
     """
     folds = ", ".join(map(str, comparison["folds"]))
-    lines = [
+    title = (
         f"## {comparison['corpus']}, {comparison['protocol']}, fold {folds}, "
-        f"{len(comparison['classes'])} classes",
-        "",
-    ]
-    for head, rows in _tables(comparison).values():
-        lines += [*markdown(head, rows), ""]
-    lines.append(
-        f"Agreement and UA points: with {comparison['reference']}. Latency: "
-        "median / 95th percentile of a batch, ratio of medians; clips of "
-        f"{comparison['timing']['seconds']:g} s."
+        f"{len(comparison['classes'])} classes"
     )
-    lines += [f"warning: {text}" for text in comparison["warnings"]]
-    return "\n".join(map(printable, lines)) + "\n"
+    tables = [markdown_table(*table) for table in _tables(comparison).values()]
+    notes = [
+        f"Agreement and UA points: with {comparison['reference']}. Latency: "
+        "median / 95th percentile of a batch; ratios: median (middle half); "
+        "clips of "
+        f"{comparison['timing']['seconds']:g} s.",
+        *(f"warning: {text}" for text in comparison["warnings"]),
+    ]
+    lines = (f"{printable(line)}\n" for line in notes)
+    return "\n".join([f"{printable(title)}\n", *tables, "".join(lines)])
 
 
 def render_comparison(comparison):
@@ -134,145 +62,126 @@ def render_comparison(comparison):
     """
     models, classes = comparison["models"], comparison["classes"]
     places, labels = (comparison["map"][key] for key in ("points", "labels"))
-    told = "; ".join(
+    numbers = "; ".join(
         f"{m['name']}: {m['ua']['mean']:.1%}, "
         f"{m['latency'][0]['median_ms']:.3g} ms"
         for m in models
     )
-    return ENVIRONMENT.from_string(_PAGE).render(
-        c=comparison,
-        tables=_tables(comparison),
-        spread_of_folds=any(model["ua"]["std_folds"] for model in models),
-        unmerged=[model["name"] for model in models if not model["merged"]],
-        svg={
-            "trade_off": figures.inline_svg(
-                comparison_figures.trade_off_figure(models),
-                "trade_off",
-                f"UA and median latency. {told}",
-            ),
-            "latency": figures.inline_svg(
-                comparison_figures.latency_figure(models),
-                "latency",
-                "Latency of each model in each setting; the table has the "
-                "numbers",
-            ),
-        },
-        confusions=[
-            (
-                model["name"],
-                figures.inline_svg(
-                    figures.confusion_figure(model["confusion"], classes),
-                    f"confusion{i}",
-                    f"Confusion matrix of {', '.join(classes)}, rows are the "
-                    f"truth: {model['confusion']}",
-                ),
-                sum(map(sum, model["confusion"])),
-            )
-            for i, model in enumerate(models)
-        ],
-        maps=[
-            (
-                name,
-                figures.inline_svg(
-                    comparison_figures.map_figure(place, labels, classes),
-                    f"map{i}",
-                    f"Map of {len(labels)} test utterances by {name}, "
-                    f"coloured by {', '.join(classes)}",
-                ),
-            )
-            for i, (name, place) in enumerate(places.items())
-        ],
+    pictures = {
+        "trade_off": (
+            comparison_figures.trade_off_figure(models),
+            f"UA and median latency. {numbers}",
+        ),
+        "latency": (
+            comparison_figures.latency_figure(models),
+            "Latency of each model in each setting; the table has the numbers",
+        ),
+    }
+    for i, model in enumerate(models):
+        pictures[f"confusion{i}"] = figures.confusion_picture(
+            model["confusion"], classes
+        )
+    for i, (name, place) in enumerate(places.items()):
+        pictures[f"map{i}"] = (
+            comparison_figures.map_figure(place, labels, classes),
+            f"Map of {len(labels)} test utterances by {name}, coloured by "
+            f"{', '.join(classes)}",
+        )
+    return render(
+        "comparison", pictures, c=comparison, tables=_tables(comparison)
     )
 
 
 def _tables(comparison):
-    """Head and rows of each table, as text."""
+    """Names of the columns and rows of each table, as text."""
     models = comparison["models"]
-    # Of models that read: where their transcripts are from.
-    read = [", ".join((m["text"] or {}).get("sources", "–")) for m in models]
-    texts = {*read} != {"–"}
-    starts = any(model["start"] for model in models)
-    classes = any(model["missing_classes"] for model in models)
+    settings = [
+        f"{t['batch']} clip{'s' * (t['batch'] > 1)}, "
+        f"{t['threads']} thread{'s' * (t['threads'] > 1)}"
+        for t in models[0]["latency"]
+    ]
+
+    def by_setting(title, models, cell):
+        rows = [[m["name"], *map(cell, m["latency"])] for m in models]
+        return [title, *settings], rows
+
     return {
-        "scores": (
-            "model|UA %|95 % interval|WA %|macro F1 %|weighted F1 %"
-            f"|runs{'|start' * starts}{'|UA over' * classes}"
-            f"{'|text' * texts}".split("|"),
-            [
-                _scores(model)
-                + [spread(model["start"], 100, 1)] * starts
-                + [over(model)] * classes
-                + [told] * texts
-                for model, told in zip(models, read, strict=True)
-            ],
-        ),
+        "scores": lay_out(models, _SCORES),
         "agreement": (
-            "model|equal %|right where right %|right where wrong %|kappa"
-            "|UA points|95 % interval|p".split("|"),
-            [_agreement(m["name"], m["agreement"]) for m in models[1:]],
-        ),
-        "size": (
-            "model|backbone|layers|method|parameters|trained|adapter|saved MB"
-            "|whole MB".split("|"),
-            [_size(model) for model in models],
-        ),
-        "latency": (
+            [*_AGREEMENT, "UA points", "95 % interval", "p"],
             [
-                "model",
-                *(
-                    f"{t['batch']} clip{'s' * (t['batch'] > 1)}, "
-                    f"{t['threads']} thread{'s' * (t['threads'] > 1)}"
-                    for t in models[0]["latency"]
-                ),
-            ],
-            [
-                [model["name"], *map(_timing, model["latency"])]
-                for model in models
+                [cell(model) for cell in _AGREEMENT.values()]
+                + paired_cells(model["agreement"])
+                for model in models[1:]
             ],
         ),
+        "size": lay_out(models, _SIZE),
+        "latency": by_setting("ms", models, _milliseconds),
+        "ratio": by_setting(f"times {models[0]['name']}", models[1:], _ratio),
     }
 
 
-def _scores(model):
-    rest = ("wa", "macro_f1", "weighted_f1")
-    return [
-        model["name"],
-        spread(model["ua"], 100, 1),
-        ends(model["ua"], "{:.1f}"),
-        *(spread(model[key], 100, 1) for key in rest),
-        str(model["runs"]),
-    ]
+def _name(model):
+    return model["name"]
 
 
-def _agreement(name, found):
-    return [
-        name,
-        *(
-            "–" if found[key] is None else f"{100 * found[key]:.1f}"
-            for key in ("equal", "right_where_right", "right_where_wrong")
-        ),
-        "–" if found["kappa"] is None else f"{found['kappa']:.2f}",
-        *points(found),
-    ]
+def _agreed(key, factor=100, decimals=1):
+    """Cell of one measure of agreement."""
+
+    def cell(model):
+        value = model["agreement"][key]
+        return "–" if value is None else f"{factor * value:.{decimals}f}"
+
+    return cell
 
 
-def _size(model):
-    counts, parts = model["parameters"], [model]
-    if model["text"]:
-        parts.append(model["text"])
-    return [
-        model["name"],
-        " + ".join(short_name(part["backbone"]) for part in parts),
-        " + ".join(map(str, model["layers"])),
-        " + ".join(part["method"] for part in parts),
-        *(f"{counts[key]:,}" for key in ("total", "trained", "adapter")),
-        f"{model['model_bytes'] / 1e6:.2f}",
-        f"{model['inference_bytes'] / 1e6:.1f}",
-    ]
+def _of_parts(key):
+    """Cell of what a model's encoder of speech and that of text have."""
+
+    def cell(model):
+        parts = [model, model["text"]] if model["text"] else [model]
+        return " + ".join(short_name(part[key]) for part in parts)
+
+    return cell
 
 
-def _timing(timing):
-    return (
-        f"{timing['median_ms']:.1f} / {timing['p95_ms']:.1f} "
-        f"({timing['ratio']:.2f}×)"
-    )
+def _milliseconds(timing):
+    return f"{timing['median_ms']:.1f} / {timing['p95_ms']:.1f}"
+
+
+def _ratio(timing):
+    low, high = timing["ratio_quartiles"]
+    return f"{timing['ratio']:.2f} ({low:.2f} to {high:.2f})"
+
+
+_SCORES = {
+    "model": _name,
+    "UA %": lambda m: spread_cell(m["ua"]),
+    "95 % interval": lambda m: interval_cell(m["ua"], "{:.1f}"),
+    "WA %": lambda m: spread_cell(m["wa"]),
+    "macro F1 %": lambda m: spread_cell(m["macro_f1"]),
+    "weighted F1 %": lambda m: spread_cell(m["weighted_f1"]),
+    "runs": lambda m: str(m["runs"]),
+    "start": lambda m: spread_cell(m["start"]),
+    "UA over": missing_classes_cell,
+    # Where the transcripts of a model that reads are from.
+    "text": lambda m: ", ".join((m["text"] or {}).get("sources", "–")),
+}
+_AGREEMENT = {
+    "model": _name,
+    "equal %": _agreed("equal"),
+    "right where right %": _agreed("right_where_right"),
+    "right where wrong %": _agreed("right_where_wrong"),
+    "kappa": _agreed("kappa", 1, 2),
+}
+_SIZE = {
+    "model": _name,
+    "backbone": _of_parts("backbone"),
+    "layers": lambda m: " + ".join(map(str, m["layers"])),
+    "method": _of_parts("method"),
+    "parameters": lambda m: f"{m['parameters']['total']:,}",
+    "trained": lambda m: f"{m['parameters']['trained']:,}",
+    "adapter": lambda m: f"{m['parameters']['adapter']:,}",
+    "saved MB": lambda m: f"{m['model_bytes'] / 1e6:.2f}",
+    "whole MB": lambda m: f"{m['inference_bytes'] / 1e6:.1f}",
+}

@@ -1,31 +1,27 @@
-"""What a finished run leaves behind for people: one page, one table."""
+"""Files of a finished run that people read: a page and a table."""
 
 import csv
+import re
 from pathlib import Path
 
-import jinja2
 import numpy as np
 
-from ser_peft.evaluation.calibration import reliability, scale
-from ser_peft.evaluation.metrics import (
-    from_confusion,
-    over_classes,
-    speaker_confusions,
-)
+from ser_peft.evaluation.calibration import scale
+from ser_peft.evaluation.metrics import from_confusion, speaker_confusions
 from ser_peft.evaluation.results import below_start
 from ser_peft.io import atomic_path, write_json
 from ser_peft.report import figures
-from ser_peft.report.page import PAGE
+from ser_peft.report.rendering import percent, render, write_page
+from ser_peft.report.tables import epoch_table
 from ser_peft.storage.cells import as_cell
 
-__all__ = ["ENVIRONMENT", "epoch_table", "render", "write_page", "write_report"]
+__all__ = ["render_run", "write_report"]
 
 _MISTAKES = 10
-_RATES = ("ua", "wa", "macro_f1", "weighted_f1")
 
 
 def write_report(
-    folder, results, predictions, history, layer_weights=None, command=""
+    folder, results, predictions, history=(), layer_weights=None, command=""
 ):
     """Write a run's results, predictions, confusion matrix and report.
 
@@ -45,21 +41,20 @@ def write_report(
         total_parameters, valid_ua, best_epoch, epochs, train_seconds,
         peak_memory_mb, kept, versions, and optionally start (see
         `EmotionBrain.test_start`), worst_speaker, fairness, calibration,
-        robustness, by_corpus. Rates are fractions. Where there are
-        dimensions also ccc (name -> CCC), ccc_mean, ccc_ci95 and valid_ccc;
-        without classes `classes` is empty.
+        robustness, by_corpus. Rates are fractions. Runs with dimensions also
+        have ccc (name -> CCC), ccc_mean, ccc_ci95 and valid_ccc; without
+        classes `classes` is empty.
     predictions : dict
-        `id`, `speaker` (str) and optionally `gender` (str), each a list of
-        N; where there are classes `label`, `predicted` (class indices, lists
-        of N) and `probabilities` [N, C] as the model was trained, without
-        temperature; where there are dimensions `values` and
-        `predicted_values` [N, D].
+        `id`, `speaker` and optionally `gender`, lists of N str. With classes
+        also `label` and `predicted` (lists of N class indices) and
+        `probabilities` [N, C], without temperature. With dimensions also
+        `values` and `predicted_values` [N, D].
     history : list of dict
-        One an epoch (0: the start): `epoch` and any of `train_loss`,
+        One dict per epoch (0: the start): `epoch` and any of `train_loss`,
         `valid_loss`, `valid_ua`, `valid_ccc`, `lr_adapter`, `lr_head`,
-        `seconds`. Empty for a probe.
+        `seconds`. Empty where nothing was trained in epochs.
     layer_weights : list of float, optional
-        Softmaxed weight of each hidden state, index 0 the encoder's input.
+        Softmaxed weight of each hidden state; index 0 is the encoder's input.
     command : str
         The command line that made the run.
     """
@@ -73,29 +68,16 @@ def write_report(
         with atomic_path(folder / "confusion.png") as tmp:
             figure.savefig(tmp, dpi=160)
     write_page(
-        folder, render(results, predictions, history, layer_weights, command)
+        folder,
+        render_run(results, predictions, history, layer_weights, command),
     )
     write_json(finished, results)
 
 
-def write_page(folder, page):
-    """Write a page as the report of a run.
-
-    Arguments
-    ---------
-    folder : str or Path
-        Output folder of the run; created if absent.
-    page : str
-        HTML.
-    """
-    with atomic_path(Path(folder) / "report.html") as tmp:
-        # A file name that is no valid text is shown escaped, not a reason to
-        # lose the report of a finished training.
-        tmp.write_text(page, encoding="utf-8", errors="backslashreplace")
-
-
-def render(results, predictions, history, layer_weights=None, command=""):
-    """Render the report as one HTML page that needs nothing else.
+def render_run(
+    results, predictions, history=(), layer_weights=None, command=""
+):
+    """Render the report of a run as one HTML page that needs nothing else.
 
     Arguments
     ---------
@@ -109,7 +91,7 @@ def render(results, predictions, history, layer_weights=None, command=""):
     """
     pictures, shown = {}, {}
     if results["classes"]:
-        pictures, shown = _of_classes(results, predictions)
+        pictures, shown = _judged_by_class(results, predictions)
     dimensions = [*results.get("ccc", ())]
     for i, name in enumerate(dimensions):
         truth, guess = (
@@ -122,12 +104,9 @@ def render(results, predictions, history, layer_weights=None, command=""):
             f"{truth.max():g}; CCC {results['ccc'][name]:.3f}",
         )
     if history:
-        pictures["learning"] = (
-            figures.learning_figure(history, results["best_epoch"]),
-            "Losses and valid scores by epoch; the table below has the numbers",
-        )
+        pictures["learning"] = _learning(results, history)
     if layer_weights:
-        shares = ", ".join(map(_percent, layer_weights))
+        shares = ", ".join(map(percent, layer_weights))
         pictures["layers"] = (
             figures.layer_figure(layer_weights),
             f"Weight of each hidden state: {shares}",
@@ -135,106 +114,103 @@ def render(results, predictions, history, layer_weights=None, command=""):
     measures = {}
     if results["classes"]:
         measures["valid_ua"] = ("valid UA", "{:.1%}")
-    if "ccc" in results:
+    if dimensions:
         measures["valid_ccc"] = ("valid CCC", "{:.3f}")
-    epoch_head, epoch_rows = epoch_table(history, measures)
-    return ENVIRONMENT.from_string(PAGE).render(
+    return render(
+        "run",
+        pictures,
         r=results,
-        svg={
-            name: figures.inline_svg(figure, name, alt)
-            for name, (figure, alt) in pictures.items()
-        },
         dimensions=dimensions,
         n_speakers=len({*map(str, predictions["speaker"])}),
-        history=history,
-        epoch_head=epoch_head,
-        epoch_rows=epoch_rows,
-        over=_over(results),
-        intervals={
-            key: _interval(results, key, form, "95% CI ", "no 95% CI: ")
-            for key, form in (("ua", _percent), ("ccc", "{:.3f}".format))
-            if results.get(key) is not None
-        },
-        valid=_valid(results),
+        epochs=epoch_table(history, measures),
         below=below_start(results),
-        trainable=sum(results["trainable_parameters"].values()),
         command=command,
         **shown,
     )
 
 
-def _of_classes(results, predictions):
-    """Figures and tables of what concerns classes."""
+def _learning(results, history):
+    """Draw and describe what every epoch measured."""
+    score = "UA" if results["classes"] else "CCC"
+    panels = [
+        {
+            "label": "loss",
+            "curves": {"train_loss": "train", "valid_loss": "valid"},
+        },
+        {
+            "label": f"valid {score}",
+            "curves": {f"valid_{score.lower()}": "valid"},
+            "percent": score == "UA",
+        },
+    ]
+    # Reads "mean of the 2 best by valid UA: epochs 3, 5", for example. Without
+    # a number the start was kept.
+    _, _, epochs = results["kept"].partition(": ")
+    kept = [*map(int, re.findall(r"\d+", epochs))] or [0]
+    return (
+        figures.curves_figure(history, panels, kept),
+        "Losses and valid scores by epoch; the table below has the numbers",
+    )
+
+
+def _judged_by_class(results, predictions):
+    """Collect the figures and numbers of a test set with classes."""
     classes = results["classes"]
     truth = np.asarray(predictions["label"])
     guess = np.asarray(predictions["predicted"])
-    spoken = list(map(str, predictions["speaker"]))
-    speakers, counts = speaker_confusions(truth, guess, spoken, len(classes))
-    speaker_ua = from_confusion(counts)
-    genders = [gender or "unknown" for gender in predictions.get("gender", ())]
-    colors = None
-    if set(genders) - {"unknown"}:
-        gender_of = dict(zip(spoken, genders, strict=True))
-        colors = [gender_of[speaker] for speaker in speakers]
-    chance = 1 / len(classes)
+    probabilities = np.asarray(predictions["probabilities"])
     confusion = np.asarray(results["confusion"])
-    pictures = {
-        "confusion": (
-            figures.confusion_figure(confusion, classes),
-            f"Confusion matrix of {', '.join(classes)}, rows are the truth: "
-            f"{confusion.tolist()}",
-        ),
-        "speakers": (
-            figures.speaker_figure(speakers, speaker_ua, chance, colors),
-            f"UA of {len(speakers)} test speakers, from "
-            f"{speaker_ua.min():.0%} to {speaker_ua.max():.0%}",
-        ),
-    }
+    chance = 1 / len(classes)
+    pictures = {"confusion": figures.confusion_picture(confusion, classes)}
+    spoken = [*map(str, predictions["speaker"])]
+    names, counts = speaker_confusions(truth, guess, spoken, len(classes))
+    ua = from_confusion(counts)
+    gender_of = dict(zip(spoken, predictions.get("gender", ()), strict=False))
+    genders = [gender_of.get(name) or "unknown" for name in names]
+    pictures["speakers"] = (
+        figures.speaker_figure(names, ua, chance, genders),
+        f"UA of {len(names)} test speakers, from {ua.min():.0%} to "
+        f"{ua.max():.0%}",
+    )
     if results.get("calibration"):
+        confidences = {"as trained": probabilities.max(1)}
         temperature = results["calibration"]["temperature"]
-        curves = {
-            "as trained": predictions["probabilities"],
-            "scaled": scale(predictions["probabilities"], temperature),
-        }
+        if temperature != 1:
+            confidences["scaled"] = scale(probabilities, temperature).max(1)
         pictures["reliability"] = (
-            figures.reliability_figure(
-                {name: reliability(truth, p) for name, p in curves.items()}
-            ),
-            "Accuracy by confidence, as trained and scaled",
+            figures.reliability_figure(truth == guess, confidences),
+            f"Accuracy by confidence, {' and '.join(confidences)}",
         )
-    robustness = results.get("robustness") or {}
-    if robustness:
-        robustness = {"clean": results["ua"], **robustness}
-        shares = [f"{name} {_percent(ua)}" for name, ua in robustness.items()]
+    if results.get("robustness"):
+        views = {"clean": results["ua"], **results["robustness"]}
+        shares = [f"{name} {percent(ua)}" for name, ua in views.items()]
         pictures["robustness"] = (
-            figures.robustness_figure(robustness, chance),
+            figures.robustness_figure(views, chance),
             f"UA: {', '.join(shares)}",
         )
-    mistakes, wrong = _mistakes(predictions, truth, guess, classes)
+    confidence = probabilities.max(1)
+    wrong = np.flatnonzero(truth != guess)
+    worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:_MISTAKES]
     return pictures, {
         "chance": chance,
-        "corpus_rows": [
-            (
-                name,
-                *(_percent(part[key]) for key in _RATES),
-                _interval(part, "ua", _percent),
-                _over(part | {"classes": classes}) or "all classes",
-                _number(part["test_utterances"]),
+        "speakers": [*zip(names, genders, counts.sum((1, 2)), ua, strict=True)],
+        "class_counts": [
+            *zip(
+                classes,
+                confusion.diagonal(),
+                confusion.sum(1),
+                confusion.sum(0),
+                strict=True,
             )
-            for name, part in results.get("by_corpus", {}).items()
         ],
-        "class_rows": _class_rows(confusion, classes),
-        "fairness": [
-            (column, *_fairness_rows(result))
-            for column, result in results.get("fairness", {}).items()
+        # The errors that the model was most confident of.
+        "mistakes": [
+            (*(predictions[key][i] for key in ("id", "speaker")),
+             truth[i], guess[i], confidence[i])
+            for i in worst
         ],
-        "robustness": [
-            (name, _percent(ua), f"{100 * (ua - results['ua']):+.1f}")
-            for name, ua in robustness.items()
-        ],
-        "mistakes": mistakes,
-        "wrong": wrong,
-    }
+        "wrong": len(wrong),
+    }  # fmt: skip
 
 
 def _write_predictions(path, predictions, results):
@@ -244,11 +220,13 @@ def _write_predictions(path, predictions, results):
     if classes := results["classes"]:
         for key in ("label", "predicted"):
             columns[key] = [as_cell(classes[i]) for i in predictions[key]]
-        chances = np.transpose(predictions["probabilities"])
+        chances = np.asarray(predictions["probabilities"])
         temperature = results.get("calibration", {}).get("temperature", 1.0)
-        scaled = np.transpose(scale(predictions["probabilities"], temperature))
-        for ending, values in (("", chances), ("_calibrated", scaled)):
-            for name, column in zip(classes, values, strict=True):
+        for ending, values in (
+            ("", chances),
+            ("_calibrated", scale(chances, temperature)),
+        ):
+            for name, column in zip(classes, values.T, strict=True):
                 columns[f"{name}{ending}"] = [f"{p:.6f}" for p in column]
     for i, name in enumerate(results.get("ccc", ())):
         for title, key in (
@@ -262,138 +240,3 @@ def _write_predictions(path, predictions, results):
         writer = csv.writer(file)
         writer.writerow(map(as_cell, columns))
         writer.writerows(zip(*columns.values(), strict=True))
-
-
-def _class_rows(confusion, classes):
-    """Name, recall, precision and support of each class, as text."""
-    rows = []
-    for i, name in enumerate(classes):
-        hits, support = confusion[i, i], confusion[i].sum()
-        claimed = confusion[:, i].sum()
-        recall = _percent(hits / support if support else None)
-        precision = _percent(hits / claimed if claimed else None)
-        rows.append((name, recall, precision, _number(support)))
-    return rows
-
-
-def _fairness_rows(result):
-    """The groups of one column, by what they differ, or why not, as text."""
-    groups = [
-        (
-            name,
-            _percent(group["ua"]),
-            _number(group["utterances"]),
-            _number(group["speakers"]),
-        )
-        for name, group in result["groups"].items()
-    ]
-    if result["unknown"]:
-        groups.append(("unknown", "–", _number(result["unknown"]), "–"))
-    if result["ua_gap"] is None:
-        return groups, [], result["reason"]
-    differences = [("UA", "", f"{100 * result['ua_gap']:.1f}")]
-    for name in ("statistical_parity", "equal_opportunity"):
-        largest = result[f"{name}_difference"]
-        where = [
-            c for c, by in result["by_class"].items() if by[name] == largest
-        ]
-        shown = ", ".join(where), f"{100 * largest:.1f}"
-        differences.append((name.replace("_", " "), *shown))
-    return groups, differences, None
-
-
-def epoch_table(history, measures):
-    """Lay out what every epoch measured.
-
-    Arguments
-    ---------
-    history : list of dict
-        One an epoch.
-    measures : dict
-        Key of `history` -> name and format, beside losses, rates and time.
-
-    Returns
-    -------
-    tuple of (list of str, list of list)
-        Names of the columns and rows, as text.
-    """
-    columns = {
-        "train_loss": ("train loss", "{:.3f}"),
-        "valid_loss": ("valid loss", "{:.3f}"),
-        **measures,
-        "lr_adapter": ("adapter lr", "{:.2g}"),
-        "lr_head": ("head lr", "{:.2g}"),
-        "seconds": ("time", "{:.1f} s"),
-    }
-    rows = [
-        [epoch["epoch"]]
-        + [
-            "–" if epoch.get(key) is None else form.format(epoch[key])
-            for key, (_, form) in columns.items()
-        ]
-        for epoch in history
-    ]
-    return ["epoch", *(title for title, _ in columns.values())], rows
-
-
-def _valid(results):
-    """Name and value of what the epoch was chosen by, as text."""
-    if not results["classes"]:
-        score = results["valid_ccc"]
-        return "CCC", "–" if score is None else f"{score:.3f}"
-    over = _over(results, "valid_missing_classes")
-    return "UA", _percent(results["valid_ua"]) + over
-
-
-def _over(results, key="missing_classes"):
-    return over_classes(results.get(key), len(results["classes"]))
-
-
-def _interval(results, key, form, found="", lacking="none: "):
-    """Ends of an interval, or why there is none, as text."""
-    if ends := results[f"{key}_ci95"]:
-        return found + " to ".join(map(form, ends))
-    return lacking + results[f"{key}_ci95_reason"]
-
-
-def _mistakes(predictions, truth, guess, classes):
-    """The errors the model was surest of, and how many errors there are."""
-    sure = np.asarray(predictions["probabilities"])[range(len(guess)), guess]
-    wrong = np.flatnonzero(truth != guess)
-    worst = wrong[np.argsort(-sure[wrong], kind="stable")][:_MISTAKES]
-    rows = [
-        (
-            predictions["id"][i],
-            predictions["speaker"][i],
-            classes[truth[i]],
-            classes[guess[i]],
-            _percent(sure[i]),
-        )
-        for i in worst
-    ]
-    return rows, len(wrong)
-
-
-def _percent(fraction):
-    return "–" if fraction is None else f"{fraction:.1%}"
-
-
-def _number(value):
-    return f"{value:,.0f}"
-
-
-def _duration(seconds):
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
-
-
-ENVIRONMENT = jinja2.Environment(
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-ENVIRONMENT.filters.update(percent=_percent, number=_number, duration=_duration)

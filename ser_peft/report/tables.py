@@ -1,60 +1,31 @@
-"""A summary as tables of text, for a terminal and for the page."""
+"""Tables of text, for a terminal and for pages."""
 
 import itertools
 
 from ser_peft.errors import printable
+from ser_peft.evaluation.markdown import markdown_table
 from ser_peft.evaluation.summary import lacks, short_name, title_of
 
 __all__ = [
     "comparison_table",
-    "ends",
-    "format_table",
+    "epoch_table",
+    "format_summary",
     "group_table",
-    "markdown",
-    "over",
-    "points",
-    "spread",
+    "interval_cell",
+    "lay_out",
+    "missing_classes_cell",
+    "paired_cells",
+    "spread_cell",
 ]
 
-_COLUMNS = {
-    "method": lambda g: g["method"] + (g["settings"] and f" ({g['settings']})"),
-    "backbone": lambda g: short_name(g["backbone"]),
-    "UA %": lambda g: spread(g["ua"], 100, 1),
-    "WA %": lambda g: spread(g["wa"], 100, 1),
-    "macro F1 %": lambda g: spread(g["macro_f1"], 100, 1),
-    "weighted F1 %": lambda g: spread(g["weighted_f1"], 100, 1),
-    "CCC": lambda g: spread(g["ccc_mean"], 1, 3),
-    "start": lambda g: spread(
-        g["start"], *((100, 1) if g["classes"] else (1, 3))
-    ),
-    "common": lambda g: _common(g),
-    "UA over": lambda g: over(g),
-    "runs": lambda g: str(g["runs"]),
-    "folds": lambda g: _folds(g),
-    "incomplete, lacks": lambda g: lacks(g),
-    "seeds": lambda g: str(len(g["seeds"])),
-    "adapter": lambda g: f"{g['trainable_parameters']['adapter']:,}",
-    "head": lambda g: f"{g['trainable_parameters']['head']:,}",
-    "MB": lambda g: _number(g["model_bytes"], 1e-6),
-    "s/step": lambda g: _number(g["step_seconds"], 1),
-    "train s": lambda g: f"{g['train_seconds']:,.0f}",
-}
-_SCORES = ("UA %", "WA %", "macro F1 %", "weighted F1 %", "CCC")
-_NOTHING = {
-    **dict.fromkeys((*_SCORES, "start"), "–"),
-    "UA over": "all classes",
-    "incomplete, lacks": "",
-}
-"""What a column need not be shown for."""
 
-
-def format_table(summary):
+def format_summary(summary):
     """Lay a summary out as markdown tables for a terminal.
 
     Arguments
     ---------
     summary : dict
-        What `summarize` returned.
+        What `ser_peft.evaluation.summary.summarize` returned.
 
     Returns
     -------
@@ -63,14 +34,15 @@ def format_table(summary):
         with rates in %, mean ± standard deviation over runs, and comparisons;
         then the warnings.
     """
-    lines = []
+    text = ""
     for title, groups in itertools.groupby(summary["groups"], title_of):
-        corpus, protocol, n_classes = title
-        lines += [f"## {corpus}, {protocol}, {n_classes} classes", ""]
-        lines += [*markdown(*group_table([*groups])), ""]
+        heading = "## {}, {}, {} classes".format(*title)
+        text += f"{printable(heading)}\n\n"
+        text += markdown_table(*group_table([*groups])) + "\n"
         head, rows = comparison_table(summary, title)
         if rows:
-            lines += [*markdown(head, rows), ""]
+            text += markdown_table(head, rows) + "\n"
+    lines = []
     if any(len(group["seeds"]) > 1 for group in summary["groups"]):
         lines.append(
             "± is over runs; in brackets over folds, seeds averaged first."
@@ -78,7 +50,7 @@ def format_table(summary):
     if any(group["missing"] for group in summary["groups"]):
         lines.append(
             "Common: the mean score on the folds and seeds that all rows "
-            "have; by it they are ranked."
+            "have; rows are ranked by it."
         )
     if summary["comparisons"]:
         lines.append(
@@ -86,69 +58,127 @@ def format_table(summary):
             "over speakers."
         )
     lines += [f"warning: {text}" for text in summary["warnings"]]
-    return "\n".join(map(printable, lines)).rstrip() + "\n"
+    return (text + "\n".join(map(printable, lines))).rstrip() + "\n"
 
 
 def group_table(groups):
-    """Lay groups out.
+    """Lay groups out, one per row.
 
     Arguments
     ---------
     groups : list of dict
-        Of one corpus, protocol and number of classes.
+        Groups of one corpus, protocol and number of classes.
 
     Returns
     -------
     tuple of (list of str, list of list of str)
-        Names of the columns, without scores that no group has and without
-        what is right with all, and rows.
+        Names of the columns and rows, see `lay_out`. The columns about
+        incomplete groups are left out if all are complete.
     """
-    columns = {
-        name: [cell(group) for group in groups]
-        for name, cell in _COLUMNS.items()
-    }
-    for name, nothing in _NOTHING.items():
-        if set(columns[name]) == {nothing}:
-            del columns[name]
-    if "incomplete, lacks" not in columns:
-        del columns["common"]
-    return [*columns], [*map(list, zip(*columns.values(), strict=True))]
+    columns = _GROUP_COLUMNS
+    if not any(group["missing"] for group in groups):
+        unused = ("common", "incomplete, lacks")
+        columns = {k: cell for k, cell in columns.items() if k not in unused}
+    return lay_out(groups, columns)
 
 
 def comparison_table(summary, title):
-    """Lay comparisons out.
+    """Lay paired comparisons out, one per row.
 
     Arguments
     ---------
     summary : dict
-        What `summarize` returned.
+        What `ser_peft.evaluation.summary.summarize` returned.
     title : tuple
         Corpus, protocol and number of classes.
 
     Returns
     -------
     tuple of (list of str, list of list of str)
-        Names of the columns, and rows.
+        Names of the columns and rows.
     """
     head = "method|against|UA points|95 % interval|p|runs|speakers".split("|")
-    rows = []
-    for comparison in summary["comparisons"]:
-        if title_of(comparison) != title:
-            continue
-        rows.append(
-            [
-                comparison["first"],
-                comparison["second"],
-                *points(comparison),
-                str(comparison["runs"]),
-                str(comparison["speakers"]),
-            ]
-        )
-    return head, rows
+    return head, [
+        [
+            compared["first"],
+            compared["second"],
+            *paired_cells(compared),
+            str(compared["runs"]),
+            str(compared["speakers"]),
+        ]
+        for compared in summary["comparisons"]
+        if title_of(compared) == title
+    ]
 
 
-def points(compared):
-    """Lay a paired difference out: points, their interval, p.
+def epoch_table(history, measures):
+    """Lay the measures of a training out, one epoch per row.
+
+    Arguments
+    ---------
+    history : list of dict
+        One dict per epoch.
+    measures : dict
+        Key of `history` -> name and format, in addition to losses, learning
+        rates and time.
+
+    Returns
+    -------
+    tuple of (list of str, list of list of str)
+        Names of the columns and rows.
+    """
+    formats = {
+        "epoch": ("epoch", "{}"),
+        "train_loss": ("train loss", "{:.3f}"),
+        "valid_loss": ("valid loss", "{:.3f}"),
+        **measures,
+        "lr_adapter": ("adapter lr", "{:.2g}"),
+        "lr_head": ("head lr", "{:.2g}"),
+        "seconds": ("time", "{:.1f} s"),
+    }
+    return [name for name, _ in formats.values()], [
+        [
+            "–" if epoch.get(key) is None else form.format(epoch[key])
+            for key, (_, form) in formats.items()
+        ]
+        for epoch in history
+    ]
+
+
+def lay_out(items, columns):
+    """Lay items out, one per row, without columns that say nothing.
+
+    Arguments
+    ---------
+    items : list
+        Items, such as groups or models.
+    columns : dict
+        Name -> function that returns an item's cell. A column in which all
+        cells are "–" or "all classes" is left out.
+
+    Returns
+    -------
+    tuple of (list of str, list of list of str)
+        Names of the columns and rows.
+
+    Example
+    -------
+    >>> lay_out([1, 2], {"n": str, "start": lambda n: "–"})
+    (['n'], [['1'], ['2']])
+    """
+    cells = {
+        name: [cell(item) for item in items] for name, cell in columns.items()
+    }
+    told = {
+        name: column
+        for name, column in cells.items()
+        if {*column} not in ({"–"}, {"all classes"})
+    }
+    return [*told], [[*row] for row in zip(*told.values(), strict=True)]
+
+
+def paired_cells(compared):
+    """Cells of a paired difference: points, their interval, p.
 
     Arguments
     ---------
@@ -163,32 +193,30 @@ def points(compared):
     Example
     -------
     >>> found = {"difference": 0.021, "ci95": [-0.01, 0.05], "p": 0.0004}
-    >>> points(found)
+    >>> paired_cells(found)
     ['+2.1', '-1.0 to +5.0', '<0.001']
     >>> few = "3 speakers, 4 are needed"
-    >>> points(found | {"ci95": None, "p": None, "reason": few})
+    >>> paired_cells(found | {"ci95": None, "p": None, "reason": few})
     ['+2.1', 'none: 3 speakers, 4 are needed', '–']
     """
     p = compared["p"]
-    told = "–"
-    if p is not None:
-        told = f"{p:.3f}" if p >= 0.001 else "<0.001"
-    return [
-        f"{100 * compared['difference']:+.1f}",
-        ends(compared, "{:+.1f}"),
-        told,
-    ]
+    if p is None:
+        shown = "–"
+    else:
+        shown = f"{p:.3f}" if p >= 0.001 else "<0.001"
+    points = f"{100 * compared['difference']:+.1f}"
+    return [points, interval_cell(compared, "{:+.1f}"), shown]
 
 
-def ends(found, form):
-    """Lay an interval out in %, or why there is none.
+def interval_cell(found, form):
+    """Cell of an interval in %, or the reason why there is none.
 
     Arguments
     ---------
     found : dict
-        `ci95`, fractions, and where it is None `reason`.
+        `ci95`, two fractions or None, and `reason` if it is None.
     form : str
-        Format of an end.
+        Format of an end of the interval.
 
     Returns
     -------
@@ -199,17 +227,15 @@ def ends(found, form):
     return " to ".join(form.format(100 * end) for end in found["ci95"])
 
 
-def spread(metric, scale, digits):
-    """Lay a mean out with what it is the mean of.
+def spread_cell(metric, fractions=True):
+    """Cell of a mean with its spread.
 
     Arguments
     ---------
     metric : dict or None
         `mean`, and `std` and `std_folds`, which may be None.
-    scale : float
-        100 for per cent.
-    digits : int
-        Behind the point.
+    fractions : bool
+        Whether to show it in % with one decimal; otherwise with three.
 
     Returns
     -------
@@ -217,26 +243,26 @@ def spread(metric, scale, digits):
 
     Example
     -------
-    >>> spread({"mean": 0.7, "std": 0.1, "std_folds": None}, 100, 1)
+    >>> spread_cell({"mean": 0.7, "std": 0.1, "std_folds": None})
     '70.0 ± 10.0'
     """
     if metric is None:
         return "–"
-    text = f"{scale * metric['mean']:.{digits}f}"
+    text = _score(metric["mean"], fractions)
     if metric["std"] is not None:
-        text += f" ± {scale * metric['std']:.{digits}f}"
+        text += f" ± {_score(metric['std'], fractions)}"
     if metric["std_folds"] is not None:
-        text += f" ({scale * metric['std_folds']:.{digits}f})"
+        text += f" ({_score(metric['std_folds'], fractions)})"
     return text
 
 
-def over(group):
-    """Say over which classes the UA of a group is.
+def missing_classes_cell(group):
+    """Cell that names the folds whose test set lacks classes.
 
     Arguments
     ---------
     group : dict
-        Of `summarize`.
+        `n_classes`, and `missing_classes` as `summarize` has them.
 
     Returns
     -------
@@ -245,29 +271,28 @@ def over(group):
     Example
     -------
     >>> missing = [{"fold": 1, "classes": ["sad"]}]
-    >>> over({"missing_classes": missing, "n_classes": 4})
+    >>> missing_classes_cell({"missing_classes": missing, "n_classes": 4})
     '3 of 4 in fold 1'
     """
     by_count = {}
     for fold in group["missing_classes"]:
         count = group["n_classes"] - len(fold["classes"])
         by_count.setdefault(count, []).append(str(fold["fold"]))
-    told = [
+    cells = [
         f"{count} of {group['n_classes']} in fold {', '.join(folds)}"
         for count, folds in by_count.items()
     ]
-    return "; ".join(told) or "all classes"
+    return "; ".join(cells) or "all classes"
+
+
+def _score(value, fractions):
+    return f"{100 * value:.1f}" if fractions else f"{value:.3f}"
 
 
 def _common(group):
     if group["common"] is None:
         return "–"
-    scale, digits = (100, 1) if group["n_classes"] else (1, 3)
-    return f"{scale * group['common']:.{digits}f}"
-
-
-def _number(value, scale):
-    return "–" if value is None else f"{scale * value:.2f}"
+    return _score(group["common"], group["n_classes"])
 
 
 def _folds(group):
@@ -277,37 +302,28 @@ def _folds(group):
     return str(count)
 
 
-def markdown(head, rows):
-    """Lay rows out as a markdown table whose columns align.
+def _decimal(value, factor=1):
+    return "–" if value is None else f"{factor * value:.2f}"
 
-    Arguments
-    ---------
-    head : list of str
-        Names of the columns; the first two are aligned left.
-    rows : list of list of str
-        Their cells.
 
-    Returns
-    -------
-    list of str
-        Lines.
-
-    Example
-    -------
-    >>> print("\\n".join(markdown(["a", "b", "c"], [["x", "y", "10"]])))
-    | a | b |  c |
-    | - | - | -- |
-    | x | y | 10 |
-    """
-    rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    rule = ["-" * width for width in widths]
-    return [
-        "| "
-        + " | ".join(
-            cell.ljust(width) if i < 2 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        + " |"
-        for row in (head, rule, *rows)
-    ]
+_GROUP_COLUMNS = {
+    "method": lambda g: g["method"] + (g["settings"] and f" ({g['settings']})"),
+    "backbone": lambda g: short_name(g["backbone"]),
+    "UA %": lambda g: spread_cell(g["ua"]),
+    "WA %": lambda g: spread_cell(g["wa"]),
+    "macro F1 %": lambda g: spread_cell(g["macro_f1"]),
+    "weighted F1 %": lambda g: spread_cell(g["weighted_f1"]),
+    "CCC": lambda g: spread_cell(g["ccc_mean"], False),
+    "start": lambda g: spread_cell(g["start"], g["n_classes"]),
+    "common": _common,
+    "UA over": missing_classes_cell,
+    "runs": lambda g: str(g["runs"]),
+    "folds": _folds,
+    "incomplete, lacks": lacks,
+    "seeds": lambda g: str(len(g["seeds"])),
+    "adapter": lambda g: f"{g['trainable_parameters']['adapter']:,}",
+    "head": lambda g: f"{g['trainable_parameters']['head']:,}",
+    "MB": lambda g: _decimal(g["model_bytes"], 1e-6),
+    "s/step": lambda g: _decimal(g["step_seconds"]),
+    "train s": lambda g: f"{g['train_seconds']:,.0f}",
+}

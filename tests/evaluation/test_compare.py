@@ -296,7 +296,7 @@ def test_page_says_what_was_found(found):
     assert len(ids) == len(set(ids))
     table = format_comparison(found)
     assert table.count("\n| teacher ") == 3
-    assert table.count("\n| student ") == 4
+    assert table.count("\n| student ") == 5
 
 
 def test_what_a_table_cannot_say_is_said(found):

@@ -12,6 +12,7 @@ from ser_peft.data import prepare, read_manifests
 from ser_peft.data.provenance import RECORD
 from ser_peft.errors import InputError
 from ser_peft.evaluation.elsewhere import evaluate
+from ser_peft.report.run_page import write_report
 from ser_peft.storage.closed import MANIFEST
 
 
@@ -32,13 +33,20 @@ def emodb(tmp_path_factory):
     return folder
 
 
+def evaluated(run, test, out, **how):
+    """Test a run and write its report; the results."""
+    found = evaluate(run, test, out, **how)
+    write_report(out, **found)
+    return found["results"]
+
+
 def results_of(folder):
     """``results.json``."""
     return json.loads((folder / "results.json").read_text())
 
 
 def test_its_own_test_set_gives_its_own_results(run, manifests, tmp_path):
-    found = evaluate(run, manifests / "test.json", tmp_path / "out")
+    found = evaluated(run, manifests / "test.json", tmp_path / "out")
     own = results_of(run)
     for key in (
         *("ua", "wa", "ua_ci95", "confusion", "test_speakers", "fairness"),
@@ -74,7 +82,7 @@ def test_all_of_a_corpus(run, emodb, tmp_path, capsys):
     assert found["classes"] == results_of(run)["classes"]
     # The same from its manifests, whose splits count together.
     prepare("emodb", emodb, tmp_path / "manifests", classes=4)
-    again = evaluate(run, tmp_path / "manifests", tmp_path / "again")
+    again = evaluated(run, tmp_path / "manifests", tmp_path / "again")
     for key in ("ua", "confusion", "test_utterances"):
         assert again[key] == found[key]
 
@@ -82,7 +90,7 @@ def test_all_of_a_corpus(run, emodb, tmp_path, capsys):
 def test_other_classes_are_left_out(run, emodb, tmp_path, caplog):
     names = {n: n for n in ("neutral", "angry", "sad", "happy", "bored")}
     prepare("emodb", emodb, tmp_path / "manifests", classes=names)
-    found = evaluate(run, tmp_path / "manifests", tmp_path / "out")
+    found = evaluated(run, tmp_path / "manifests", tmp_path / "out")
     _, manifests = read_manifests(tmp_path / "manifests")
     emotions = [e["emotion"] for m in manifests.values() for e in m.values()]
     kept = sum(name in found["classes"] for name in emotions)
@@ -105,7 +113,7 @@ def test_missing_classes_are_told(run, emodb, tmp_path):
     text = json.loads(about.read_text())
     text["classes"].remove("sad")
     about.write_text(json.dumps(text))
-    found = evaluate(run, tmp_path / "manifests", tmp_path / "out")
+    found = evaluated(run, tmp_path / "manifests", tmp_path / "out")
     assert found["missing_classes"] == ["sad"]
 
 
@@ -113,7 +121,7 @@ def test_refuses_whom_it_has_heard(run, ravdess_tree, tmp_path, manifests):
     for test in (manifests, manifests / "valid.json", "ravdess"):
         folder = ravdess_tree if test == "ravdess" else None
         with pytest.raises(InputError, match="model .*/model: has heard"):
-            evaluate(run, test, tmp_path / "out", data_folder=folder)
+            evaluated(run, test, tmp_path / "out", data_folder=folder)
     assert not (tmp_path / "out").exists()
 
 
@@ -145,11 +153,11 @@ def test_without_a_record(run, manifests, tmp_path, capsys):
 )
 def test_no_such_set(run, manifests, tmp_path, test, says):
     with pytest.raises(InputError, match=says):
-        evaluate(run, manifests / test, tmp_path / "out")
+        evaluated(run, manifests / test, tmp_path / "out")
 
 
 def test_nothing_to_judge(run, emodb, tmp_path):
     names = {"bored": "bored", "sad": "tired"}
     prepare("emodb", emodb, tmp_path / "manifests", classes=names)
     with pytest.raises(InputError, match="has none of the model's classes"):
-        evaluate(run, tmp_path / "manifests", tmp_path / "out")
+        evaluated(run, tmp_path / "manifests", tmp_path / "out")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from pages import HOSTILE, Page
 
-from ser_peft.report import figures
+from ser_peft.report import figures, pretraining_figures
 from ser_peft.report.pretraining_page import write_pretraining_report
 
 
@@ -205,7 +205,7 @@ def test_a_failure_leaves_the_older_page(tmp_path, tapt, monkeypatch):
     def broken(*_):
         raise RuntimeError("no fonts")
 
-    monkeypatch.setattr(figures, "usage_figure", broken)
+    monkeypatch.setattr(pretraining_figures, "usage_figure", broken)
     with pytest.raises(RuntimeError):
         write_pretraining_report(tmp_path, **tapt)
     assert (tmp_path / "report.html").read_text() == text
@@ -228,9 +228,14 @@ def test_curves_and_baselines():
         {"epoch": 2, "a": 0.3, "low": 0.1},
         {"epoch": 3, "low": 0.1},
     ]
-    figure = figures.curve_figure(
-        history, {"a": "A"}, "share", 2, 0, ("chance", {"a": "low"})
-    )
+    panel = {
+        "label": "share",
+        "curves": {"a": "A"},
+        "percent": True,
+        "low": 0,
+        "rivals": ("chance", {"a": "low"}),
+    }
+    figure = figures.curves_figure(history, [panel], [2])
     curve, low, _, kept = figure.axes[0].lines
     assert [*curve.get_ydata()[:2]] == [0.2, 0.3]
     assert np.isnan(curve.get_ydata()[2])
@@ -240,7 +245,7 @@ def test_curves_and_baselines():
 
 
 def test_usage_is_sorted_and_beside_even_use():
-    figure = figures.usage_figure({"K = 4": [0, 1, 6, 1]})
+    figure = pretraining_figures.usage_figure({"K = 4": [0, 1, 6, 1]})
     even, line = figure.axes[0].lines
     assert [*even.get_ydata()] == [1, 1]
     assert [*line.get_ydata()] == [3, 0.5, 0.5]
@@ -248,7 +253,7 @@ def test_usage_is_sorted_and_beside_even_use():
 
 
 def test_labels_lie_under_their_time():
-    figure = figures.utterance_figure(
+    figure = pretraining_figures.utterance_figure(
         np.zeros((80, 100)), {64: [7] * 25 + [9] * 24 + [7]}, 1.0, 0.02
     )
     upper, strip = figure.axes

@@ -11,8 +11,8 @@ from scipy.special import softmax
 
 from ser_peft.evaluation.metrics import scores, speaker_interval
 from ser_peft.evaluation.runs import _predictions
-from ser_peft.report import figures
-from ser_peft.report.run_page import render, write_report
+from ser_peft.report import drawing, figures
+from ser_peft.report.run_page import render_run, write_report
 
 CLASSES = ["angry", "happy", "sad"]
 CALIBRATION = {
@@ -80,8 +80,8 @@ def run():
 def shown(run):
     """The words around the figures, which are not drawn."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figures, "inline_svg", lambda *_: "")
-        return " ".join(Page(render(**run)).shown.split())
+        patch.setattr(drawing, "inline_svg", lambda *_: "")
+        return " ".join(Page(render_run(**run)).shown.split())
 
 
 def test_writes_every_file_and_nothing_else(tmp_path, run):
@@ -162,7 +162,7 @@ def test_results_come_last(tmp_path, run, monkeypatch):
 
 
 def test_page_needs_no_network(run):
-    text = render(**run)
+    text = render_run(**run)
     page = Page(text)
     assert "http:" not in text and "https:" not in text
     assert all(link.startswith("#") for link in page.links)
@@ -172,22 +172,22 @@ def test_page_needs_no_network(run):
 
 
 def test_page_is_structured_and_described(run):
-    page = Page(render(**run))
-    assert page.tags.count("h1") == 1 and page.tags.count("table") == 4
+    page = Page(render_run(**run))
+    assert page.tags.count("h1") == 1 and page.tags.count("table") == 5
     assert len(page.images) == 4
     assert all(image["role"] == "img" for image in page.images)
     assert len({image["aria-label"] for image in page.images}) == 4
 
 
 def test_ids_are_unique_across_the_figures(run):
-    text = render(**run)
+    text = render_run(**run)
     ids = [piece.split('"')[0] for piece in text.split(' id="')[1:]]
     assert ids and len(ids) == len(set(ids))
 
 
 def test_hostile_names_are_shown_not_obeyed(tmp_path, run):
     results, predictions = run["results"], run["predictions"]
-    clean = Page(render(**run)).tags
+    clean = Page(render_run(**run)).tags
     for key in ("corpus", "protocol", "backbone", "method", "kept"):
         results[key] = HOSTILE
     results["classes"] = [HOSTILE, *CLASSES[1:]]
@@ -304,7 +304,7 @@ def test_a_probe_has_no_epochs_and_no_layers(run):
         "kept": "no choice was made",
     }
     run |= {"history": [], "layer_weights": None}
-    page = Page(render(**run))
+    page = Page(render_run(**run))
     assert len(page.images) == 2
     assert "kept no choice was made test set" in shown(run)
     assert "linear probe" not in page.shown
@@ -360,21 +360,21 @@ def test_calibration_and_robustness_by_hand(run):
         "calibration": CALIBRATION | {"temperature": 1.5},
         "robustness": {"babble 20 dB": 0.75, "telephone": 0.805},
     }
-    page = Page(render(**run))
+    page = Page(render_run(**run))
     assert len(page.images) == 6
     label = page.images[3]["aria-label"]
     assert label == "UA: clean 80.0%, babble 20 dB 75.0%, telephone 80.5%"
     text = " ".join(page.shown.split())
     assert "calibration error 7.0%, and 2.0% with the temperature 1.50" in text
-    assert "maximum at 2.50; the fewer speakers it has (3)" in text
+    assert "maximum at 2.50; the fewer valid speakers (3), the nearer" in text
     assert "babble 20 dB 75.0% -5.0 telephone 80.5% +0.5" in text
 
 
 def test_speakers_are_coloured_by_gender(run):
     run["predictions"]["gender"] = ["female", "male"] * 30
-    assert {"female", "male"} <= set(Page(render(**run)).shown.split())
+    assert {"female", "male"} <= set(Page(render_run(**run)).shown.split())
     run["predictions"]["gender"] = [None] * 60
-    assert "male" not in Page(render(**run)).shown
+    assert "male" not in Page(render_run(**run)).shown
 
 
 def test_figures_show_their_numbers():
@@ -387,11 +387,93 @@ def test_figures_show_their_numbers():
     assert [t.get_text() for t in ax.get_xticklabels()] == ["b", "c", "a"]
     assert {t.get_text() for t in ax.texts} == {"mean 60%", "chance"}
     many = figures.speaker_figure([str(i) for i in range(90)], [0.5] * 90, 0.25)
-    assert many.axes[0].get_xlabel() == "90 speakers, sorted"
-    history = [{"epoch": 1, "train_loss": 2.0}, {"epoch": 2, "valid_ua": 0.5}]
-    loss, ua = figures.learning_figure(history, 2).axes
-    assert loss.lines[0].get_ydata().tolist()[0] == 2.0
-    assert ua.lines[0].get_ydata().tolist()[1] == 0.5
-    assert ua.lines[1].get_xdata() == [2, 2]
+    assert many.axes[0].get_xlabel() == "90 speakers, sorted by UA"
     bars = figures.layer_figure([0.1, 0.7, 0.2]).axes[0].patches
     assert [bar.get_height() for bar in bars] == [0.1, 0.7, 0.2]
+
+
+def test_speakers_are_named_by_what_differs():
+    names = [f"MSP-IMPROV-session1-F{i:02}" for i in range(24)]
+    ax = figures.speaker_figure(names, np.linspace(0, 1, 24), 0.25).axes[0]
+    shown = [text.get_text() for text in ax.get_xticklabels()]
+    assert shown == [f"{i:02}" for i in range(24)]
+    assert ax.get_xlabel() == "speaker, MSP-IMPROV-session1-F…"
+
+
+def test_every_speaker_has_a_row(run):
+    run["predictions"]["speaker"] = [f"s{i % 50}" for i in range(60)]
+    run["predictions"]["label"] = [0] * 60
+    run["predictions"]["predicted"] = [0] * 59 + [1]
+    text = shown(run)
+    assert "speaker utterances UA s0 2 100.0% s1 2" in text
+    assert "s9 2 50.0%" in text and "s49 1 100.0%" in text
+    run["predictions"]["gender"] = ["female", None] * 30
+    text = shown(run)
+    assert "speaker gender utterances UA s0 female 2 100.0% s1 unknown" in text
+
+
+@pytest.mark.parametrize(
+    ("kept", "epochs"),
+    [
+        ("best valid UA: epoch 3", [3]),
+        ("last epoch: 4", [4]),
+        ("mean of the 2 best by valid UA: epochs 1, 4", [1, 4]),
+        ("best valid UA: the linear probe", [0]),
+    ],
+)
+def test_learning_curve_marks_the_start_and_what_was_kept(run, kept, epochs):
+    drawn = []
+
+    def keep(figure, name, description):
+        drawn.append((name, figure))
+        return ""
+
+    run["history"] = [
+        {"epoch": 0, "from": "linear probe", "valid_loss": 1.5, "valid_ua": 0.6}
+    ] + [
+        {"epoch": i, "train_loss": 2 / i, "valid_loss": 3 / i, "valid_ua": 0.7}
+        for i in (1, 2, 3, 4)
+    ]
+    run["results"] |= {"kept": kept, "best_epoch": 2}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(drawing, "inline_svg", keep)
+        text = " ".join(render_run(**run).split())
+    assert f"Kept after 3 epochs: {kept}" in text
+    loss, ua = dict(drawn)["learning"].axes
+    train, valid, across, start, *marks = loss.lines
+    assert train.get_ydata().tolist() == [2, 1, 2 / 3, 0.5]
+    assert valid.get_xdata().tolist() == [1, 2, 3, 4]
+    assert [*across.get_ydata()] == [1.5, 1.5]
+    assert [*start.get_xdata(), *start.get_ydata()] == [0, 1.5]
+    assert [mark.get_xdata()[0] for mark in marks] == epochs
+    start = ua.lines[2]
+    assert [*start.get_xdata(), *start.get_ydata()] == [0, 0.6]
+
+
+@pytest.mark.parametrize(("n", "bins"), [(1, 1), (39, 3), (40, 4), (4000, 15)])
+def test_calibration_has_bins_of_equally_many(n, bins):
+    rng = np.random.default_rng(0)
+    confidence = rng.uniform(0.25, 1, n)
+    right = rng.uniform(size=n) < confidence
+    figure = figures.reliability_figure(right, {"as trained": confidence})
+    upper, lower = figure.axes
+    curve = upper.lines[1]
+    assert len(curve.get_xdata()) == bins
+    assert (np.diff(curve.get_xdata()) > 0).all()
+    mean = np.average(curve.get_ydata(), weights=[n / bins] * bins)
+    assert mean == pytest.approx(right.mean(), abs=0.02)
+    (band,) = upper.collections
+    low, high = band.get_paths()[0].get_extents().get_points()[:, 1]
+    assert low < min(curve.get_ydata()) + 1e-9
+    assert high > max(curve.get_ydata()) - 1e-9
+    assert sum(bar.get_height() for bar in lower.patches) == pytest.approx(1)
+
+
+def test_titles_have_short_names_and_no_absent_seed(run):
+    run["results"]["backbone"] = "/home/somebody/models/whisper-tiny.en"
+    text = shown(run)
+    assert "LoRA on whisper-tiny.en" in text and "/home" not in text
+    assert text.count("seed 7") == 2
+    run["results"]["seed"] = None
+    text = shown(run)
+    assert "seed" not in text and "None" not in text

@@ -22,7 +22,7 @@ from ser_peft.data import datasets, prepare, read_manifests
 from ser_peft.errors import InputError
 from ser_peft.evaluation.metrics import concordance, concordance_interval
 from ser_peft.evaluation.summary import summarize
-from ser_peft.report.tables import format_table
+from ser_peft.report.tables import format_summary
 from ser_peft.training.objectives import concordance_loss
 from ser_peft.training.probe import ALPHAS, fit_probe
 from ser_peft.training.probe_runs import run_probe
@@ -393,7 +393,7 @@ def test_dimensions_beside_classes(run, tree, tmp_path):
 
 
 def test_summary(alone, classes_only):
-    text = format_table(summarize([alone, classes_only]))
+    text = format_summary(summarize([alone, classes_only]))
     ccc = json.loads((alone / "results.json").read_text())["ccc_mean"]
     assert f"{ccc:.3f}" in text and "CCC" in text and "UA" in text
 
