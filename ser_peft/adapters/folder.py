@@ -148,11 +148,15 @@ def write(lobe, method, layers, own, folder):
     }
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
     if method != "frozen":
-        tensors = {
-            name: tensor.detach().cpu().clone().contiguous()
-            for name, tensor in own.items()
-        }
-        save_file(tensors, folder / TENSORS, metadata={"format": "pt"})
+        save_file(copies(own), folder / TENSORS, metadata={"format": "pt"})
+
+
+def copies(tensors):
+    """Copy tensors to the CPU, by name, as safetensors wants them."""
+    return {
+        name: tensor.detach().cpu().clone().contiguous()
+        for name, tensor in tensors.items()
+    }
 
 
 def read(folder):

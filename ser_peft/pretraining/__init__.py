@@ -1,1 +1,1 @@
-"""Pretraining that goes on with the speech of the task."""
+"""Continued pretraining on the speech of the task: TAPT and P-TAPT."""

@@ -12,7 +12,7 @@ __all__ = ["cluster_frames", "random_labels"]
 
 
 def cluster_frames(encoder, loaders, folder, sizes, seed, device="cpu"):
-    """Cluster the frames of the training clips, label those of all clips.
+    """Cluster the frames of the training clips, and label those of all clips.
 
     The frames of the last hidden state go to a file of two bytes a number,
     deleted at the end, so that memory does not grow with the corpus.
@@ -20,22 +20,23 @@ def cluster_frames(encoder, loaders, folder, sizes, seed, device="cpu"):
     Arguments
     ---------
     encoder : PeftLobe
-        The emotion-state estimator, in eval mode.
+        Emotion-state estimator, in eval mode.
     loaders : dict
         ``train`` and ``valid``: batches of whole clips. Clusters are fitted
         on the first.
     folder : Path
-        Where there is room for the file.
+        Folder with room for the file.
     sizes : list of int
-        Clusters of each clustering.
+        Number of clusters of each clustering.
     seed : int
-        Of the starting centroids.
+        Seed of the starting centroids.
     device : str
-        Where the encoder is, and the clustering runs if it has float64.
+        Device of the encoder, and of the clustering if it has float64.
 
     Returns
     -------
     PseudoLabels
+        Labels of all frames of all clips.
     """
     counts, fitted = {}, 0
     path = folder / "frames.f16"
@@ -58,7 +59,7 @@ def cluster_frames(encoder, loaders, folder, sizes, seed, device="cpu"):
 
 
 def random_labels(encoder, loaders, folder, sizes, seed, device="cpu"):
-    """Label every frame at random: what masking alone teaches.
+    """Label every frame at random, to show what masking alone teaches.
 
     Arguments and return value are those of `cluster_frames`.
     """
@@ -85,7 +86,7 @@ def _labels(encoder, counts, labels, sizes):
 
 @torch.no_grad()
 def _frames(encoder, loader, device):
-    """Id and frames [T', C] of each clip."""
+    """Yield the id and the frames [T', C] of each clip."""
     for batch in tqdm(loader, desc="frames", unit="batch"):
         wavs, lens = (tensor.to(device) for tensor in batch.sig)
         if wavs.shape[1] <= encoder.max_samples:
@@ -99,10 +100,10 @@ def _frames(encoder, loader, device):
 
 
 def _long(encoder, wav):
-    """Frames [T', C] of a clip [1, T] of any length, window by window.
+    """Encode a clip [1, T] of any length to [T', C], window by window.
 
-    Windows overlap by what a frame sees beyond its hop, so that there are as
-    many frames as of the whole clip, and as far apart.
+    Windows overlap by the samples that a frame sees beyond its hop, so that
+    frames are as many and as far apart as those of the whole clip.
     """
     lobe = encoder.lobe
     hop = lobe.frame_hop * lobe.frame_stride

@@ -29,7 +29,7 @@ def sample_negatives(time_mask, count):
     time_mask : torch.Tensor
         Masked frames, [B, T'] (bool); none or at least two in each clip.
     count : int
-        Negatives of each masked frame, K.
+        Number K of negatives of each masked frame.
 
     Returns
     -------
@@ -64,22 +64,22 @@ class ContrastiveObjective(SafeModule):
     Arguments
     ---------
     encoder : PeftLobe
-        Around a wav2vec 2.0 that was only pretrained. Gets a hook that hands
-        the features to this objective.
+        A wav2vec 2.0 that was only pretrained. It gets a hook that hands the
+        features to this objective.
     save_path : str
-        Where downloads are kept, as the lobe got it.
+        Folder for downloads, the same as the lobe's.
     negatives : int
-        Distractors of each masked frame.
+        Number of distractors of each masked frame.
     temperature : float
-        Of the similarities (kappa).
+        Temperature of the similarities (kappa).
     diversity_weight : float
-        Of the diversity loss (alpha).
+        Weight of the diversity loss (alpha).
     gumbel : tuple of float
         Temperature of the quantiser's Gumbel softmax: first, last, and its
         factor from step to step.
     train : bool
-        False: quantiser and projections stay as they are, and the targets
-        are the likeliest codes (nothing is drawn).
+        False freezes quantiser and projections; the targets are the most
+        likely codes then, and nothing is drawn.
 
     Raises
     ------
@@ -115,8 +115,8 @@ class ContrastiveObjective(SafeModule):
         for part in PARTS:
             self.add_module(part, getattr(model, part).requires_grad_(train))
         self.features = None
-        # A hook, since lobes return hidden states only: what is quantised are
-        # the features before masking, which no hidden state shows.
+        # A hook, since lobes return hidden states only, and the features that
+        # are quantised are those before masking.
         projection = encoder.lobe.backbone.feature_projection
         projection.register_forward_hook(self._keep_features)
         self.train()
@@ -125,30 +125,30 @@ class ContrastiveObjective(SafeModule):
         self.features = outputs[1]
 
     def train(self, mode=True):
-        """Train mode, unless nothing trains."""
+        """Set train or eval mode; always eval where nothing trains."""
         return super().train(mode and self.trainable)
 
     def quantize(self, features):
         """Replace features by codevectors.
 
-        Does what Hugging Face's module does, of whose memory it needs a
-        small part: that one makes a tensor of frames x codevectors x width.
+        It equals Hugging Face's module in a small part of the memory: that
+        one makes a tensor of frames x codevectors x width.
 
         Arguments
         ---------
         features : torch.Tensor
-            [N, C].
+            Features of N masked frames, [N, C].
 
         Returns
         -------
         vectors : torch.Tensor
             The groups' codevectors, joined, [N, D].
         choice : torch.Tensor
-            Which they are, one-hot, [N, groups, codevectors]. In training
-            drawn, with the gradient of a softmax.
+            One-hot choice of them, [N, groups, codevectors]. In training it
+            is drawn, with the gradient of a softmax.
         perplexity : torch.Tensor
-            Of the use of the codevectors, summed over the groups; in training
-            of the probabilities, else of the choice.
+            Perplexity of the codevectors' use, summed over the groups, []; in
+            training that of the probabilities, else of the choice.
         """
         module = self.quantizer
         shape = (module.num_groups, module.num_vars)
@@ -168,32 +168,32 @@ class ContrastiveObjective(SafeModule):
         return vectors, choice, perplexity
 
     def forward(self, hidden, time_mask, step):
-        """Score what the encoder just made of a batch.
+        """Compute the losses of the batch that was just encoded.
 
-        Computed in float32, also under autocast. A clip with a single masked
-        frame does not count: there is nothing to tell the frame from.
+        All is computed in float32, also under autocast. A clip with a single
+        masked frame does not count, since it has no negatives.
 
         Arguments
         ---------
         hidden : torch.Tensor
             Last hidden state of the masked clips, [B, T', C].
         time_mask : torch.Tensor
-            Which frames were masked, [B, T'] (bool); valid ones only.
+            Frames that were masked, bool, [B, T']; valid ones only.
         step : int
-            Optimiser steps so far, for the Gumbel temperature.
+            Number of optimiser steps so far, for the Gumbel temperature.
 
         Returns
         -------
         dict
             ``loss`` (contrastive + weighted diversity loss), ``contrastive``
-            (cross-entropy in nats) and ``diversity`` (0 to 1), all three a
+            (cross-entropy in nats) and ``diversity`` (0 to 1), all three per
             masked frame; ``masked``, the number of frames that count;
-            ``correct``, how many of them were told from all negatives, and
-            ``chance``, how many would be by guessing (negatives with the
-            frame's own code do not count, so that it grows as the codebook
-            collapses); ``perplexity`` of the codebook, summed over groups;
-            ``counts`` of the codes, [groups, codevectors]. Only ``loss``
-            carries a gradient.
+            ``correct``, the number of them that were told from all negatives,
+            and ``chance``, the number expected by guessing (negatives with
+            the frame's own code do not count, so that it grows as the
+            codebook collapses); ``perplexity`` of the codebook, summed over
+            groups; ``counts`` of the codes, [groups, codevectors]. Only
+            ``loss`` carries a gradient.
         """
         # Let go, so that the graph dies with the loss.
         features, self.features = self.features, None
@@ -237,7 +237,7 @@ class ContrastiveObjective(SafeModule):
 
 
 def _pretrained(lobe, save_path):
-    """The whole model of the lobe's checkpoint, with its quantiser."""
+    """Load the whole model of the lobe's checkpoint, with its quantiser."""
     kind = lobe.config.model_type
     if kind != "wav2vec2":
         raise InputError(

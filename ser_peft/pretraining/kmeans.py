@@ -1,10 +1,10 @@
 """K-means over frames that stay on disk.
 
 Lloyd's algorithm, as in P-TAPT (Chen and Rudnicky, 2023), on frames that are
-read a chunk at a time. Most of its passes run where they are cheap: over a
-random sample, in the space of its principal components. The best clusters
-nearly lie there (Ding and He, ICML 2004), and noise in the other dimensions
-does not mislead k-means++ in its choice of the first centroids.
+read a chunk at a time. Most passes run where they are cheap: over a random
+sample, in the space of its principal components. The best clusters nearly lie
+there (Ding and He, ICML 2004), and noise in the other dimensions does not
+mislead k-means++ in its choice of the first centroids.
 """
 
 import math
@@ -27,9 +27,9 @@ SEEDING = 2**13
 COMPONENTS = 64
 """Principal components that the first centroids are found in."""
 SAMPLE_PASSES = 20
-"""At most, over the sample, in either space."""
+"""Most passes over the sample, in either space."""
 SUBSPACE_TOL, SAMPLE_TOL = 1e-4, 1e-3
-"""Of `lloyd` over the sample, in the subspace and in all dimensions."""
+"""Tolerances over the sample, in the subspace and in all dimensions."""
 CHUNK = 2**22
 """Numbers in the largest matrix of a chunk: 16 MiB."""
 
@@ -37,8 +37,8 @@ CHUNK = 2**22
 def kmeans(frames, n_clusters, seed=0, device="cpu", max_passes=10, tol=0.02):
     """Find the centroids of frames.
 
-    Reads all frames once for the sample and once a pass. Holds the sample
-    and a chunk in memory, however many the frames are.
+    It reads all frames once for the sample and once a pass, and holds the
+    sample and a chunk in memory, however many frames there are.
 
     Arguments
     ---------
@@ -46,13 +46,14 @@ def kmeans(frames, n_clusters, seed=0, device="cpu", max_passes=10, tol=0.02):
         A ``.npy`` file or an array, a memory map for instance, [N, D]; any
         float type.
     n_clusters : int
-        K.
+        Number of clusters K.
     seed : int
-        Of the sample and the first centroids.
+        Seed of the sample and the first centroids.
     device : str
-        Where to compute, with float64.
+        Device with float64 that computes.
     max_passes, tol : int, float
-        Of `lloyd` over all frames, where they are more than the sample.
+        See `lloyd`: for the passes over all frames, where they are more than
+        the sample.
 
     Returns
     -------
@@ -90,10 +91,8 @@ def kmeans(frames, n_clusters, seed=0, device="cpu", max_passes=10, tol=0.02):
     scatter = (seeds - mean).T @ (seeds - mean)
     basis = torch.linalg.eigh(scatter)[1][:, -COMPONENTS:]
     points = torch.empty(len(sample), basis.shape[1], device=device)
-    start = 0
-    for x in _chunks(sample, n_clusters, device):
-        points[start : start + len(x)] = (x - mean) @ basis
-        start += len(x)
+    for rows, x in _chunks(sample, n_clusters, device):
+        points[rows] = (x - mean) @ basis
     centroids = _plus_plus((seeds - mean) @ basis, n_clusters, generator)
     limits = device, SAMPLE_PASSES
     centroids = lloyd(points, centroids, *limits, SUBSPACE_TOL, seed)
@@ -101,7 +100,7 @@ def kmeans(frames, n_clusters, seed=0, device="cpu", max_passes=10, tol=0.02):
     centroids = lloyd(sample, centroids, *limits, SAMPLE_TOL, seed)
     if len(sample) == len(frames):
         return centroids
-    # What is left is the sample's noise: a pass or two.
+    # Only the sample's noise is left: a pass or two.
     return lloyd(frames, centroids, device, max_passes, tol, seed)
 
 
@@ -115,16 +114,16 @@ def lloyd(frames, centroids, device="cpu", max_passes=20, tol=0.0, seed=0):
     frames : str or Path or numpy.ndarray or torch.Tensor
         A ``.npy`` file or an array, [N, D].
     centroids : torch.Tensor
-        Where to start, [K, D].
+        Centroids to start from, [K, D].
     device : str
-        Where to compute.
+        Device that computes.
     max_passes : int
-        Over all frames.
+        Most passes over all frames.
     tol : float
-        Stops when the centroids' mean squared movement is less than this
-        share of their variance.
+        Share of the centroids' variance; the algorithm stops when their mean
+        squared movement is less.
     seed : int
-        Of where centroids without frames go.
+        Seed of the places for centroids without frames.
 
     Returns
     -------
@@ -137,13 +136,13 @@ def lloyd(frames, centroids, device="cpu", max_passes=20, tol=0.0, seed=0):
     for number in range(max_passes):
         sums, counts = _sums(frames, centroids, f"k-means pass {number + 1}")
         _check_finite(sums)
-        new = torch.where(
-            counts[:, None] > 0, sums / counts[:, None], centroids
-        ).float()
-        moved = (new - centroids).square().sum(1).double() @ counts
-        spread = (new - sums.sum(0) / len(frames)).square().sum(
-            1
-        ).double() @ counts
+        means = sums / counts[:, None]
+        new = torch.where(counts[:, None] > 0, means, centroids).float()
+        mean = sums.sum(0) / len(frames)
+        moved, spread = (
+            (new - other).square().sum(1).double() @ counts
+            for other in (centroids, mean)
+        )
         centroids, empty = new, (counts == 0).nonzero()[:, 0]
         if len(empty):
             far = _far(frames, centroids[counts > 0], len(empty), generator)
@@ -163,7 +162,7 @@ def assign(frames, centroids, device="cpu"):
     centroids : torch.Tensor
         [K, D].
     device : str
-        Where to compute.
+        Device that computes.
 
     Returns
     -------
@@ -173,10 +172,9 @@ def assign(frames, centroids, device="cpu"):
     frames, nearest = _open(frames), _Nearest(centroids.to(device).float())
     # Filled, not joined: parts that stay between a chunk's matrices keep the
     # allocator from using their room again.
-    labels, start = torch.empty(len(frames), dtype=torch.long), 0
-    for x in _chunks(frames, len(centroids), device, "labels"):
-        labels[start : start + len(x)] = nearest(x)
-        start += len(x)
+    labels = torch.empty(len(frames), dtype=torch.long)
+    for rows, x in _chunks(frames, len(centroids), device, "labels"):
+        labels[rows] = nearest(x)
     return labels
 
 
@@ -192,23 +190,23 @@ def inertia(frames, centroids, labels, device="cpu"):
     labels : torch.Tensor
         Each frame's centroid, [N].
     device : str
-        Where to compute.
+        Device that computes.
 
     Returns
     -------
     float
+        In the square of the frames' unit.
     """
-    frames, total, start = _open(frames), 0.0, 0
+    frames, total = _open(frames), 0.0
     centroids = centroids.to(device).float()
-    for x in _chunks(frames, len(centroids), device, "inertia"):
-        own = centroids[labels[start : start + len(x)].to(device)]
+    for rows, x in _chunks(frames, len(centroids), device, "inertia"):
+        own = centroids[labels[rows].to(device)]
         total += (x - own).square_().sum(1).double().sum().item()
-        start += len(x)
     return total
 
 
 class _Nearest:
-    """Index of the nearest centroid of each row."""
+    """Nearest centroid of each row: [N, D] to indices [N]."""
 
     def __init__(self, centroids):
         # argmin |x - c|^2 = argmax x.(c - m) - |c|^2 / 2 + const for any m:
@@ -216,10 +214,9 @@ class _Nearest:
         mean = centroids.mean(0)
         self.weight = centroids - mean
         self.bias = -self.weight.square().sum(1) / 2 - self.weight @ mean
-        lean = (
-            mean.device.type == "cpu" and torch.backends.mkldnn.is_available()
-        )
-        self.linear = one_dnn_linear if lean else torch.nn.functional.linear
+        self.linear = torch.nn.functional.linear
+        if mean.device.type == "cpu" and torch.backends.mkldnn.is_available():
+            self.linear = one_dnn_linear
 
     def __call__(self, x):
         # max, since argmax alone takes longer.
@@ -231,7 +228,7 @@ def _sums(frames, centroids, title):
     nearest, n_clusters = _Nearest(centroids), len(centroids)
     sums = torch.zeros_like(centroids, dtype=torch.float64)
     counts = torch.zeros(n_clusters, dtype=torch.float64, device=sums.device)
-    for x in _chunks(frames, n_clusters, centroids.device, title):
+    for _, x in _chunks(frames, n_clusters, centroids.device, title):
         labels = nearest(x)
         count = labels.bincount(minlength=n_clusters)
         # Not index_add_: on a GPU its rounding differs from run to run.
@@ -305,19 +302,17 @@ def _draw(frames, number, generator):
 
 
 def _chunks(frames, n_clusters, device, title=None):
-    """Yield the frames in order, in float32, a chunk at a time."""
-    rows = max(1, CHUNK // max(n_clusters, frames.shape[1]))
-    with tqdm(
-        total=len(frames), desc=title, unit="frame", leave=False, delay=1,
-        disable=title is None,
-    ) as progress:  # fmt: skip
-        for start in range(0, len(frames), rows):
-            chunk = frames[start : start + rows]
-            if not isinstance(chunk, torch.Tensor):
-                chunk = torch.from_numpy(np.array(chunk))
-                _release(frames)
-            yield chunk.to(device).float()
-            progress.update(len(chunk))
+    """Yield places and frames in order, in float32, a chunk at a time."""
+    size = max(1, CHUNK // max(n_clusters, frames.shape[1]))
+    for start in tqdm(
+        range(0, len(frames), size), title, unit="chunk", leave=False,
+        delay=1, disable=title is None,
+    ):  # fmt: skip
+        chunk = frames[start : start + size]
+        if not isinstance(chunk, torch.Tensor):
+            chunk = torch.from_numpy(np.array(chunk))
+            _release(frames)
+        yield slice(start, start + len(chunk)), chunk.to(device).float()
 
 
 def _release(frames):

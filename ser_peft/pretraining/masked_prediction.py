@@ -1,4 +1,4 @@
-"""P-TAPT's objective: tell the clusters of masked frames."""
+"""P-TAPT's objective: predict the clusters of masked frames."""
 
 import torch
 from torch import nn
@@ -10,7 +10,7 @@ __all__ = ["MaskedPrediction"]
 
 
 class MaskedPrediction(SafeModule):
-    """One classifier a clustering, on the last hidden state of masked frames.
+    """Classifiers of masked frames, one for each clustering.
 
     Paper: Chen and Rudnicky 2023, "Exploring wav2vec 2.0 fine-tuning for
     improved speech emotion recognition", arXiv 2110.06309 (P-TAPT).
@@ -18,9 +18,9 @@ class MaskedPrediction(SafeModule):
     Arguments
     ---------
     encoder : PeftLobe
-        Its width is taken, nothing else.
+        Encoder whose width is read; nothing is kept.
     clusters : list of int
-        Clusters of each clustering.
+        Number of clusters of each clustering.
 
     Example
     -------
@@ -45,24 +45,24 @@ class MaskedPrediction(SafeModule):
         )
 
     def forward(self, hidden, time_mask, labels):
-        """Score what the encoder made of a batch with masked frames.
+        """Compute the loss of a batch with masked frames.
 
         Arguments
         ---------
         hidden : torch.Tensor
             Last hidden state, [B, T', C].
         time_mask : torch.Tensor
-            Which frames were masked, [B, T'] (bool); valid ones only.
+            Frames that were masked, bool, [B, T']; valid ones only.
         labels : torch.Tensor
-            Their clusters in each clustering, [B, clusterings, T'].
+            Clusters of the frames in each clustering, [B, clusterings, T'].
 
         Returns
         -------
         dict
-            ``loss`` (cross-entropies in nats a masked frame, summed over the
-            clusterings), ``masked`` (frames), ``correct`` and ``counts``: of
-            each clustering, how many frames were told right, and how many of
-            each cluster were asked.
+            ``loss`` (cross-entropy in nats per masked frame, summed over the
+            clusterings), ``masked`` (number of frames), ``correct`` (number
+            of right predictions in each clustering) and ``counts`` (for each
+            clustering the masked frames of each cluster, [K]).
         """
         masked = hidden[time_mask].relu()
         targets = labels.transpose(1, 2)[time_mask].unbind(1)

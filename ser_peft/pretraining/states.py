@@ -10,19 +10,19 @@ __all__ = ["StateHead", "frame_loss"]
 
 
 class StateHead(Head):
-    """Emotion of the utterance and of each of its frames.
+    """Head for the emotion of the utterance and of each of its frames.
 
     Two heads on the encoder's last hidden state: a bidirectional LSTM, mean
     over the valid frames and two dense layers for the utterance; two dense
     layers for each frame by itself, which is what makes single frames carry
-    emotion. Both are thrown away when the frames are clustered. Paper: Chen
+    emotion. Both are dropped when the frames are clustered. Paper: Chen
     and Rudnicky 2023, "Exploring wav2vec 2.0 fine-tuning for improved speech
     emotion recognition", arXiv 2110.06309 (P-TAPT).
 
     Arguments
     ---------
     encoder, classes, dimensions
-        See `Head`. To take states from layer k, give a lobe that ends there.
+        See `Head`. For the states of layer k give a lobe that ends there.
 
     Example
     -------
@@ -52,7 +52,7 @@ class StateHead(Head):
         )
 
     def forward(self, hidden_states, frames, each_frame=False):
-        """Score clips, and their frames if asked to.
+        """Score utterances, and their frames if asked to.
 
         Arguments
         ---------
@@ -61,15 +61,16 @@ class StateHead(Head):
         frames : torch.Tensor
             Valid frames, [B].
         each_frame : bool
-            Whether to give the frames' scores as well: in training, in the
-            same call so that DDP sees every parameter used.
+            Also return the frames' scores. Training needs them from the same
+            call, so that DDP sees every parameter used.
 
         Returns
         -------
         scores : torch.Tensor
-            Of the utterances, [B, classes + dimensions].
+            Scores of the utterances, [B, classes + dimensions].
         frame_scores : torch.Tensor
-            If asked for, [B, T, classes + dimensions]; of the padding too.
+            If asked for: those of all frames, padding included,
+            [B, T, classes + dimensions].
         """
         states = hidden_states[-1]
         # Packed, so that the backward direction begins at the clip's end.
@@ -86,16 +87,16 @@ class StateHead(Head):
 
 
 def frame_loss(logits, frames, labels):
-    """Cross-entropy of each frame against its utterance's emotion.
+    """Compute the cross-entropy of frames against their utterance's emotion.
 
     Arguments
     ---------
     logits : torch.Tensor
-        Of every frame, [B, T, classes].
+        Logits of every frame, [B, T, classes].
     frames : torch.Tensor
-        Valid frames, [B].
+        Number of valid frames, [B].
     labels : torch.Tensor
-        The utterances' classes, [B].
+        Classes of the utterances, [B].
 
     Returns
     -------

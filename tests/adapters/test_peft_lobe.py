@@ -181,7 +181,6 @@ def test_passes_the_lobes_properties_through(fresh_lobe):
     encoder = PeftLobe(fresh_lobe("whisper"), "frozen")
     assert (encoder.hidden_size, encoder.num_layers) == (32, 2)
     assert (encoder.sample_rate, encoder.max_samples) == (16000, 480000)
-    assert encoder.min_samples == encoder.lobe.min_samples
 
 
 def test_frozen_stays_in_eval_and_without_graph(fresh_lobe, clips):

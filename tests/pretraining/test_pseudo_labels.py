@@ -15,7 +15,6 @@ from ser_peft.pretraining.pseudo_labels import (
     describe,
     nearest_frames,
     perplexity,
-    purity,
 )
 
 HOP = 320
@@ -205,12 +204,17 @@ def test_refuses_what_is_no_label(labels, sizes):
         PseudoLabels(labels, sizes, 0, HOP)
 
 
-def test_purity_and_perplexity():
-    clusters = torch.tensor([0, 0, 0, 2, 2, 2, 2])
-    classes = torch.tensor([1, 1, 0, 0, 0, 2, 2])
-    assert purity(clusters, classes) == pytest.approx(4 / 7)
-    assert purity(classes, classes) == 1
-    assert purity(torch.zeros(7, dtype=torch.int64), classes) == 3 / 7
+def test_purity():
+    clusters = [[0, 0, 0, 2, 2, 2, 2], [1, 1, 0, 0, 0, 2, 2], [0] * 7]
+    frames = torch.tensor(clusters)[:, :, None].unbind(1)
+    labels = PseudoLabels(
+        dict(zip("abcdefg", frames, strict=True)), [3, 3, 3], 0, HOP
+    )
+    found = describe(labels, dict(zip("abcdefg", "yyxxxzz", strict=True)))
+    assert [row["purity"] for row in found] == [4 / 7, 1, 3 / 7]
+
+
+def test_perplexity():
     assert perplexity(torch.tensor([5, 0, 0])) == 1
     assert perplexity(torch.full((512,), 3)) == pytest.approx(512)
     expected = math.exp(-0.75 * math.log(0.75) - 0.25 * math.log(0.25))
