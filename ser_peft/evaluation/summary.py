@@ -401,7 +401,7 @@ def _std(values):
 
 
 def _warn(group, runs):
-    name = f"{group['method']} on {group['backbone']}"
+    name = f"{group['method']} on {short_name(group['backbone'])}"
     files = defaultdict(list)
     for run in runs:
         files[run["fold"], run["seed"]].append(run["file"])

@@ -39,9 +39,9 @@ def write_report(
         weighted_f1, per_class_recall, missing_classes, confusion,
         test_utterances, test_speakers, trainable_parameters (adapter, head),
         total_parameters, valid_ua, best_epoch, epochs, train_seconds,
-        peak_memory_mb, kept, versions, and optionally start (see
-        `EmotionBrain.test_start`), worst_speaker, fairness, calibration,
-        robustness, by_corpus. Rates are fractions. Runs with dimensions also
+        peak_memory_mb, kept (its epochs behind ": "), versions, and
+        optionally start (see `EmotionBrain.test_start`), worst_speaker,
+        fairness, calibration, robustness, by_corpus. Rates are fractions. Runs with dimensions also
         have ccc (name -> CCC), ccc_mean, ccc_ci95 and valid_ccc; without
         classes `classes` is empty.
     predictions : dict

@@ -204,7 +204,8 @@ def paired_cells(compared):
         shown = "–"
     else:
         shown = f"{p:.3f}" if p >= 0.001 else "<0.001"
-    points = f"{100 * compared['difference']:+.1f}"
+    # Adding 0 turns -0.0 into 0.0.
+    points = f"{round(100 * compared['difference'], 1) + 0:+.1f}"
     return [points, interval_cell(compared, "{:+.1f}"), shown]
 
 
