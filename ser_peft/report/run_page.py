@@ -1,7 +1,6 @@
 """Files of a finished run that people read: a page and a table."""
 
 import csv
-import re
 from pathlib import Path
 
 import numpy as np
@@ -39,11 +38,11 @@ def write_report(
         weighted_f1, per_class_recall, missing_classes, confusion,
         test_utterances, test_speakers, trainable_parameters (adapter, head),
         total_parameters, valid_ua, best_epoch, epochs, train_seconds,
-        peak_memory_mb, kept (its epochs behind ": "), versions, and
+        peak_memory_mb, kept, versions; with a history kept_epochs; and
         optionally start (see `EmotionBrain.test_start`), worst_speaker,
-        fairness, calibration, robustness, by_corpus. Rates are fractions. Runs with dimensions also
-        have ccc (name -> CCC), ccc_mean, ccc_ci95 and valid_ccc; without
-        classes `classes` is empty.
+        fairness, calibration, robustness, by_corpus. Rates are fractions.
+        Runs with dimensions also have ccc (name -> CCC), ccc_mean, ccc_ci95
+        and valid_ccc; without classes `classes` is empty.
     predictions : dict
         `id`, `speaker` and optionally `gender`, lists of N str. With classes
         also `label` and `predicted` (lists of N class indices) and
@@ -143,12 +142,8 @@ def _learning(results, history):
             "percent": score == "UA",
         },
     ]
-    # Reads "mean of the 2 best by valid UA: epochs 3, 5", for example. Without
-    # a number the start was kept.
-    _, _, epochs = results["kept"].partition(": ")
-    kept = [*map(int, re.findall(r"\d+", epochs))] or [0]
     return (
-        figures.curves_figure(history, panels, kept),
+        figures.curves_figure(history, panels, results["kept_epochs"]),
         "Losses and valid scores by epoch; the table below has the numbers",
     )
 

@@ -250,6 +250,7 @@ class TestedBrain(CachingBrain):
             seed=self.hparams.seed,
             best_epoch=best["epoch"],
             kept=how[self.hparams.keep],
+            kept_epochs=epochs,
             start=start,
             device=self.device,
             heard=self.heard.record,

@@ -56,6 +56,7 @@ def run():
         "train_seconds": 3725.0,
         "peak_memory_mb": 2048.0,
         "kept": "best valid UA",
+        "kept_epochs": [2],
         "versions": {"torch": "2.11.0"},
     }
     history = [
@@ -434,7 +435,7 @@ def test_learning_curve_marks_the_start_and_what_was_kept(run, kept, epochs):
         {"epoch": i, "train_loss": 2 / i, "valid_loss": 3 / i, "valid_ua": 0.7}
         for i in (1, 2, 3, 4)
     ]
-    run["results"] |= {"kept": kept, "best_epoch": 2}
+    run["results"] |= {"kept": kept, "kept_epochs": epochs, "best_epoch": 2}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(drawing, "inline_svg", keep)
         text = " ".join(render_run(**run).split())
