@@ -336,7 +336,7 @@ def _check_fold(settings):
     corpus, data_folder, classes, protocol, fold = values
     if corpus == "custom" and data_folder.startswith("emobox:"):
         corpus, _, data_folder = data_folder.partition("@")
-    _, protocols, *_ = choose(corpus, data_folder, classes)
+    protocols = choose(corpus, data_folder, classes).protocols
     name = protocol or next(iter(protocols))
     if name in [*protocols] and fold > protocols[name].folds:
         raise InputError(

@@ -272,7 +272,7 @@ def test_prediction_says_whether_it_reads(speech_and_text, corpus, capsys):
         main(["predict", str(run), wav, "--json", *more])
         said = capsys.readouterr()
         answers.append(json.loads(said.out)["scores"])
-        assert ("does without" in said.err) == (not more)
+        assert ("no --texts: this model reads" in said.err) == (not more)
     assert answers[0] != answers[1]
     with pytest.raises(SystemExit) as stop:
         main(["predict", str(run), wav, "--texts", "One", "Two"])

@@ -713,7 +713,7 @@ def test_results_come_last(arguments, tmp_path, monkeypatch):
     def broken(*_, **__):
         raise RuntimeError("no report today")
 
-    monkeypatch.setattr("ser_peft.training.emotion.write_report", broken)
+    monkeypatch.setattr("ser_peft.training.tested.write_report", broken)
     with pytest.raises(RuntimeError, match="no report today"):
         run_script(argv)
     assert not (folder / "results.json").exists()
