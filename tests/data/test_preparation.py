@@ -197,7 +197,8 @@ def test_voices_that_are_trained_on_and_tested(ravdess_tree, tmp_path, caplog):
         for u in utterances
     }
     about = {"data_folder": str(ravdess_tree), "classes": ["low", "high"]}
-    about |= {"corpus": "x", "shares_speakers": True}
+    about |= {"corpus": "x", "protocol": "y", "fold": 1}
+    about["shares_speakers"] = True
     write_manifests(splits, labels, tmp_path, about)
     assert "4 of 4 speakers with several clips have one" in caplog.messages[-1]
     assert caplog.messages[-1].endswith(
