@@ -161,8 +161,8 @@ def test_a_random_split_says_what_it_leaks(
     )
     assert (
         "iemocap, distilser, fold 1: the test set shares with train 100% of "
-        "its speakers, 100% of its dialogues, 100% of its sentences, 100% of its "
-        "labelled sentences: the scores are not" in caplog.text
+        "its speakers, 100% of its dialogues, 100% of its sentences, 100% of "
+        "its labelled sentences: the scores are not" in caplog.text
     )
     entry = next(iter(manifests["test"].values()))
     assert entry["text"].startswith("It is")
