@@ -92,7 +92,7 @@ def write_manifests(splits, labels, save_folder, about, roots=None):
         for key, entry in entries.items():
             by_root[roots[entry["corpus"]] if roots else root].append(wavs[key])
     seconds = durations(by_root, f"{os.path.abspath(save_folder)}.audio.txt")
-    # Gone first, back last: with it, all files are there and of one request.
+    # Removed first, written last: if it is there, all files fit one request.
     done = Path(save_folder) / "protocol.json"
     done.unlink(missing_ok=True)
     for split, entries in manifests.items():
