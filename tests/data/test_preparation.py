@@ -11,8 +11,8 @@ from ser_peft.data import (
     datasets,
     prepare,
     read_manifests,
-    write_manifests,
 )
+from ser_peft.data.writing import write_manifests
 from ser_peft.errors import InputError
 
 CLASSES = {
