@@ -6,7 +6,7 @@ import shutil
 import pytest
 import soundfile
 
-from ser_peft.corpora import Utterance
+from ser_peft.corpora import Utterance, ravdess
 from ser_peft.data import (
     datasets,
     prepare,
@@ -205,6 +205,14 @@ def test_voices_that_are_trained_on_and_tested(ravdess_tree, tmp_path, caplog):
         "scores may be those of knowing the voices, some of which are tested "
         "and trained on here"
     )
+
+
+def test_an_id_that_is_there_twice(ravdess_tree, tmp_path, monkeypatch):
+    read = ravdess.read
+    monkeypatch.setattr(ravdess, "read", lambda folder: 2 * read(folder))
+    with pytest.raises(InputError, match="ravdess: two utterances have the id"):
+        prepare("ravdess", ravdess_tree, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_other_labels_are_columns(ravdess_tree, tmp_path):
