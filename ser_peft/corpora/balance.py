@@ -1,4 +1,4 @@
-"""How classes lie over speakers: equal folds, confounding.
+"""Balance of classes over speakers: equal folds, confounding.
 
 Without torch, and in integers where something is chosen: the same on every
 machine.
@@ -32,9 +32,9 @@ def split_speakers(clips, parts):
     Arguments
     ---------
     clips : list of (str, str)
-        Speaker and class of each; their order is of no matter.
+        Speaker and class of each clip, in any order.
     parts : int
-        How many; no more than there are speakers.
+        Number of parts; at most the number of speakers.
 
     Returns
     -------
@@ -63,7 +63,7 @@ def split_speakers(clips, parts):
     missing = shares.shape[1] * SHARE**2  # worse than any shares
 
     def unlike(sums):
-        """How bad parts [..., 2C + 1] are: least where all are alike."""
+        """Badness of parts, [..., 2C + 1]; least where all are alike."""
         absent = (sums[..., : len(names)] == 0).sum(-1)
         return (sums**2).sum(-1) + missing * absent
 
@@ -84,7 +84,7 @@ def split_speakers(clips, parts):
 
 
 def _greedy(shares, order, parts, unlike):
-    """Each speaker to the part where it does most good."""
+    """Put each speaker into the part where it does most good."""
     part = np.zeros(len(shares), int)
     sums = np.zeros((parts, shares.shape[1]), np.int64)
     for i in order:
@@ -96,7 +96,7 @@ def _greedy(shares, order, parts, unlike):
 def _exchange(shares, part, sums, unlike):
     """Move speakers and exchange them in pairs while parts get more alike."""
     parts = len(sums)
-    # One more in each part, who is nobody: to take that place is to move.
+    # An empty speaker in each part: to change places with it is to move.
     shares = np.vstack([shares, np.zeros_like(sums)])
     place = np.concatenate([part, np.arange(parts)])
     tried, i = 0, 0
@@ -176,6 +176,6 @@ def confounding(entries):
 
 
 def _same(counts):
-    """Chance that two of so many clips a class are of the same class."""
+    """Probability that two clips are of one class, by the classes' counts."""
     pairs = sum(n * (n - 1) for n in counts.values())
     return pairs / (counts.total() * (counts.total() - 1))

@@ -32,7 +32,7 @@ SOUND = {f".{kind.lower()}" for kind in soundfile.available_formats()}
 OWN_NAMES = {
     "cremad": "crema-d", "emovdb": "emov-db", "msppodcast": "msp-podcast",
 }  # fmt: skip
-# IEMOCAP's are not who speaks, but whose dialogue it is: both actors speak.
+# EmoBox names the dialogue's actor as speaker in IEMOCAP, but both speak.
 TURN = re.compile(r"(Ses\d\d)[FM]_.*_([FM])\d+$")
 FOLDS = 5  # where EmoBox has no valid set, one of so many parts of train is
 

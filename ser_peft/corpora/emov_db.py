@@ -27,7 +27,7 @@ EMOTIONS = {
 # Nobody is sad: the common 4 classes cannot be had.
 CLASS_SETS = {
     5: {name: name for name in dict.fromkeys(EMOTIONS.values())},
-    # What all four speakers act; Josh is never angry nor disgusted.
+    # The emotions that all four act; Josh is never angry nor disgusted.
     3: {name: name for name in ("neutral", "amused", "sleepy")},
 }
 

@@ -97,22 +97,22 @@ class Folds:
             If there is no such fold.
         """
         _check_fold(self, fold)
-        valid, test = self.valid[fold - 1], self.test[fold - 1]
-        splits = {split: [] for split in SPLITS}
-        for utterance in utterances:
-            if not self.where.items() <= utterance.labels.items():
-                continue
-            part = getattr(utterance, self.by)
-            trains = part not in test + valid
-            if self.train is not None:
-                trains = part in self.train[fold - 1]
-            # All three are asked: check_splits finds who is in two lists.
-            for split, chosen in zip(
-                SPLITS, (trains, part in valid, part in test), strict=True
-            ):
-                if chosen:
-                    splits[split].append(utterance)
-        return splits
+        parts = {"valid": self.valid[fold - 1], "test": self.test[fold - 1]}
+        if self.train is not None:
+            parts["train"] = self.train[fold - 1]
+        else:
+            everybody = {getattr(u, self.by) for u in utterances}
+            parts["train"] = everybody.difference(*parts.values())
+        # One in two lists is in both splits: check_splits will find it.
+        return {
+            split: [
+                utterance
+                for utterance in utterances
+                if getattr(utterance, self.by) in parts[split]
+                and self.where.items() <= utterance.labels.items()
+            ]
+            for split in SPLITS
+        }
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,7 @@
 """Recordings, manifests, datasets and batches: from a folder to tensors."""
 
-from ser_peft.data.audio import check_samples, read_audio
+from ser_peft.data.audio import read_audio
 from ser_peft.data.batches import (
-    Progress,
     batch_sampler,
     dataset_of,
     datasets,
@@ -14,22 +13,14 @@ from ser_peft.data.batches import (
 )
 from ser_peft.data.manifests import read_manifests
 from ser_peft.data.preparation import prepare
-from ser_peft.data.writing import (
-    entries_of,
-    held,
-    root_of,
-    write_manifests,
-)
+from ser_peft.data.writing import entries_of, root_of
 
 __all__ = [
-    "Progress",
     "batch_sampler",
-    "check_samples",
     "dataset_of",
     "datasets",
     "entries_of",
     "eval_batches",
-    "held",
     "measured_on",
     "prepare",
     "read_audio",
@@ -38,5 +29,4 @@ __all__ = [
     "scale_of",
     "seeded",
     "values_of",
-    "write_manifests",
 ]

@@ -216,15 +216,10 @@ class Recording:
         blocks, left = self._blocks(), np.empty(0, np.float32)
         for number in range(count):
             size = samples // count + (number < samples % count)
-            window, filled = np.empty(size, np.float32), 0
-            while filled < size:
-                if not len(left):
-                    left = next(blocks)
-                some = left[: size - filled]
-                window[filled : filled + len(some)] = some
-                filled += len(some)
-                left = left[len(some) :]
-            yield torch.from_numpy(window)
+            while len(left) < size:
+                left = np.concatenate([left, next(blocks)])
+            yield torch.from_numpy(left[:size])
+            left = left[size:]
 
     def _measure(self):
         """Measure the file; returns its blocks if it is short, else None."""

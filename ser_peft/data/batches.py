@@ -13,7 +13,7 @@ from ser_peft.corpora.transcripts import clean_text
 from ser_peft.data.audio import SAMPLE_RATE, read_audio
 from ser_peft.data.manifests import read_manifests
 
-# It announces every epoch's draw.
+# It announces the draw of every epoch.
 logging.getLogger("speechbrain.dataio.sampler").setLevel(logging.WARNING)
 
 __all__ = [
@@ -270,7 +270,7 @@ def scale_of(values, dimensions):
 
 
 def batch_sampler(dataset, seconds, shuffle, seed=0, max_seconds=None):
-    """Batches of clips of like length, so many seconds of audio in each.
+    """Sampler of batches of clips of similar length, by seconds of audio.
 
     Arguments
     ---------
@@ -311,7 +311,7 @@ def batch_sampler(dataset, seconds, shuffle, seed=0, max_seconds=None):
 
 
 def eval_batches(dataset, seconds):
-    """Batches that hold every clip once, long clips first.
+    """List batches that hold every clip once, long clips first.
 
     Arguments
     ---------

@@ -1,5 +1,6 @@
 """Headers of sound files: the length that they claim; other kinds of files."""
 
+import mmap
 import os
 import re
 import shlex
@@ -51,25 +52,9 @@ class _Chunk(NamedTuple):
     def corrected(self, file):
         """File-like object whose header has the right size."""
         most = (1 << 8 * struct.calcsize(self.kind)) - 1
-        size = struct.pack(self.kind, min(self.held, most))
-        return _Corrected(file, self.place, size)
-
-
-class _Corrected:
-    """File that is read as if it had other bytes in one place."""
-
-    def __init__(self, file, place, content):
-        self.file, self.place, self.content = file, place, content
-        self.seek, self.tell = file.seek, file.tell
-
-    def read(self, count):
-        """See `io.RawIOBase`."""
-        start = self.file.tell()
-        content = bytearray(self.file.read(count))
-        for at, byte in enumerate(self.content, self.place - start):
-            if 0 <= at < len(content):
-                content[at] = byte
-        return bytes(content)
+        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        struct.pack_into(self.kind, content, self.place, min(self.held, most))
+        return content
 
 
 # Magic -> place of the first chunk, format of a chunk's head, bytes that its

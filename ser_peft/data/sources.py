@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Source:
-    """A corpus and what of it is asked for.
+    """A corpus with the chosen classes and its protocols.
 
     Arguments
     ---------

@@ -92,7 +92,7 @@ def write_manifests(splits, labels, save_folder, about, roots=None):
         for key, entry in entries.items():
             by_root[roots[entry["corpus"]] if roots else root].append(wavs[key])
     seconds = durations(by_root, f"{os.path.abspath(save_folder)}.audio.txt")
-    # Gone first, back last: with it, all files are there and of one request.
+    # Removed first, written last: if it is there, all files fit one request.
     done = Path(save_folder) / "protocol.json"
     done.unlink(missing_ok=True)
     for split, entries in manifests.items():
@@ -143,21 +143,20 @@ def entries_of(utterances, labels, root):
 
 def _warn(about):
     """Warn of what scores do not show, by a `protocol.json`."""
-    corpus, protocol = about.get("corpus"), about.get("protocol")
+    where = "{corpus}, {protocol}, fold {fold}".format_map(about)
     if about.get("leaks"):
-        shared = [
+        shared = (
             f"{share:.0%} of its {kind.replace('_', ' ')}"
             for kind, share in about["leaks"].items()
-        ]
+        )
         logger.warning(
-            "%s, %s: the test set shares with train %s: the scores are not "
-            "those of unheard speakers", corpus, protocol, ", ".join(shared),
+            "%s: the test set shares with train %s: the scores are not those "
+            "of unheard speakers", where, ", ".join(shared),
         )  # fmt: skip
     for split, names in about.get("missing_classes", {}).items():
         logger.warning(
-            "%s, %s, fold %s: no clip of %s in %s: its scores are over %d of "
-            "%d classes", corpus, protocol, about.get("fold"),
-            ", ".join(f"'{name}'" for name in names), split,
+            "%s: no clip of %s in %s: its scores are over %d of %d classes",
+            where, ", ".join(f"'{name}'" for name in names), split,
             len(about["classes"]) - len(names), len(about["classes"]),
         )  # fmt: skip
     found = about.get("confounding", {})
@@ -170,10 +169,10 @@ def _warn(about):
             f"('{found['rarest']}': {found['rarest_speakers']})"
         )
         logger.warning(
-            "%s: who speaks tells the class: %d of %d speakers with several "
-            "clips have one class only, and two clips of a speaker are of one "
-            "class in %.0f %% of all cases (%.0f %% by chance): a model may "
-            "learn voices, not emotions; %s", corpus, found["one_class"],
-            found["speakers"], 100 * found["same_class"],
-            100 * found["expected"], meaning,
+            "%s: the speaker gives away the class: %d of %d speakers with "
+            "several clips have one class only, and two clips of a speaker "
+            "are of one class in %.0f %% of all cases (%.0f %% by chance): a "
+            "model may learn voices, not emotions; %s",
+            about["corpus"], found["one_class"], found["speakers"],
+            100 * found["same_class"], 100 * found["expected"], meaning,
         )  # fmt: skip

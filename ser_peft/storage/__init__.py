@@ -1,1 +1,1 @@
-"""Files on disk: written whole, locked, proven before they are used."""
+"""Files on disk: written whole, locked, verified before they are used."""

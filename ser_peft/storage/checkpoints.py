@@ -138,7 +138,7 @@ class SafeCheckpointer(Checkpointer):
         paths = sorted(self.checkpoints_dir.glob("CKPT+*"))
         for path in paths:
             if path.name not in {*self.intact, *self.damaged}:
-                self._prove(path)
+                self._verify(path)
         names = {path.name for path in paths}
         self.intact = {k: v for k, v in self.intact.items() if k in names}
         first = min(self.damaged.values(), default=UNKNOWN)
@@ -158,7 +158,7 @@ class SafeCheckpointer(Checkpointer):
             if path.name not in self.damaged:
                 self._leave_out(path, "is gone", epoch)
 
-    def _prove(self, path):
+    def _verify(self, path):
         """Verify a checkpoint that another process wrote."""
         epoch = EPOCH.fullmatch(path.name)
         try:
@@ -179,7 +179,7 @@ class SafeCheckpointer(Checkpointer):
         self.damaged[path.name] = epoch
         more = "left out"
         if epoch is not UNKNOWN:
-            more += f", and what is newer, until epoch {epoch} is done again"
+            more += f", and all newer ones, until epoch {epoch} is done again"
         _warn(f"{path}: {reason}: {more}")
 
     def delete_checkpoints(

@@ -33,48 +33,39 @@ _repr = reprlib.Repr()
 _repr.maxstring = _repr.maxlong = _repr.maxother = 60
 
 
-def _wrong(what):
-    return PydanticCustomError("wrong", "should be {what}", {"what": what})
+def _checked(value, fits, what):
+    if not fits:
+        raise PydanticCustomError("wrong", "should be {what}", {"what": what})
+    return value
 
 
-# Functions, not pydantic's `str`, which refuses the surrogates that names of
-# files have where they are not UTF-8.
+# Not pydantic's `str`, which refuses the surrogates that names of files have
+# where they are not UTF-8.
 
 
 def _text(value):
-    if not isinstance(value, str):
-        raise _wrong("text")
-    return value
+    return _checked(value, isinstance(value, str), "text")
 
 
 def _name(value):
-    if not _text(value).strip():
-        raise _wrong("text that is not empty")
-    return value
+    return _checked(value, _text(value).strip(), "text that is not empty")
 
 
 def _place(value):
-    if "\0" in _name(value):
-        raise _wrong("a path")
-    return value
+    return _checked(value, "\0" not in _name(value), "a path")
 
 
 def _number(value):
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, (int, float))
-        or not abs(value) <= LARGEST_NUMBER
-    ):
-        raise _wrong("a finite number")
-    return value
+    fits = isinstance(value, (int, float)) and not isinstance(value, bool)
+    fits = fits and abs(value) <= LARGEST_NUMBER
+    return _checked(value, fits, "a finite number")
 
 
 def _scalar(value):
-    if value is None or isinstance(value, (str, bool)):
-        return value
-    if not isinstance(value, (int, float)):
-        raise _wrong("text or a number")
-    return _number(value)
+    if type(value) in (int, float):
+        return _number(value)
+    fits = value is None or isinstance(value, (str, bool))
+    return _checked(value, fits, "text or a number")
 
 
 Text = Annotated[str, PlainValidator(_text)]
@@ -167,7 +158,7 @@ def parse(path, text, schema, wrong, advice):
         See `read_json`.
     """
     try:
-        content = json.loads(text.decode("utf-8"), object_pairs_hook=_checked)
+        content = json.loads(text.decode("utf-8"), object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
         raise InputError(
             f"{path}: {wrong} (not valid JSON: {error}); {advice}"
@@ -216,7 +207,7 @@ integer, unable to parse string as an integer, not 'b'); mend it
 _adapter = functools.cache(TypeAdapter)
 
 
-def _checked(pairs):
+def _object(pairs):
     """Content of a JSON object, whose keys and numbers make sense."""
     content = dict(pairs)
     if len(content) < len(pairs):

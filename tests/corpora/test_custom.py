@@ -260,7 +260,7 @@ def test_speakers_of_one_class_are_warned_of(copy, caplog):
         caplog.clear()
         prepare("custom", table, copy / "out", fold=2)
         assert caplog.messages[-1] == (
-            "custom: who speaks tells the class: 9 of 10 speakers with "
+            "custom: the speaker gives away the class: 9 of 10 speakers with "
             "several clips have one class only, and two clips of a speaker "
             "are of one class in 90 % of all cases (30 % by chance): a model "
             "may learn voices, not emotions; scores on other speakers hold, "

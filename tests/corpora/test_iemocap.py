@@ -160,9 +160,9 @@ def test_a_random_split_says_what_it_leaks(
         ("speakers", "dialogues", "sentences", "labelled_sentences"), 1.0
     )
     assert (
-        "iemocap, distilser: the test set shares with train 100% of its "
-        "speakers, 100% of its dialogues, 100% of its sentences, 100% of its "
-        "labelled sentences: the scores are not" in caplog.text
+        "iemocap, distilser, fold 1: the test set shares with train 100% of "
+        "its speakers, 100% of its dialogues, 100% of its sentences, 100% of "
+        "its labelled sentences: the scores are not" in caplog.text
     )
     entry = next(iter(manifests["test"].values()))
     assert entry["text"].startswith("It is")

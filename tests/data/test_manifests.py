@@ -9,9 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ser_peft.corpora.transcripts import text_sources
-from ser_peft.data import batch_sampler, datasets, held
+from ser_peft.data import batch_sampler, datasets
 from ser_peft.data.manifests import read_manifests
 from ser_peft.data.provenance import Heard
+from ser_peft.data.writing import held
 from ser_peft.errors import InputError
 from ser_peft.evaluation.fairness import group_columns
 

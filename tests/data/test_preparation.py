@@ -6,13 +6,13 @@ import shutil
 import pytest
 import soundfile
 
-from ser_peft.corpora import Utterance
+from ser_peft.corpora import Utterance, ravdess
 from ser_peft.data import (
     datasets,
     prepare,
     read_manifests,
-    write_manifests,
 )
+from ser_peft.data.writing import write_manifests
 from ser_peft.errors import InputError
 
 CLASSES = {
@@ -197,13 +197,22 @@ def test_voices_that_are_trained_on_and_tested(ravdess_tree, tmp_path, caplog):
         for u in utterances
     }
     about = {"data_folder": str(ravdess_tree), "classes": ["low", "high"]}
-    about |= {"corpus": "x", "shares_speakers": True}
+    about |= {"corpus": "x", "protocol": "y", "fold": 1}
+    about["shares_speakers"] = True
     write_manifests(splits, labels, tmp_path, about)
     assert "4 of 4 speakers with several clips have one" in caplog.messages[-1]
     assert caplog.messages[-1].endswith(
         "scores may be those of knowing the voices, some of which are tested "
         "and trained on here"
     )
+
+
+def test_an_id_that_is_there_twice(ravdess_tree, tmp_path, monkeypatch):
+    read = ravdess.read
+    monkeypatch.setattr(ravdess, "read", lambda folder: 2 * read(folder))
+    with pytest.raises(InputError, match="ravdess: two utterances have the id"):
+        prepare("ravdess", ravdess_tree, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_other_labels_are_columns(ravdess_tree, tmp_path):
