@@ -34,7 +34,7 @@ BAD_ARGUMENTS = (
 
 
 class InputError(ValueError):
-    """What the user gave cannot be used.
+    """Error of the user: something given cannot be used.
 
     The message is one line that names the file, key or flag and says what
     to do about it. Entry points print it and exit with status 2.
@@ -183,7 +183,7 @@ pip install 'ser_peft[slurm]'
 
 
 def out_of_memory(error):
-    """Whether an exception says that there is not enough memory.
+    """Whether an exception means that memory ran out.
 
     Arguments
     ---------

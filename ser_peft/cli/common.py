@@ -29,7 +29,7 @@ def new_command(commands, run, name, text, **options):
     run : callable
         Takes the parsed arguments.
     name : str
-        What a user types.
+        Name that a user types.
     text : str
         Help, also at the top of its own ``--help``.
     **options

@@ -1,4 +1,4 @@
-"""A reference model beside others: scores, agreement, size and latency."""
+"""Models beside a reference: scores, agreement, size, latency, a map."""
 
 import itertools
 import platform
@@ -28,10 +28,10 @@ __all__ = ["METRICS", "agreement", "compare"]
 
 METRICS = ("ua", "wa", "macro_f1", "weighted_f1")
 SECONDS = 4.0
-"""Of the clips that are timed: that of a usual emotional utterance."""
+"""Length of the clips that are timed, as usual emotional utterances."""
 BATCHES = (1, 16)
 MAPPED = 300
-"""Utterances on the map, at most; of more it is a blur, and slow."""
+"""Most utterances on the map; with more it is a blur, and slow."""
 
 
 def compare(paths, repeats=20):
@@ -44,12 +44,12 @@ def compare(paths, repeats=20):
         several folds or with several seeds, which are averaged. Of those one
         is timed and mapped.
     repeats : int
-        Of each timing.
+        Repetitions of each timing.
 
     Returns
     -------
     dict
-        What `compare.json` holds. ``reference`` (a name), ``corpus``,
+        Content of `compare.json`: ``reference`` (a name), ``corpus``,
         ``protocol``, ``folds``, ``classes``, ``warnings``, ``versions``;
         ``models``, one dict each: ``name`` (what its path does not share with
         the others'), ``backbone``, ``method``, ``runs``, ``folds``,
@@ -136,13 +136,13 @@ def compare(paths, repeats=20):
 
 
 def agreement(reference, runs):
-    """How alike two models judge the same utterances.
+    """Agreement of two models on the same utterances.
 
     Arguments
     ---------
     reference, runs : list of dict
-        Of `ser_peft.evaluation.runs.read_runs`. Every run goes with every
-        one of the reference on the same fold; all pairs are pooled.
+        From `ser_peft.evaluation.runs.read_runs`. Every run is paired with
+        every run of the reference on the same fold; all pairs are pooled.
 
     Returns
     -------
@@ -195,7 +195,7 @@ def _share(flags):
 
 
 def _read(paths):
-    """Name -> group and its runs, all tested alike; and warnings."""
+    """Name -> group and its runs, all on the same test sets; and warnings."""
     groups, warnings = {}, []
     for path, name in zip(paths, _names(paths), strict=True):
         summary = summarize([path])
@@ -249,7 +249,7 @@ def _told(member):
 
 
 def _names(paths):
-    """What is different in each path: whisper_lora of whisper_lora/fold5/8."""
+    """Parts of paths that differ: whisper_lora of whisper_lora/fold5/8."""
     parts = [list(_as_folder(path).parts) for path in paths]
     for end in (-1, 0):
         while len({p[end] for p in parts}) == 1 < min(map(len, parts)):
@@ -285,7 +285,7 @@ def _scores(group, runs):
 
 
 def _utterances(runs):
-    """Up to `MAPPED` of the test set that these runs had, with their sound."""
+    """Up to `MAPPED` utterances of the runs' test set, with their audio."""
     about, manifests = _manifests(runs)
     test = manifests["test"]
     ids = np.random.default_rng(0).permutation(sorted(test))[:MAPPED]
@@ -304,7 +304,7 @@ def _utterances(runs):
 
 
 def _manifests(runs):
-    """The manifests of one fold's runs, where one of them has left them."""
+    """Manifests of one fold's runs, from the first run that has them."""
     places = []
     for run in runs:
         folder = _folder(run)
@@ -327,10 +327,10 @@ def _manifests(runs):
 
 
 def _merge(network, run):
-    """Fold adapters in if they can be; the size before and behind."""
+    """Merge adapters where they can be; sizes before and after."""
     total = sum(p.numel() for p in network.parameters())
     trained = run["trainable_parameters"]
-    merged = network.merge()  # what is not, the page says
+    merged = network.merge()  # the page tells if not
     return {
         "parameters": {
             "total": total,
@@ -353,7 +353,7 @@ def _lasting(wav, seconds):
 
 @torch.no_grad()
 def _map(networks, test):
-    """Name -> the place of every utterance, [N, 2]."""
+    """Name -> place of every utterance on the map, [N, 2]."""
     points = {}
     with tqdm(total=len(networks) * len(test), desc="map", unit="clip") as bar:
         for name, network in networks.items():

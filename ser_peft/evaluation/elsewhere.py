@@ -1,4 +1,4 @@
-"""A trained model, tested on any set whose speakers it has not heard."""
+"""Test of a trained model on any set whose speakers it has not heard."""
 
 import logging
 import os
@@ -60,28 +60,28 @@ def evaluate(
     run : str or Path
         A finished run, its ``model/`` folder, or a model's name.
     test : str or Path
-        All of a corpus: its name, as for `ser_peft.data.datasets.prepare`, or a
-        manifests folder. One split: that folder's ``test.json``, say.
-        Utterances of other classes than the model's are left out.
+        Name of a corpus, as for `ser_peft.data.prepare`, or a manifests
+        folder: all of it is tested. One split: that folder's ``test.json``.
+        Utterances of classes that the model has not are left out.
     out : str or Path
-        Gets ``results.json``, ``predictions.csv``, ``report.html``.
+        Folder for ``results.json``, ``predictions.csv``, ``report.html``.
     data_folder : str, optional
-        Of a corpus that is named.
+        Folder of a corpus that is named.
     trust_start : bool
-        Test a model without a record of whom it has heard.
+        Test a model without a record of the speakers it has heard.
     device : str
-        Where to compute.
+        Device to compute on.
     batch_seconds : float
-        Of audio at once.
+        Seconds of audio in a batch.
     command : str
         The command line, for the report.
     **places
-        Of the encoders, see `ser_peft.inference.load_model`.
+        Places of the encoders, see `ser_peft.inference.load_model`.
 
     Returns
     -------
     dict
-        ``results.json``. Nothing in it was chosen here: the temperature is
+        ``results.json``. Nothing is chosen on this set: the temperature is
         the model's own.
 
     Raises
@@ -136,7 +136,7 @@ def evaluate(
 
 
 def _of_manifests(path):
-    """What a manifests folder, or a split in one, says of its entries."""
+    """Description and entries of a manifests folder, or of one split."""
     if path.is_dir():
         about, manifests = read_manifests(path)
         entries = {k: e for part in manifests.values() for k, e in part.items()}
@@ -157,7 +157,7 @@ def _of_manifests(path):
 
 
 def _of_corpus(name, data_folder, classes, out):
-    """All utterances of a corpus, by the class set that fits best."""
+    """Description and entries of a corpus, in the best fitting classes."""
     corpus = load_corpus(name)
     utterances = corpus.read(data_folder)
     sets = (
@@ -197,7 +197,7 @@ def _of_corpus(name, data_folder, classes, out):
 
 
 def _fitting(about, entries, classes, dimensions, source):
-    """What of a set a model can be tested on; says what is left out."""
+    """Description and entries a model can be tested on; warns of others."""
     names = [
         name
         for name in dimensions
@@ -226,7 +226,7 @@ def _fitting(about, entries, classes, dimensions, source):
 
 
 def _measure(model, about, entries, device, batch_seconds):
-    """What `run_results` wants to know of a test set."""
+    """Predictions on a test set, for `run_results`."""
     dataset = dataset_of(entries, about)
     loader = make_dataloader(
         dataset,

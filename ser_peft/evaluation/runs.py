@@ -1,4 +1,4 @@
-"""What finished runs left, read back."""
+"""Results, settings and predictions of finished runs, read back."""
 
 import csv
 import json
@@ -19,10 +19,11 @@ _NEEDED = (
     "corpus protocol protocol_sha fold seed backbone method classes ua wa "
     "macro_f1 confusion trainable_parameters train_seconds"
 ).split()
-# Where a run was, and which: what may differ within a group.
+# Number at the end of a line.
 _NUMBER = re.compile(r"(?<=: )[-+]?\d*\.?\d+(e[-+]?\d+)?$")
-# Of the run itself, or of the pretrained run or teacher of the same fold.
+# End of a run's path, be it pretrained or teacher of the same fold.
 _FOLD = re.compile(r"/fold\d+/\d+(/model)?/?$")
+# Keys that may differ within a group.
 _FREE = re.compile(
     r"(__set_seed|seed|fold|\w+_folder|num_workers|ckpt_interval_minutes"
     r"|robustness|fairness_columns):"
@@ -30,7 +31,7 @@ _FREE = re.compile(
 
 
 def read_runs(paths):
-    """Read the results of runs and what stands beside them.
+    """Read the results of runs and the files beside them.
 
     Arguments
     ---------
@@ -51,8 +52,8 @@ def read_runs(paths):
     Raises
     ------
     InputError
-        Nothing found, a file that is not what it should be, or runs of one
-        fold that were not made on the same utterances.
+        If nothing is found, a file is wrong, or runs of one fold were not
+        made on the same utterances.
     """
     runs = [_read(path) for path in _find(paths)]
     _refuse_mixed_protocols(runs)
@@ -97,7 +98,7 @@ def _read(path):
             f"{path}: not the results.json of a run (no {missing[0]!r}); "
             "leave it out"
         )
-    if run["classes"]:  # runs of earlier versions do not say it
+    if run["classes"]:  # earlier versions do not write these
         confusion = np.array(run["confusion"])
         run["weighted_f1"] = float(from_confusion(confusion, "weighted_f1"))
         run["missing_classes"] = missing_classes(confusion, run["classes"])
@@ -118,7 +119,7 @@ def _read(path):
 
 
 def _settings(path):
-    """What a run was made with: lines of its yaml, but for `_FREE`."""
+    """Settings of a run: lines of its yaml, but for `_FREE`."""
     if not path.exists():  # a probe has none
         return ()
     try:
@@ -160,7 +161,7 @@ def _predictions(path, classes):
 
 
 def _refuse_mixed_protocols(runs):
-    """Runs of one fold are compared; they must have had the same test."""
+    """Refuse runs of one fold that were tested on other utterances."""
     first = {}
     for run in runs:
         keys = ("corpus", "protocol", "n_classes", "fold")

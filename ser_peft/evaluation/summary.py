@@ -155,7 +155,7 @@ def short_name(backbone):
 
 
 def _group(runs):
-    """What the summary says of runs that differ in fold and seed alone."""
+    """Averages of runs that differ in fold and seed alone."""
     seeds = _sorted({run["seed"] for run in runs})
     score = "ua" if runs[0]["classes"] else "ccc_mean"
 
@@ -238,7 +238,7 @@ def _name(members):
         ]
         mine = runs[0]["settings"]
         own = [line for line in mine if line not in set.intersection(*alike)]
-        # A key of the top level says it best.
+        # A key of the top level tells most.
         own = [line for line in own if line[0] != " "] or own
         if alike and not mine:
             own = ["no hyperparams.yaml"]
