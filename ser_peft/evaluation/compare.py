@@ -20,7 +20,11 @@ from ser_peft.evaluation.latency import latency
 from ser_peft.evaluation.metrics import speaker_interval
 from ser_peft.evaluation.paired import paired_difference
 from ser_peft.evaluation.results import versions
-from ser_peft.evaluation.runs import read_runs
+from ser_peft.evaluation.runs import (
+    paired_predictions,
+    pooled_predictions,
+    read_runs,
+)
 from ser_peft.evaluation.summary import lacks, level, summarize
 from ser_peft.inference import load_model
 
@@ -105,7 +109,9 @@ def compare(paths, repeats=20):
     ]
     ones = {name: runs[0] for name, (_, runs) in groups.items()}
     test = _utterances([*ones.values()])
-    networks = {name: load_model(_folder(run)) for name, run in ones.items()}
+    networks = {
+        name: load_model(_folder(run["file"])) for name, run in ones.items()
+    }
     for model in models:
         name = model["name"]
         model |= _merge(networks[name], ones[name])
@@ -165,26 +171,25 @@ def agreement(reference, runs):
     for one, other in itertools.product(reference, runs):
         if one["protocol_sha"] != other["protocol_sha"]:
             continue
-        theirs, ours = one["predictions"], other["predictions"]
-        if theirs.keys() != ours.keys():
+        if one["predictions"].keys() != other["predictions"].keys():
             raise InputError(
                 f"{one['file']} and {other['file']}: predictions.csv beside "
                 "them are not of the same utterances; copy both again"
             )
-        rows += [(*row, ours[id_][2]) for id_, row in theirs.items()]
+        rows += paired_predictions(one, other)
         pairs += 1
     speakers, *columns = zip(*rows, strict=True)
-    labels, said, also_said = map(np.array, columns)
-    right, also_right = labels == said, labels == also_said
-    varied = len({*said, *also_said}) > 1
+    labels, theirs, ours = map(np.array, columns)
+    right = labels == theirs
+    varied = len({*theirs, *ours}) > 1
     compared = paired_difference(
-        labels, also_said, said, speakers, reference[0]["classes"]
+        labels, ours, theirs, speakers, reference[0]["classes"]
     )
     return {
-        "equal": _share(said == also_said),
-        "kappa": float(cohen_kappa_score(said, also_said)) if varied else None,
-        "right_where_right": _share(also_right[right]),
-        "right_where_wrong": _share(also_right[~right]),
+        "equal": _share(theirs == ours),
+        "kappa": float(cohen_kappa_score(theirs, ours)) if varied else None,
+        "right_where_right": _share((labels == ours)[right]),
+        "right_where_wrong": _share((labels == ours)[~right]),
         **{key: compared[key] for key in ("difference", "ci95", "p", "reason")},
         "pairs": pairs,
     }
@@ -250,7 +255,7 @@ def _told(member):
 
 def _names(paths):
     """Parts of paths that differ: whisper_lora of whisper_lora/fold5/8."""
-    parts = [list(_as_folder(path).parts) for path in paths]
+    parts = [list(_folder(path).parts) for path in paths]
     for end in (-1, 0):
         while len({p[end] for p in parts}) == 1 < min(map(len, parts)):
             for p in parts:
@@ -262,24 +267,17 @@ def _names(paths):
     return names
 
 
-def _as_folder(path):
+def _folder(path):
     path = Path(path).resolve()
     return path.parent if path.name == "results.json" else path
 
 
-def _folder(run):
-    return Path(run["file"]).resolve().parent
-
-
 def _scores(group, runs):
     """Each metric's mean and spread over runs, and its interval."""
-    rows = [row for run in runs for row in run["predictions"].values()]
-    speakers, labels, said = zip(*rows, strict=True)
+    judged = pooled_predictions(runs)
     found = {}
     for metric in METRICS:
-        ends, reason = speaker_interval(
-            labels, said, speakers, group["classes"], metric
-        )
+        ends, reason = speaker_interval(*judged, group["classes"], metric)
         found[metric] = {**group[metric], "ci95": ends, "reason": reason}
     return found
 
@@ -307,7 +305,7 @@ def _manifests(runs):
     """Manifests of one fold's runs, from the first run that has them."""
     places = []
     for run in runs:
-        folder = _folder(run)
+        folder = _folder(run["file"])
         # A recipe's, and those that a probe was made of.
         places += [folder / "manifests", folder.parents[1]]
         yaml = folder / "hyperparams.yaml"

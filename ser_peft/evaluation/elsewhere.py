@@ -6,7 +6,6 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import torch
 from speechbrain.dataio.dataloader import make_dataloader
 from tqdm import tqdm
@@ -32,7 +31,7 @@ from ser_peft.data.provenance import Heard
 from ser_peft.device import loader_workers
 from ser_peft.errors import InputError
 from ser_peft.evaluation.fairness import group_columns
-from ser_peft.evaluation.results import corpus_scores, run_results
+from ser_peft.evaluation.results import UNTRAINED, corpus_scores, run_results
 from ser_peft.inference import check_scores, load_model, read_model
 from ser_peft.lobes import lengths_in_samples
 from ser_peft.report.run_page import write_report
@@ -112,16 +111,11 @@ def evaluate(
         group_columns(entries),
         model,
         **corpus_scores(entries, measured, about["classes"]),
-        seed=None,
-        best_epoch=None,
+        **UNTRAINED,
         kept=f"the model of {folder.resolve()}",
-        epochs=0,
         train_seconds=0.0,
         evaluation_seconds=time.time() - start,
-        peak_memory_mb=None,
         device=str(device),
-        processes=1,
-        precision="fp32",
         heard=heard.record,
     )
     write_report(
@@ -160,13 +154,10 @@ def _of_corpus(name, data_folder, classes, out):
     """Description and entries of a corpus, in the best fitting classes."""
     corpus = load_corpus(name)
     utterances = corpus.read(data_folder)
-    sets = (
-        corpus.class_sets(utterances)
-        if hasattr(corpus, "class_sets")
-        else corpus.CLASS_SETS
-    )
-    label = "emotion"
-    if hasattr(corpus, "PROTOCOLS"):
+    if hasattr(corpus, "class_sets"):  # they depend on what is read
+        sets, label = corpus.class_sets(utterances), "emotion"
+    else:
+        sets = corpus.CLASS_SETS
         label = next(iter(corpus.PROTOCOLS.values())).label
     wanted = {*classes}
     best = max(
@@ -233,23 +224,21 @@ def _measure(model, about, entries, device, batch_seconds):
         batch_sampler=eval_batches(dataset, batch_seconds),
         num_workers=loader_workers("auto", device),
     )
-    rows = {}
-    columns = [[*model.dimensions].index(name) for name in about["dimensions"]]
+    ids, parts = [], []
     for batch in tqdm(loader, desc="test", unit="batch"):
         wavs, lens = batch.sig
         lengths = lengths_in_samples(wavs, lens)
         with torch.no_grad():
             scores = model(wavs.to(device), lengths, batch.text).float().cpu()
         check_scores(scores, ", ".join(batch.id))
-        logits, values = scores.tensor_split([len(model.classes)], 1)
-        chances = logits.softmax(-1).numpy()
-        rows |= dict(
-            zip(
-                batch.id,
-                zip(chances, values[:, columns].numpy(), strict=True),
-                strict=True,
-            )
-        )
-    ids = sorted(rows)
-    chances, guesses = (np.array([rows[key][i] for key in ids]) for i in (0, 1))
-    return measured_on(entries, ids, about, chances, guesses)
+        ids += batch.id
+        parts.append(scores)
+    order = sorted(range(len(ids)), key=ids.__getitem__)
+    logits, values = torch.cat(parts)[order].tensor_split(
+        [len(model.classes)], 1
+    )
+    columns = [[*model.dimensions].index(name) for name in about["dimensions"]]
+    chances, guesses = logits.softmax(-1), values[:, columns]
+    return measured_on(
+        entries, sorted(ids), about, chances.numpy(), guesses.numpy()
+    )

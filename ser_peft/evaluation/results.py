@@ -14,6 +14,7 @@ from ser_peft.evaluation.metrics import (
 )
 
 __all__ = [
+    "UNTRAINED",
     "below_start",
     "corpus_scores",
     "headline",
@@ -22,14 +23,16 @@ __all__ = [
     "versions",
 ]
 
-PACKAGES = (
-    "ser_peft",
-    "speechbrain",
-    "torch",
-    "torchaudio",
-    "transformers",
-    "peft",
-)
+PACKAGES = "ser_peft speechbrain torch torchaudio transformers peft".split()
+UNTRAINED = {
+    "seed": None,
+    "best_epoch": None,
+    "epochs": 0,
+    "peak_memory_mb": None,
+    "processes": 1,
+    "precision": "fp32",
+}
+"""Entries of results without a training: of a probe, of a model elsewhere."""
 
 
 def run_results(about, valid, measured, groups, model, **more):
@@ -168,9 +171,8 @@ def corpus_scores(entries, measured, classes):
         ]
         whole = scores(*judged[:2], classes)
         found[name] = {
-            "ua": whole["ua"],
+            **{key: whole[key] for key in ("ua", *kept.split())},
             **_with_reason("ua", speaker_interval(*judged, classes)),
-            **{key: whole[key] for key in kept.split()},
         }
     return {"by_corpus": found}
 

@@ -13,7 +13,7 @@ from ser_peft.evaluation.metrics import from_confusion, missing_classes
 from ser_peft.settings.yamls import dump, map_texts
 from ser_peft.storage.cells import of_cell
 
-__all__ = ["read_runs"]
+__all__ = ["paired_predictions", "pooled_predictions", "read_runs"]
 
 _NEEDED = (
     "corpus protocol protocol_sha fold seed backbone method classes ua wa "
@@ -58,6 +58,40 @@ def read_runs(paths):
     runs = [_read(path) for path in _find(paths)]
     _refuse_mixed_protocols(runs)
     return runs
+
+
+def pooled_predictions(runs):
+    """Labels, predictions and speakers of the test sets of several runs.
+
+    Arguments
+    ---------
+    runs : list of dict
+        From `read_runs`, with predictions.
+
+    Returns
+    -------
+    tuple of (tuple of int, tuple of int, tuple of str)
+    """
+    rows = [row for run in runs for row in run["predictions"].values()]
+    speakers, labels, predicted = zip(*rows, strict=True)
+    return labels, predicted, speakers
+
+
+def paired_predictions(first, second):
+    """Predictions of two runs on the same test set.
+
+    Arguments
+    ---------
+    first, second : dict
+        From `read_runs`, with predictions.
+
+    Returns
+    -------
+    list of tuple
+        Speaker, label, first and second prediction of each utterance.
+    """
+    others = second["predictions"]
+    return [(*row, others[id_][2]) for id_, row in first["predictions"].items()]
 
 
 def _find(paths):

@@ -25,7 +25,11 @@ from ser_peft.evaluation.ranking import (
     unequal,
 )
 from ser_peft.evaluation.results import below_start
-from ser_peft.evaluation.runs import read_runs
+from ser_peft.evaluation.runs import (
+    paired_predictions,
+    pooled_predictions,
+    read_runs,
+)
 
 __all__ = ["lacks", "level", "short_name", "summarize", "title_of"]
 
@@ -212,10 +216,8 @@ def _pool(runs):
     confusion = np.sum([run["confusion"] for run in runs], 0)
     ends, reason = None, "no predictions.csv"
     if all(run["predictions"] for run in runs):
-        rows = [row for run in runs for row in run["predictions"].values()]
-        speakers, labels, predicted = zip(*rows, strict=True)
         ends, reason = speaker_interval(
-            labels, predicted, speakers, runs[0]["classes"]
+            *pooled_predictions(runs), runs[0]["classes"]
         )
     return {
         "confusion": confusion.tolist(),
@@ -285,13 +287,10 @@ def _compare(first, second):
                     f"{names}: not compared, no predictions.csv beside "
                     f"{run['file']}"
                 )
-        rows += [
-            (*row, b["predictions"][id_][2])
-            for id_, row in a["predictions"].items()
-        ]
+        rows += paired_predictions(a, b)
     if not pairs:
         raise InputError(f"{names}: not compared, no fold and seed in common")
-    speakers, labels, said, also_said = zip(*rows, strict=True)
+    speakers, *judged = zip(*rows, strict=True)
     return {
         **{key: one[key] for key in TITLE},
         "first": one["name"],
@@ -299,7 +298,7 @@ def _compare(first, second):
         "runs": len(pairs),
         "folds": _sorted({pair[0] for pair in pairs}),
         "seeds": _sorted(set().union(*pairs.values())),
-        **paired_difference(labels, said, also_said, speakers, one["classes"]),
+        **paired_difference(*judged, speakers, one["classes"]),
     }
 
 
