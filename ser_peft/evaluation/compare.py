@@ -17,7 +17,7 @@ from ser_peft.data import read_manifests
 from ser_peft.data.audio import SAMPLE_RATE, read_audio
 from ser_peft.errors import InputError
 from ser_peft.evaluation.latency import latency
-from ser_peft.evaluation.metrics import speaker_interval
+from ser_peft.evaluation.metrics import METRICS, speaker_interval
 from ser_peft.evaluation.paired import paired_difference
 from ser_peft.evaluation.results import versions
 from ser_peft.evaluation.runs import (
@@ -30,7 +30,6 @@ from ser_peft.inference import load_model
 
 __all__ = ["METRICS", "agreement", "compare"]
 
-METRICS = ("ua", "wa", "macro_f1", "weighted_f1")
 SECONDS = 4.0
 """Length of the clips that are timed, as usual emotional utterances."""
 BATCHES = (1, 16)

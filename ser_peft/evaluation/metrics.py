@@ -13,17 +13,13 @@ from functools import partial
 
 import numpy as np
 from scipy.stats import binomtest
-from sklearn.metrics import (
-    accuracy_score,
-    confusion_matrix,
-    f1_score,
-    recall_score,
-)
+from sklearn.metrics import confusion_matrix
 
 from ser_peft.errors import InputError
 from ser_peft.evaluation.intervals import interval, jackknife, no_interval
 
 __all__ = [
+    "METRICS",
     "concordance",
     "concordance_interval",
     "confusion_interval",
@@ -34,6 +30,9 @@ __all__ = [
     "speaker_confusions",
     "speaker_interval",
 ]
+
+METRICS = ("ua", "wa", "macro_f1", "weighted_f1")
+"""Scores of classes, see `from_confusion`."""
 
 
 def scores(labels, predictions, classes):
@@ -70,20 +69,13 @@ def scores(labels, predictions, classes):
     confusion = confusion_matrix(
         labels, predictions, labels=range(len(classes))
     )
-    present = np.unique(labels)
-    recalls = recall_score(labels, predictions, labels=present, average=None)
-    recall_of = dict(zip(present.tolist(), recalls.tolist(), strict=True))
     return {
-        "ua": float(recalls.mean()),
-        "wa": float(accuracy_score(labels, predictions)),
-        **{
-            f"{average}_f1": float(
-                f1_score(labels, predictions, labels=present, average=average)
-            )
-            for average in ("macro", "weighted")
-        },
+        **{m: float(from_confusion(confusion, m)) for m in METRICS},
         "per_class_recall": {
-            name: recall_of.get(i) for i, name in enumerate(classes)
+            name: float(confusion[i, i] / truth) if truth else None
+            for i, (name, truth) in enumerate(
+                zip(classes, confusion.sum(1), strict=True)
+            )
         },
         "missing_classes": missing_classes(confusion, classes),
         "confusion": confusion.tolist(),

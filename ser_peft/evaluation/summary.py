@@ -10,6 +10,7 @@ import numpy as np
 
 from ser_peft.errors import InputError
 from ser_peft.evaluation.metrics import (
+    METRICS,
     from_confusion,
     over_classes,
     speaker_interval,
@@ -32,8 +33,6 @@ from ser_peft.evaluation.runs import (
 )
 
 __all__ = ["lacks", "level", "short_name", "summarize", "title_of"]
-
-_METRICS = ("ua", "wa", "macro_f1", "weighted_f1", "ccc_mean")
 
 
 def summarize(paths, compare=None):
@@ -114,31 +113,26 @@ def summarize(paths, compare=None):
     for runs in by_key.values():
         group = _group(runs)
         by_title[title_of(group)].append((group, runs))
-    sections = []
+    summary = {"groups": [], "comparisons": [], "warnings": []}
     for _, same in sorted(by_title.items()):
         level([group for group, _ in same])
         same.sort(key=lambda m: (not _is_probe(m[0]["method"]), *rank(m[0])))
-        sections.append(same)
-    members = [member for same in sections for member in same]
-    summary = {
-        "groups": [group for group, _ in members],
-        "comparisons": [],
-        "warnings": [text for member in members for text in _warn(*member)],
-    }
-    for same in sections:
         _name(same)
-        summary["warnings"] += unequal([group for group, _ in same])
+        groups = [group for group, _ in same]
+        summary["groups"] += groups
+        for member in same:
+            summary["warnings"] += _warn(*member)
+        summary["warnings"] += unequal(groups)
         if compare:
             pairs = [[_pick(same, name) for name in compare]]
         else:
             best = min(same, key=lambda member: rank(member[0]))
             pairs = [(best, other) for other in same if other is not best]
             pairs = pairs if best[0]["classes"] else []
-        for first, second in pairs:
-            if first is None or second is None:
-                continue
+        for pair in pairs:
             try:
-                summary["comparisons"].append(_compare(first, second))
+                if None not in pair:
+                    summary["comparisons"].append(_compare(*pair))
             except InputError as error:
                 if compare:
                     raise
@@ -183,7 +177,10 @@ def _group(runs):
         "folds": _sorted({run["fold"] for run in runs}),
         "folds_total": runs[0].get("folds_total"),
         "seeds": seeds,
-        **{key: spread([run.get(key) for run in runs]) for key in _METRICS},
+        **{
+            key: spread([run.get(key) for run in runs])
+            for key in (*METRICS, "ccc_mean")
+        },
         "start": spread([(run.get("start") or {}).get(score) for run in runs]),
         "points": [
             {"fold": run["fold"], "seed": run["seed"], "score": run[score]}
