@@ -13,22 +13,14 @@ __all__ = ["add_commands"]
 
 def add_commands(commands):
     """Add the commands to ``ser-peft``."""
-    add = new_command(
-        commands, vggish, "vggish",
-        "VGGish's published weights -> a folder for --backbone",
-    )  # fmt: skip
+    add = new_command(commands, vggish)
     add("source", help="vggish-10086976.pth, or its URL")
     add("out", help="new folder")
     add("--pca", help="AudioSet's vggish_pca_params.npz, to apply it too")
-    add(
-        "--final-relu", choices=["on", "off"],
-        help="ReLU after the last layer; default: on, with --pca off",
-    )  # fmt: skip
+    relu = "ReLU after the last layer; default: on, with --pca off"
+    add("--final-relu", choices=["on", "off"], help=relu)
 
-    add = new_command(
-        commands, params, "params",
-        "parameters that methods train in a backbone; needs no weights",
-    )  # fmt: skip
+    add = new_command(commands, params)
     add("backbone", nargs="*", help="Hugging Face ids or folders")
     add("--method", help="as lora; default: all in a table")
     add("--rank", type=int, help="rank of LoRA and its kin")
@@ -37,43 +29,26 @@ def add_commands(commands):
     add("--targets", help="attention, ffn, attention+ffn, or a regex")
     add("--head", default="LayerMixHead", help="class of the head")
     add("--classes", type=int, default=4, help="number of classes")
-    add(
-        "--no-conv", action="store_false", dest="conv",
-        help="the head leaves hidden state 0 out",
-    )  # fmt: skip
+    conv = "the head leaves hidden state 0 out"
+    add("--no-conv", action="store_false", dest="conv", help=conv)
     add("--yaml", help="count a recipe's own settings instead")
     add("--json", action="store_true", help="one object a line")
 
-    add = new_command(
-        commands, predict, "predict",
-        "the emotion of recordings, with calibrated probabilities",
-    )  # fmt: skip
+    add = new_command(commands, predict)
     model = "a finished run, its model/ folder, or a released model's name"
     add("model", help=model)
-    add(
-        "audio", nargs="+", help="audio files; those that cannot be judged "
-        "are named at the end (exit status 2)",
-    )  # fmt: skip
+    audio = "audio files; unusable ones are named at the end (exit status 2)"
+    add("audio", nargs="+", help=audio)
     encoders(add)
-    add(
-        "--texts", nargs="+", metavar="TEXT",
-        help="transcripts, one a file, for a model that reads them",
-    )  # fmt: skip
+    texts = "transcripts, one a file, for a model that reads them"
+    add("--texts", nargs="+", metavar="TEXT", help=texts)
     add("--device", help="default: a GPU if there is one")
-    add(
-        "--json", action="store_true",
-        help="one object a line, with calibrated probabilities (scores) and "
-        "uncalibrated ones",
-    )  # fmt: skip
-    add(
-        "--verify", metavar="KEY",
-        help="public key (PEM) of the person who must have signed the model",
-    )  # fmt: skip
+    line = "one object a line: calibrated (scores) and uncalibrated ones"
+    add("--json", action="store_true", help=line)
+    key = "public key (PEM) of the person who must have signed the model"
+    add("--verify", metavar="KEY", help=key)
 
-    add = new_command(
-        commands, evaluate, "evaluate",
-        "test a trained model on speakers of another set",
-    )  # fmt: skip
+    add = new_command(commands, evaluate)
     add("model", help=model)
     add(
         "test",
@@ -89,16 +64,11 @@ def add_commands(commands):
     encoders(add)
     add("--device", help="default: a GPU if there is one")
 
-    add = new_command(
-        commands, export, "export",
-        "a finished run -> a folder to ship, and its hashes",
-    )  # fmt: skip
+    add = new_command(commands, export)
     add("model", help=model)
     add("out", help="new folder; its name is the model's")
-    add(
-        "--merge", action="store_true",
-        help="fold the adapter in and write the encoder too",
-    )  # fmt: skip
+    merge = "merge the adapter into the encoder, and write that too"
+    add("--merge", action="store_true", help=merge)
     encoders(add, "where the encoder is for the model's users")
     add(
         "--sign", metavar="KEY",
@@ -108,7 +78,7 @@ def add_commands(commands):
 
 
 def vggish(args):
-    """Convert VGGish's published weights."""
+    """Convert VGGish's published weights to a folder for --backbone."""
     from ser_peft.lobes.vggish import convert_vggish
 
     relu = None if args.final_relu is None else args.final_relu == "on"
@@ -117,7 +87,7 @@ def vggish(args):
 
 
 def params(args):
-    """Print how many parameters methods or a recipe train."""
+    """Count what methods train in a backbone; needs no weights."""
     from ser_peft.evaluation.params import (
         count_methods,
         count_recipe,
@@ -143,7 +113,7 @@ def params(args):
 
 
 def predict(args):
-    """Print the emotion of each recording; name those without one."""
+    """The emotion of recordings, with calibrated probabilities."""
     from tqdm import tqdm
 
     from ser_peft.data.audio import summary
@@ -198,7 +168,7 @@ def _listed(values):
 
 
 def evaluate(args):
-    """Test a model on another set and report it."""
+    """Test a trained model on speakers of another set."""
     from ser_peft.evaluation.elsewhere import evaluate
     from ser_peft.evaluation.results import headline
 
@@ -221,7 +191,7 @@ def evaluate(args):
 
 
 def export(args):
-    """Copy a trained model to a folder to ship; print its registry entry."""
+    """Copy a finished run to a folder to ship, with its hashes."""
     from ser_peft.inference.export import export
     from ser_peft.storage.released import registry_file
 
