@@ -2,7 +2,6 @@
 
 import errno
 import logging
-import os
 import re
 import sys
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from io import IOBase
 from traceback import walk_tb
 
 from safetensors import SafetensorError
+from tqdm import tqdm
 
 __all__ = [
     "BAD_ARGUMENTS",
@@ -34,7 +34,7 @@ BAD_ARGUMENTS = (
 
 
 class InputError(ValueError):
-    """What the user gave cannot be used.
+    """Error of the user: something given cannot be used.
 
     The message is one line that names the file, key or flag and says what
     to do about it. Entry points print it and exit with status 2.
@@ -101,11 +101,13 @@ def one_line_errors():
     2
     """
     logging.getLogger("speechbrain.utils.train_logger").addFilter(_no_vision)
-    if not sys.stderr.isatty():
-        # Read when tqdm is imported, also by transformers and the hub.
-        os.environ.setdefault("TQDM_DISABLE", "1")
-    factory = logging.getLogRecordFactory()
+    factory, start_bar = logging.getLogRecordFactory(), tqdm.__init__
     logging.setLogRecordFactory(_Record)
+    if not sys.stderr.isatty():
+        # A default does not do: SpeechBrain asks for its bars.
+        tqdm.__init__ = lambda bar, *args, **options: start_bar(
+            bar, *args, **{**options, "disable": True}
+        )
     try:
         yield
     except KeyboardInterrupt as stop:
@@ -119,6 +121,7 @@ def one_line_errors():
         raise SystemExit(2) from None
     finally:
         logging.setLogRecordFactory(factory)
+        tqdm.__init__ = start_bar
 
 
 def _no_vision(record):
@@ -180,7 +183,7 @@ pip install 'ser_peft[slurm]'
 
 
 def out_of_memory(error):
-    """Whether an exception says that there is not enough memory.
+    """Whether an exception means that memory ran out.
 
     Arguments
     ---------

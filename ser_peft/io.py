@@ -1,4 +1,4 @@
-"""Files that are either whole or absent."""
+"""Files: written whole or not at all, hashed, found, refused."""
 
 import functools
 import hashlib
@@ -45,12 +45,12 @@ def atomic_path(path):
     Arguments
     ---------
     path : str or Path
-        Where the finished file or folder belongs. Parents are created.
+        Place of the finished file or folder. Parents are created.
 
     Yields
     ------
     Path
-        Where to write, on the same file system, with the same suffix.
+        Place to write to, on the same file system, with the same suffix.
 
     Raises
     ------
@@ -58,7 +58,7 @@ def atomic_path(path):
         If `path` is a device or a pipe, as ``/dev/null``, which would be
         replaced too.
     OSError, SafetensorError
-        As raised in the block, with `path` as its ``filename``.
+        Whatever the block raises, with `path` as its ``filename``.
 
     Example
     -------
@@ -90,7 +90,7 @@ def atomic_path(path):
 
 
 def _sync(path):
-    """Have a file, or the names in a folder, written to the disk itself."""
+    """Flush a file, or the names in a folder, to the disk itself."""
     number = os.open(path, os.O_RDONLY)
     try:
         os.fsync(number)
@@ -108,9 +108,9 @@ def naming(path, tmp=None):
     Arguments
     ---------
     path : str or Path
-        What is written in the block.
+        File that is written in the block.
     tmp : Path, optional
-        What it is called meanwhile.
+        Its temporary name.
 
     Example
     -------
@@ -133,14 +133,15 @@ def naming(path, tmp=None):
 
 
 def sweep(folder):
-    """Take away what killed processes left of `atomic_path` in a folder.
+    """Remove leftovers of `atomic_path` in killed processes from a folder.
 
-    Only for who alone writes there; see `ser_peft.storage.lock.only_process`.
+    Only for a process that alone writes there; see
+    `ser_peft.storage.lock.only_process`.
 
     Arguments
     ---------
     folder : str or Path
-        What is in its subfolders stays.
+        Folder, whose subfolders are not swept.
     """
     for scratch in Path(folder).glob(".*.*"):
         match = re.fullmatch(r"\.(.+)\.[a-z0-9_]{8}", scratch.name)
@@ -157,12 +158,12 @@ def sweep(folder):
 
 
 def check_writable(folder, key):
-    """Refuse a folder that cannot be made, before the work is done.
+    """Refuse a folder that cannot be written to, before the work is done.
 
     Arguments
     ---------
     folder : str or Path
-        Need not exist, nor its parents. Nothing is made.
+        Folder, which need not exist, nor its parents. Nothing is created.
     key : str
         Key or flag that it was given for, for the message.
 
@@ -196,7 +197,7 @@ def write_json(path, content):
     path : str or Path
         Target file.
     content : dict or list
-        What `json` can write; floats stay floats.
+        Content that `json` can write; floats stay floats.
     """
     with atomic_path(path) as tmp:
         tmp.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -233,8 +234,8 @@ def sha256_of(path):
     Arguments
     ---------
     path : str or Path
-        Of a file. One that has another size or time of change than when it
-        was hashed before is hashed again.
+        File. It is hashed again if its size or time of change differs from
+        when it was hashed before.
 
     Returns
     -------
@@ -262,12 +263,12 @@ def find_file(path):
     Arguments
     ---------
     path : str or Path
-        As somebody wrote it.
+        Path as somebody wrote it.
 
     Returns
     -------
     Path
-        As the file system has it; `path` itself where there is no such file.
+        Path as the file system has it; `path` itself if there is none.
 
     Example
     -------
@@ -292,7 +293,7 @@ def find_file(path):
 
 
 def is_pointer(head):
-    """Whether a file that begins like this is Git LFS's pointer to another.
+    """Whether a file's first bytes are those of a Git LFS pointer.
 
     Example
     -------
@@ -308,7 +309,7 @@ def refuse_pointer(path):
     Arguments
     ---------
     path : str or Path
-        A file, or what is none, which passes.
+        File; a path that cannot be read passes.
 
     Raises
     ------
@@ -319,7 +320,7 @@ def refuse_pointer(path):
         with open(path, "rb") as file:
             head = file.read(64)
     except OSError:
-        return  # whoever reads it tells
+        return  # whoever reads it reports
     if is_pointer(head):
         raise InputError(
             f"{path}: a Git LFS pointer, not the file itself; run `git lfs "

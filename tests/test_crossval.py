@@ -592,6 +592,21 @@ def test_slurm_refuses(recipe, slurm, capsys, slurm_flags, message):
     assert not [*slurm.glob("*.sh")]
 
 
+def test_slurm_is_an_extra(recipe, slurm, capsys, monkeypatch):
+    """Which nothing else needs."""
+    for name in [n for n in sys.modules if n.partition(".")[0] == "submitit"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    flags = "--folds 1 --cluster slurm --slurm time=3".split()
+    with pytest.raises(SystemExit) as stop:
+        main(command(recipe, *flags))
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == (
+        "error: this needs submitit: pip install 'ser_peft[slurm]'\n"
+    )
+    main(command(recipe, "--folds", "1"))
+
+
 def test_progress_is_the_epoch_and_the_last_line(tmp_path):
     run = Training("lora/fold1/8", [], tmp_path, tmp_path)
     run.log.write_text("")

@@ -9,11 +9,13 @@ import sys
 
 import pytest
 import torch
+from huggingface_hub.utils import tqdm as tqdm_of_hub
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from speechbrain.utils.train_logger import FileTrainLogger
+from tqdm import tqdm
 
-from ser_peft.errors import InputError, one_line_errors
+from ser_peft.errors import InputError, extra, one_line_errors
 from ser_peft.io import atomic_path, write_json
 
 
@@ -103,6 +105,33 @@ def test_nothing_wrong(capsys):
     with one_line_errors():
         pass
     assert capsys.readouterr() == ("", "")
+
+
+def test_no_bars_where_no_terminal_is(capsys):
+    with one_line_errors():
+        assert [*tqdm(range(3), disable=False)] == [0, 1, 2]
+        assert [*tqdm_of_hub(range(3))] == [0, 1, 2]
+    assert capsys.readouterr().err == ""
+    assert [*tqdm(range(3))] == [0, 1, 2]
+    assert "3/3" in capsys.readouterr().err
+
+
+def test_torchvision_is_not_missed(caplog):
+    logger = logging.getLogger("speechbrain.utils.train_logger")
+    with one_line_errors():
+        logger.warning("torchvision is not available - cannot save figures")
+        logger.warning("something else")
+    assert caplog.messages == ["something else"]
+
+
+def test_a_missing_extra_is_one_line(capsys):
+    with pytest.raises(SystemExit) as stop, one_line_errors(), extra("slurm"):
+        import submitit_that_is_not_there  # noqa: F401
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == (
+        "error: this needs submitit_that_is_not_there: pip install "
+        "'ser_peft[slurm]'\n"
+    )
 
 
 @pytest.fixture

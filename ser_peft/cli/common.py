@@ -19,7 +19,7 @@ __all__ = [
 ]
 
 
-def new_command(commands, run, name, text, **options):
+def new_command(commands, run, **options):
     """Add a command; return the function that adds an argument to it.
 
     Arguments
@@ -27,11 +27,7 @@ def new_command(commands, run, name, text, **options):
     commands : argparse._SubParsersAction
         From `add_subparsers`.
     run : callable
-        Takes the parsed arguments.
-    name : str
-        What a user types.
-    text : str
-        Help, also at the top of its own ``--help``.
+        Takes the parsed arguments; the command has its name and docstring.
     **options
         For `argparse.ArgumentParser`.
 
@@ -40,8 +36,8 @@ def new_command(commands, run, name, text, **options):
     callable
         `argparse.ArgumentParser.add_argument`.
     """
-    options = {"help": text, "description": text} | options
-    parser = commands.add_parser(name, **options)
+    options |= {"help": run.__doc__, "description": run.__doc__}
+    parser = commands.add_parser(run.__name__, **options)
     parser.set_defaults(run=run)
     return parser.add_argument
 
@@ -53,15 +49,11 @@ def class_set(text):
 
 def protocols(add):
     """Add the arguments that say how a corpus is split."""
-    add(
-        "--classes", type=class_set,
-        help="class set, 0 for dimensions alone; default: the corpus's first",
-    )  # fmt: skip
+    classes = "class set, 0 for dimensions alone; default: the corpus's first"
+    add("--classes", type=class_set, help=classes)
     add("--protocol", help="default: the corpus's first")
-    add(
-        "--dimensions", nargs="+", default=[], metavar="NAME",
-        help="numbers to predict: arousal valence dominance",
-    )  # fmt: skip
+    names = "numbers to predict: arousal valence dominance"
+    add("--dimensions", nargs="+", default=[], metavar="NAME", help=names)
 
 
 def encoders(add, text="where the encoder is, if it moved"):

@@ -21,20 +21,14 @@ def add_commands(commands):
     """Add the commands to ``ser-peft``."""
     names = f"{', '.join(CORPORA)}, emobox:NAME"
 
-    add = new_command(
-        commands, prepare, "prepare",
-        "corpus folder -> train, valid and test manifests",
-    )  # fmt: skip
+    add = new_command(commands, prepare)
     add("corpus", help=names)
     add("data_folder", help="the corpus as published; a csv")
     add("out", help="folder for train.json, valid.json, test.json")
     add("--fold", type=int, default=1, help="from 1")
     protocols(add)
 
-    add = new_command(
-        commands, transcribe, "transcribe",
-        "transcribe speech with a Whisper, into the manifests",
-    )  # fmt: skip
+    add = new_command(commands, transcribe)
     add("manifests", help="folder that `prepare` wrote")
     add("checkpoint", help="Whisper: Hugging Face id or folder")
     add("--language", help="as en; default: guessed, if the Whisper has many")
@@ -42,8 +36,7 @@ def add_commands(commands):
     add("--device", help="default: a GPU if there is one")
 
     add = new_command(
-        commands, probe, "probe",
-        "the linear-probe baseline of a frozen backbone, on one fold or more",
+        commands, probe,
         usage="%(prog)s BACKBONE MANIFESTS [MANIFESTS ...] [options]\n       "
         "%(prog)s BACKBONE --corpus NAME --data_folder FOLDER [options]",
         epilog="The hidden states of each recording are computed once for all "
@@ -64,7 +57,7 @@ def add_commands(commands):
 
 
 def prepare(args):
-    """Write the manifests of a fold and print what is in them."""
+    """Split a corpus into train, valid and test manifests."""
     from ser_peft.data import read_manifests
 
     with only_process(args.out, "out"):
@@ -90,20 +83,14 @@ def _prepare(args, out, fold):
     """Write the manifests of a fold as a command's arguments say."""
     from ser_peft.data import prepare
 
-    prepare(
-        args.corpus,
-        args.data_folder,
-        out,
-        args.classes,
-        fold,
-        args.protocol,
-        args.dimensions,
-    )
+    keys = "corpus data_folder classes protocol dimensions".split()
+    request = {key: getattr(args, key) for key in keys}
+    prepare(save_folder=out, fold=fold, **request)
     return out
 
 
 def transcribe(args):
-    """Transcribe and print how many utterances have whose transcripts."""
+    """Transcribe speech with a Whisper, into the manifests."""
     from ser_peft.data.transcribe import transcribe
     from ser_peft.device import find_device
 
@@ -119,7 +106,7 @@ def transcribe(args):
 
 
 def probe(args):
-    """Probe a backbone on one fold or several, and summarize several."""
+    """The linear-probe baseline of a frozen backbone, on one or more folds."""
     from ser_peft.evaluation.results import headline
     from ser_peft.evaluation.summary import summarize
     from ser_peft.report.tables import format_summary

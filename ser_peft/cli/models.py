@@ -13,10 +13,7 @@ __all__ = ["add_commands"]
 
 def add_commands(commands):
     """Add the commands to ``ser-peft``."""
-    add = new_command(
-        commands, params, "params",
-        "parameters that methods train in a backbone; needs no weights",
-    )  # fmt: skip
+    add = new_command(commands, params)
     add("backbone", nargs="*", help="Hugging Face ids or folders")
     add("--method", help="as lora; default: all in a table")
     add("--rank", type=int, help="rank of LoRA and its kin")
@@ -25,43 +22,26 @@ def add_commands(commands):
     add("--targets", help="attention, ffn, attention+ffn, or a regex")
     add("--head", default="LayerMixHead", help="class of the head")
     add("--classes", type=int, default=4, help="number of classes")
-    add(
-        "--no-conv", action="store_false", dest="conv",
-        help="the head leaves hidden state 0 out",
-    )  # fmt: skip
+    conv = "the head leaves hidden state 0 out"
+    add("--no-conv", action="store_false", dest="conv", help=conv)
     add("--yaml", help="count a recipe's own settings instead")
     add("--json", action="store_true", help="one object a line")
 
-    add = new_command(
-        commands, predict, "predict",
-        "the emotion of recordings, with calibrated probabilities",
-    )  # fmt: skip
+    add = new_command(commands, predict)
     model = "a finished run, its model/ folder, or a released model's name"
     add("model", help=model)
-    add(
-        "audio", nargs="+", help="audio files; those that cannot be judged "
-        "are named at the end (exit status 2)",
-    )  # fmt: skip
+    audio = "audio files; unusable ones are named at the end (exit status 2)"
+    add("audio", nargs="+", help=audio)
     encoders(add)
-    add(
-        "--texts", nargs="+", metavar="TEXT",
-        help="transcripts, one a file, for a model that reads them",
-    )  # fmt: skip
+    texts = "transcripts, one a file, for a model that reads them"
+    add("--texts", nargs="+", metavar="TEXT", help=texts)
     add("--device", help="default: a GPU if there is one")
-    add(
-        "--json", action="store_true",
-        help="one object a line, with calibrated probabilities (scores) and "
-        "uncalibrated ones",
-    )  # fmt: skip
-    add(
-        "--verify", metavar="KEY",
-        help="public key (PEM) of the person who must have signed the model",
-    )  # fmt: skip
+    line = "one object a line: calibrated (scores) and uncalibrated ones"
+    add("--json", action="store_true", help=line)
+    key = "public key (PEM) of the person who must have signed the model"
+    add("--verify", metavar="KEY", help=key)
 
-    add = new_command(
-        commands, evaluate, "evaluate",
-        "test a trained model on speakers of another set",
-    )  # fmt: skip
+    add = new_command(commands, evaluate)
     add("model", help=model)
     add(
         "test",
@@ -77,16 +57,11 @@ def add_commands(commands):
     encoders(add)
     add("--device", help="default: a GPU if there is one")
 
-    add = new_command(
-        commands, export, "export",
-        "a finished run -> a folder to ship, and its hashes",
-    )  # fmt: skip
+    add = new_command(commands, export)
     add("model", help=model)
     add("out", help="new folder; its name is the model's")
-    add(
-        "--merge", action="store_true",
-        help="fold the adapter in and write the encoder too",
-    )  # fmt: skip
+    merge = "merge the adapter into the encoder, and write that too"
+    add("--merge", action="store_true", help=merge)
     encoders(add, "where the encoder is for the model's users")
     add(
         "--sign", metavar="KEY",
@@ -96,7 +71,7 @@ def add_commands(commands):
 
 
 def params(args):
-    """Print how many parameters methods or a recipe train."""
+    """Count what methods train in a backbone; needs no weights."""
     from ser_peft.evaluation.params import (
         count_methods,
         count_recipe,
@@ -122,7 +97,7 @@ def params(args):
 
 
 def predict(args):
-    """Print the emotion of each recording; name those without one."""
+    """The emotion of recordings, with calibrated probabilities."""
     from tqdm import tqdm
 
     from ser_peft.data.checking import summary
@@ -177,7 +152,7 @@ def _listed(values):
 
 
 def evaluate(args):
-    """Test a model on another set and report it."""
+    """Test a trained model on speakers of another set."""
     from ser_peft.evaluation.elsewhere import evaluate
     from ser_peft.evaluation.results import headline
     from ser_peft.report.run_page import write_report
@@ -203,7 +178,7 @@ def evaluate(args):
 
 
 def export(args):
-    """Copy a trained model to a folder to ship; print its registry entry."""
+    """Copy a finished run to a folder to ship, with its hashes."""
     from ser_peft.inference.export import export
     from ser_peft.storage.released import registry_file
 

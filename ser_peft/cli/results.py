@@ -10,39 +10,25 @@ __all__ = ["add_commands", "write_summary"]
 
 def add_commands(commands):
     """Add the commands to ``ser-peft``."""
-    add = new_command(
-        commands, summarize, "summarize",
-        "mean and standard deviation of runs over folds and seeds",
-    )  # fmt: skip
+    add = new_command(commands, summarize)
     add("results", nargs="+", help="results.json or folders")
-    add(
-        "--compare", nargs=2, metavar="METHOD",
-        help="two methods, paired; default: all with the best",
-    )  # fmt: skip
+    pair = "two methods, paired; default: all with the best"
+    add("--compare", nargs=2, metavar="METHOD", help=pair)
     add("--out", help="also write this JSON file")
     add("--html", help="also write this page")
 
-    add = new_command(
-        commands, compare, "compare",
-        "models beside a reference: scores, agreement, size, latency",
-    )  # fmt: skip
-    add(
-        "reference",
-        help="a finished run, or a folder of one model's folds and seeds",
-    )
+    add = new_command(commands, compare)
+    run = "a finished run, or a folder of one model's folds and seeds"
+    add("reference", help=run)
     add("others", nargs="+", help="the same of others, on the same test set")
-    add(
-        "--out", default="compare",
-        help="folder for compare.json and compare.html (%(default)s)",
-    )  # fmt: skip
-    add(
-        "--repeats", type=int, default=20,
-        help="repetitions of each timing (%(default)s)",
-    )  # fmt: skip
+    out = "folder for compare.json and compare.html (%(default)s)"
+    add("--out", default="compare", help=out)
+    repeats = "repetitions of each timing (%(default)s)"
+    add("--repeats", type=int, default=20, help=repeats)
 
 
 def summarize(args):
-    """Print the summary of runs; write it where told to."""
+    """Mean and standard deviation of runs over folds and seeds."""
     from ser_peft.evaluation.summary import summarize
     from ser_peft.report.tables import format_summary
 
@@ -63,7 +49,7 @@ def write_summary(summary, out, html):
 
 
 def compare(args):
-    """Compare models and write the page."""
+    """Models beside a reference: scores, agreement, size, latency."""
     from ser_peft.evaluation.compare import compare
     from ser_peft.io import write_json
     from ser_peft.report.comparison_page import (

@@ -23,8 +23,7 @@ blank in it for another yaml."""
 def add_commands(commands):
     """Add the command to ``ser-peft``."""
     add = new_command(
-        commands, crossval, "crossval",
-        "train on every fold with every seed, then summarize",
+        commands, crossval,
         usage="%(prog)s SCRIPT HPARAMS [HPARAMS ...] --folds 1-5 "
         "[--seeds 8,16] [--methods lora,dora] --data_folder=... "
         "[--KEY=VALUE ...] [options]",
@@ -57,7 +56,7 @@ def add_commands(commands):
 
 
 def crossval(args):
-    """Train, summarize what is finished, name what failed."""
+    """Train on every fold with every seed, then summarize."""
     from ser_peft.crossval import check, crossval, numbers, trainings
     from ser_peft.evaluation.summary import summarize
     from ser_peft.report.tables import format_summary

@@ -27,7 +27,7 @@ def crossval(runs, jobs=1, slurm=None):
     runs : list of Training
         From `trainings`.
     jobs : int
-        How many run at once on this machine. They share its cores, unless
+        Number of runs at once on this machine. They share its cores, unless
         ``OMP_NUM_THREADS`` is set, and its GPUs.
     slurm : dict, optional
         Submit them to SLURM instead, with these parameters of sbatch as

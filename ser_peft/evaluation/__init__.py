@@ -1,1 +1,1 @@
-"""What a run is worth: metrics, the report a person reads, the summary."""
+"""Evaluation: metrics, intervals, fairness, calibration, comparisons."""

@@ -1,4 +1,4 @@
-"""Whether a probability of 0.8 is right eight times in ten."""
+"""Calibration: is a probability of 0.8 right eight times in ten?"""
 
 import numpy as np
 from scipy.optimize import minimize_scalar
@@ -19,9 +19,9 @@ __all__ = [
 ]
 
 BINS = 15
-"""Of equal width, as in Guo et al. (2017)."""
+"""Number of bins, of equal width as in Guo et al. (2017)."""
 LIMITS = 0.05, 20.0
-"""Of the temperature."""
+"""Least and largest temperature."""
 
 
 def reliability(labels, probabilities):
@@ -60,7 +60,7 @@ def reliability(labels, probabilities):
 
 
 def expected_calibration_error(labels, probabilities):
-    """How far confidence is from accuracy: ECE, with 15 equal bins.
+    """Expected calibration error (ECE) with 15 equal bins.
 
     The mean over utterances of the absolute difference between accuracy and
     mean confidence of their bin, as in "On Calibration of Modern Neural
@@ -113,10 +113,10 @@ def scale(probabilities, temperature):
 
 
 def fit_temperature(labels, probabilities):
-    """Find the temperature that makes probabilities honest.
+    """Find the temperature that calibrates probabilities.
 
-    The one of least negative log-likelihood (Guo et al., 2017), within 0.05
-    and 20. It never changes which class is predicted.
+    It has the least negative log-likelihood (Guo et al., 2017), within 0.05
+    and 20, and never changes which class is predicted.
 
     Arguments
     ---------
@@ -144,19 +144,19 @@ def fit_temperature(labels, probabilities):
 
 
 def trusted_temperature(labels, probabilities, speakers):
-    """Find a temperature, and believe it as far as the speakers go.
+    """Find a temperature and shrink it towards 1, the more the fewer speakers.
 
-    Speakers differ in how sure a model should be of them, and a valid set has
-    few. One more is counted, for whom 1 is right: with n speakers log T is
-    n / (n + 1) of its fit. To sharpen (T < 1) claims more than was learnt, so
-    it needs clear evidence: at least `FEWEST_SPEAKERS`, and a score test of
-    T = 1 whose variance is that between speakers, as of Liang & Zeger (1986),
-    beyond the 97.5th percentile of Student's t.
+    A valid set has few speakers, who differ in how sure a model should be of
+    them. One more, for whom 1 is right, is added: with n speakers log T is
+    n / (n + 1) of its fit. A temperature below 1, which sharpens, needs clear
+    evidence: at least `FEWEST_SPEAKERS`, and a score test of T = 1 whose
+    variance is that between speakers (Liang & Zeger, 1986) beyond the 97.5th
+    percentile of Student's t.
 
     Arguments
     ---------
     labels, probabilities
-        As for `fit_temperature`.
+        See `fit_temperature`.
     speakers : list of str
         Speaker of each utterance.
 
@@ -179,7 +179,7 @@ def trusted_temperature(labels, probabilities, speakers):
     if fitted < 1:
         logits = _logits(probabilities)
         means = (softmax(logits, axis=1) * logits).sum(1)
-        # What the log-likelihood gains with 1 / T, at T = 1.
+        # Gain of the log-likelihood with 1 / T, at T = 1.
         gains = logits[range(len(logits)), labels] - means
         gains = np.bincount(index, gains)
         if count < FEWEST_SPEAKERS or not (
@@ -195,10 +195,10 @@ def calibration(valid, test, temperature=1.0):
     Arguments
     ---------
     valid, test : dict
-        ``label`` [N], ``probabilities`` [N, C], not scaled, and of valid
-        ``speaker`` [N]. Without valid (None) it was found before.
+        ``label`` [N], ``probabilities`` [N, C], not scaled; valid also has
+        ``speaker`` [N]. None instead of valid: the temperature is given.
     temperature : float
-        Where it was.
+        Temperature to judge where there is no valid set.
 
     Returns
     -------
@@ -226,6 +226,6 @@ def calibration(valid, test, temperature=1.0):
 
 
 def _logits(probabilities):
-    # What float32 has rounded to zero is not impossible.
+    # A probability that float32 has rounded to zero is not impossible.
     tiny = np.finfo(np.float32).tiny
     return np.log(np.maximum(np.asarray(probabilities, float), tiny))

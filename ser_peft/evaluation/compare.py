@@ -1,4 +1,4 @@
-"""A reference model beside others: scores, agreement, size and latency."""
+"""Models beside a reference: scores, agreement, size, latency, a map."""
 
 import itertools
 import platform
@@ -17,21 +17,24 @@ from ser_peft.data import read_manifests
 from ser_peft.data.audio import SAMPLE_RATE, read_audio
 from ser_peft.errors import InputError
 from ser_peft.evaluation.latency import latency
-from ser_peft.evaluation.metrics import speaker_interval
+from ser_peft.evaluation.metrics import METRICS, speaker_interval
 from ser_peft.evaluation.paired import paired_difference
 from ser_peft.evaluation.results import versions
-from ser_peft.evaluation.runs import read_runs
+from ser_peft.evaluation.runs import (
+    paired_predictions,
+    pooled_predictions,
+    read_runs,
+)
 from ser_peft.evaluation.summary import lacks, level, summarize
 from ser_peft.inference import load_model
 
 __all__ = ["METRICS", "agreement", "compare"]
 
-METRICS = ("ua", "wa", "macro_f1", "weighted_f1")
 SECONDS = 4.0
-"""Of the clips that are timed: that of a usual emotional utterance."""
+"""Length of the clips that are timed, as usual emotional utterances."""
 BATCHES = (1, 16)
 MAPPED = 300
-"""Utterances on the map, at most; of more it is a blur, and slow."""
+"""Most utterances on the map; with more it is a blur, and slow."""
 
 
 def compare(paths, repeats=20):
@@ -44,12 +47,12 @@ def compare(paths, repeats=20):
         several folds or with several seeds, which are averaged. Of those one
         is timed and mapped.
     repeats : int
-        Of each timing.
+        Repetitions of each timing.
 
     Returns
     -------
     dict
-        What `compare.json` holds. ``reference`` (a name), ``corpus``,
+        Content of `compare.json`: ``reference`` (a name), ``corpus``,
         ``protocol``, ``folds``, ``classes``, ``warnings``, ``versions``;
         ``models``, one dict each: ``name`` (what its path does not share with
         the others'), ``backbone``, ``method``, ``runs``, ``folds``,
@@ -105,7 +108,9 @@ def compare(paths, repeats=20):
     ]
     ones = {name: runs[0] for name, (_, runs) in groups.items()}
     test = _utterances([*ones.values()])
-    networks = {name: load_model(_folder(run)) for name, run in ones.items()}
+    networks = {
+        name: load_model(_folder(run["file"])) for name, run in ones.items()
+    }
     for model in models:
         name = model["name"]
         model |= _merge(networks[name], ones[name])
@@ -136,13 +141,13 @@ def compare(paths, repeats=20):
 
 
 def agreement(reference, runs):
-    """How alike two models judge the same utterances.
+    """Agreement of two models on the same utterances.
 
     Arguments
     ---------
     reference, runs : list of dict
-        Of `ser_peft.evaluation.runs.read_runs`. Every run goes with every
-        one of the reference on the same fold; all pairs are pooled.
+        From `ser_peft.evaluation.runs.read_runs`. Every run is paired with
+        every run of the reference on the same fold; all pairs are pooled.
 
     Returns
     -------
@@ -165,26 +170,25 @@ def agreement(reference, runs):
     for one, other in itertools.product(reference, runs):
         if one["protocol_sha"] != other["protocol_sha"]:
             continue
-        theirs, ours = one["predictions"], other["predictions"]
-        if theirs.keys() != ours.keys():
+        if one["predictions"].keys() != other["predictions"].keys():
             raise InputError(
                 f"{one['file']} and {other['file']}: predictions.csv beside "
                 "them are not of the same utterances; copy both again"
             )
-        rows += [(*row, ours[id_][2]) for id_, row in theirs.items()]
+        rows += paired_predictions(one, other)
         pairs += 1
     speakers, *columns = zip(*rows, strict=True)
-    labels, said, also_said = map(np.array, columns)
-    right, also_right = labels == said, labels == also_said
-    varied = len({*said, *also_said}) > 1
+    labels, theirs, ours = map(np.array, columns)
+    right = labels == theirs
+    varied = len({*theirs, *ours}) > 1
     compared = paired_difference(
-        labels, also_said, said, speakers, reference[0]["classes"]
+        labels, ours, theirs, speakers, reference[0]["classes"]
     )
     return {
-        "equal": _share(said == also_said),
-        "kappa": float(cohen_kappa_score(said, also_said)) if varied else None,
-        "right_where_right": _share(also_right[right]),
-        "right_where_wrong": _share(also_right[~right]),
+        "equal": _share(theirs == ours),
+        "kappa": float(cohen_kappa_score(theirs, ours)) if varied else None,
+        "right_where_right": _share((labels == ours)[right]),
+        "right_where_wrong": _share((labels == ours)[~right]),
         **{key: compared[key] for key in ("difference", "ci95", "p", "reason")},
         "pairs": pairs,
     }
@@ -195,7 +199,7 @@ def _share(flags):
 
 
 def _read(paths):
-    """Name -> group and its runs, all tested alike; and warnings."""
+    """Name -> group and its runs, all on the same test sets; and warnings."""
     groups, warnings = {}, []
     for path, name in zip(paths, _names(paths), strict=True):
         summary = summarize([path])
@@ -249,8 +253,8 @@ def _told(member):
 
 
 def _names(paths):
-    """What is different in each path: whisper_lora of whisper_lora/fold5/8."""
-    parts = [list(_as_folder(path).parts) for path in paths]
+    """Parts of paths that differ: whisper_lora of whisper_lora/fold5/8."""
+    parts = [list(_folder(path).parts) for path in paths]
     for end in (-1, 0):
         while len({p[end] for p in parts}) == 1 < min(map(len, parts)):
             for p in parts:
@@ -262,30 +266,23 @@ def _names(paths):
     return names
 
 
-def _as_folder(path):
+def _folder(path):
     path = Path(path).resolve()
     return path.parent if path.name == "results.json" else path
 
 
-def _folder(run):
-    return Path(run["file"]).resolve().parent
-
-
 def _scores(group, runs):
     """Each metric's mean and spread over runs, and its interval."""
-    rows = [row for run in runs for row in run["predictions"].values()]
-    speakers, labels, said = zip(*rows, strict=True)
+    judged = pooled_predictions(runs)
     found = {}
     for metric in METRICS:
-        ends, reason = speaker_interval(
-            labels, said, speakers, group["classes"], metric
-        )
+        ends, reason = speaker_interval(*judged, group["classes"], metric)
         found[metric] = {**group[metric], "ci95": ends, "reason": reason}
     return found
 
 
 def _utterances(runs):
-    """Up to `MAPPED` of the test set that these runs had, with their sound."""
+    """Up to `MAPPED` utterances of the runs' test set, with their audio."""
     about, manifests = _manifests(runs)
     test = manifests["test"]
     ids = np.random.default_rng(0).permutation(sorted(test))[:MAPPED]
@@ -304,10 +301,10 @@ def _utterances(runs):
 
 
 def _manifests(runs):
-    """The manifests of one fold's runs, where one of them has left them."""
+    """Manifests of one fold's runs, from the first run that has them."""
     places = []
     for run in runs:
-        folder = _folder(run)
+        folder = _folder(run["file"])
         # A recipe's, and those that a probe was made of.
         places += [folder / "manifests", folder.parents[1]]
         yaml = folder / "hyperparams.yaml"
@@ -327,10 +324,10 @@ def _manifests(runs):
 
 
 def _merge(network, run):
-    """Fold adapters in if they can be; the size before and behind."""
+    """Merge adapters where they can be; sizes before and after."""
     total = sum(p.numel() for p in network.parameters())
     trained = run["trainable_parameters"]
-    merged = network.merge()  # what is not, the page says
+    merged = network.merge()  # the page tells if not
     return {
         "parameters": {
             "total": total,
@@ -353,7 +350,7 @@ def _lasting(wav, seconds):
 
 @torch.no_grad()
 def _map(networks, test):
-    """Name -> the place of every utterance, [N, 2]."""
+    """Name -> place of every utterance on the map, [N, 2]."""
     points = {}
     with tqdm(total=len(networks) * len(test), desc="map", unit="clip") as bar:
         for name, network in networks.items():

@@ -1,4 +1,4 @@
-"""A trained model, tested on any set whose speakers it has not heard."""
+"""Test of a trained model on any set whose speakers it has not heard."""
 
 import logging
 import os
@@ -6,7 +6,6 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import torch
 from speechbrain.dataio.dataloader import make_dataloader
 from tqdm import tqdm
@@ -27,7 +26,7 @@ from ser_peft.data.provenance import Heard
 from ser_peft.device import loader_workers
 from ser_peft.errors import InputError
 from ser_peft.evaluation.fairness import group_columns
-from ser_peft.evaluation.results import corpus_scores, run_results
+from ser_peft.evaluation.results import UNTRAINED, corpus_scores, run_results
 from ser_peft.inference import check_scores, load_model, read_model
 from ser_peft.lobes import lengths_in_samples
 
@@ -53,29 +52,29 @@ def evaluate(
     run : str or Path
         A finished run, its ``model/`` folder, or a model's name.
     test : str or Path
-        All of a corpus: its name, as for `ser_peft.data.datasets.prepare`, or a
-        manifests folder. One split: that folder's ``test.json``, say.
-        Utterances of other classes than the model's are left out.
+        Name of a corpus, as for `ser_peft.data.prepare`, or a manifests
+        folder: all of it is tested. One split: that folder's ``test.json``.
+        Utterances of classes that the model has not are left out.
     out : str or Path
         Folder that the report will go to; files that cannot be read are
         listed beside it.
     data_folder : str, optional
-        Of a corpus that is named.
+        Folder of a corpus that is named.
     trust_start : bool
-        Test a model without a record of whom it has heard.
+        Test a model without a record of the speakers it has heard.
     device : str
-        Where to compute.
+        Device to compute on.
     batch_seconds : float
-        Of audio at once.
+        Seconds of audio in a batch.
     **places
-        Of the encoders, see `ser_peft.inference.load_model`.
+        Places of the encoders, see `ser_peft.inference.load_model`.
 
     Returns
     -------
     dict
         ``results``, ``predictions`` and ``layer_weights`` as
-        `ser_peft.report.run_page.write_report` takes them. Nothing was chosen
-        here: the temperature is the model's own.
+        `ser_peft.report.run_page.write_report` takes them. Nothing is chosen
+        on this set: the temperature is the model's own.
 
     Raises
     ------
@@ -105,16 +104,11 @@ def evaluate(
         group_columns(entries),
         model,
         **corpus_scores(entries, measured, about["classes"]),
-        seed=None,
-        best_epoch=None,
+        **UNTRAINED,
         kept=f"the model of {folder.resolve()}",
-        epochs=0,
         train_seconds=0.0,
         evaluation_seconds=time.time() - start,
-        peak_memory_mb=None,
         device=str(device),
-        processes=1,
-        precision="fp32",
         heard=heard.record,
     )
     return {
@@ -125,7 +119,7 @@ def evaluate(
 
 
 def _of_manifests(path):
-    """What a manifests folder, or a split in one, says of its entries."""
+    """Description and entries of a manifests folder, or of one split."""
     if path.is_dir():
         about, manifests = read_manifests(path)
         entries = {k: e for part in manifests.values() for k, e in part.items()}
@@ -146,16 +140,13 @@ def _of_manifests(path):
 
 
 def _of_corpus(name, data_folder, classes, out):
-    """All utterances of a corpus, by the class set that fits best."""
+    """Description and entries of a corpus, in the best fitting classes."""
     corpus = load_corpus(name)
     utterances = corpus.read(data_folder)
-    sets = (
-        corpus.class_sets(utterances)
-        if hasattr(corpus, "class_sets")
-        else corpus.CLASS_SETS
-    )
-    label = "emotion"
-    if hasattr(corpus, "PROTOCOLS"):
+    if hasattr(corpus, "class_sets"):  # they depend on what is read
+        sets, label = corpus.class_sets(utterances), "emotion"
+    else:
+        sets = corpus.CLASS_SETS
         label = next(iter(corpus.PROTOCOLS.values())).label
     wanted = {*classes}
     best = max(
@@ -186,7 +177,7 @@ def _of_corpus(name, data_folder, classes, out):
 
 
 def _fitting(about, entries, classes, dimensions, source):
-    """What of a set a model can be tested on; says what is left out."""
+    """Description and entries a model can be tested on; warns of others."""
     names = [
         name
         for name in dimensions
@@ -215,30 +206,28 @@ def _fitting(about, entries, classes, dimensions, source):
 
 
 def _measure(model, about, entries, device, batch_seconds):
-    """What `run_results` wants to know of a test set."""
+    """Predictions on a test set, for `run_results`."""
     dataset = dataset_of(entries, about)
     loader = make_dataloader(
         dataset,
         batch_sampler=eval_batches(dataset, batch_seconds),
         num_workers=loader_workers("auto", device),
     )
-    rows = {}
-    columns = [[*model.dimensions].index(name) for name in about["dimensions"]]
+    ids, parts = [], []
     for batch in tqdm(loader, desc="test", unit="batch"):
         wavs, lens = batch.sig
         lengths = lengths_in_samples(wavs, lens)
         with torch.no_grad():
             scores = model(wavs.to(device), lengths, batch.text).float().cpu()
         check_scores(scores, ", ".join(batch.id))
-        logits, values = scores.tensor_split([len(model.classes)], 1)
-        chances = logits.softmax(-1).numpy()
-        rows |= dict(
-            zip(
-                batch.id,
-                zip(chances, values[:, columns].numpy(), strict=True),
-                strict=True,
-            )
-        )
-    ids = sorted(rows)
-    chances, guesses = (np.array([rows[key][i] for key in ids]) for i in (0, 1))
-    return measured_on(entries, ids, about, chances, guesses)
+        ids += batch.id
+        parts.append(scores)
+    order = sorted(range(len(ids)), key=ids.__getitem__)
+    logits, values = torch.cat(parts)[order].tensor_split(
+        [len(model.classes)], 1
+    )
+    columns = [[*model.dimensions].index(name) for name in about["dimensions"]]
+    chances, guesses = logits.softmax(-1), values[:, columns]
+    return measured_on(
+        entries, sorted(ids), about, chances.numpy(), guesses.numpy()
+    )

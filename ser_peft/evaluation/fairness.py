@@ -1,4 +1,4 @@
-"""Whether a model serves all groups of speakers alike.
+"""Fairness: does a model serve all groups of speakers alike?
 
 Fairness measures are defined for two classes. Here each class is taken
 against the rest and the largest difference counts: one emotion that fails one
@@ -35,8 +35,8 @@ def group_columns(entries, columns=()):
     Returns
     -------
     dict
-        Column -> {id: group}, None where an entry does not say. Whole numbers
-        further apart than 12, as ages are, make groups of ten: ``20-29``.
+        Column -> {id: group}, None where an entry has none. Whole numbers
+        further apart than 12, as ages are, become groups of ten: ``20-29``.
 
     Raises
     ------
@@ -91,9 +91,9 @@ def group_columns(entries, columns=()):
 def fairness(labels, predictions, speakers, groups, classes):
     """Compare the groups of one column.
 
-    Compared are the groups of at least two speakers in which every class of
-    the test set occurs: a group of one shows what that speaker is like, not
-    the group. Of the others only UA and counts are given.
+    Groups are compared if they have at least two speakers and every class of
+    the test set: a group of one shows that speaker, not the group. Other
+    groups have UA and counts only.
 
     Arguments
     ---------
@@ -102,7 +102,7 @@ def fairness(labels, predictions, speakers, groups, classes):
     speakers : list of str
         Speaker of each utterance.
     groups : list of str
-        Group of each utterance, None where it is not known; some are.
+        Group of each utterance, None where it is unknown, which not all are.
     classes : list of str
         Class names.
 
@@ -111,8 +111,8 @@ def fairness(labels, predictions, speakers, groups, classes):
     dict
         ``groups``: name -> ``ua`` (None where a class does not occur),
         ``utterances``, ``speakers``. ``unknown``: utterances of no known
-        group. ``reason``: why nothing is compared, None where something is;
-        the rest is None with fewer than two groups to compare.
+        group. ``reason``: why groups are not compared; None where they are.
+        All that follows is None with fewer than two groups to compare.
         ``ua_gap``: the best group's UA less the worst's.
         ``statistical_parity_difference``: by how much P(predicted = c) differs
         between two groups at most (Dwork et al., 2012).

@@ -1,6 +1,6 @@
-"""How far other speakers would move a score: 95 % intervals.
+"""95 % intervals of scores over speakers.
 
-Utterances of one speaker are not independent, so what is counted is speakers.
+Utterances of one speaker are not independent, so speakers are counted.
 The standard error is the jackknife's, which leaves out one speaker at a time
 (Tukey, 1958; Efron & Tibshirani, "An Introduction to the Bootstrap", 1993,
 chapter 11); its interval is Student's t with one degree of freedom less than
@@ -25,7 +25,7 @@ three numbers."""
 
 
 def no_interval(speakers, labels=(), classes=()):
-    """Why so few speakers give no interval, None where they give one.
+    """Reason why there are too few speakers for an interval, or None.
 
     Arguments
     ---------
@@ -63,15 +63,15 @@ def no_interval(speakers, labels=(), classes=()):
 
 
 def jackknife(units, measure):
-    """A score and its standard error, leaving out one speaker at a time.
+    """Compute a score and its standard error over speakers.
 
     Arguments
     ---------
     units : np.ndarray
-        What the score is computed of, summed over the utterances of each
-        speaker, [S, ...].
+        Sums over the utterances of each speaker that the score is computed
+        from, [S, ...].
     measure : callable
-        Takes such sums [..., *units.shape[1:]], gives scores [...].
+        Takes sums [..., *units.shape[1:]], returns scores [...].
 
     Returns
     -------
@@ -98,15 +98,15 @@ def interval(value, error, n_speakers, low=0.0, high=1.0):
     value, error : float
         From `jackknife`.
     n_speakers : int
-        How many.
+        Number of speakers.
     low, high : float
         Least and largest value of the score.
 
     Returns
     -------
     tuple of (list of float or None, str or None)
-        Both ends; or why there are none: speakers who score alike do not
-        tell how others would.
+        Both ends, or the reason why there are none: speakers who score alike
+        do not show how others would.
 
     Example
     -------

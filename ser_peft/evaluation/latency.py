@@ -1,4 +1,4 @@
-"""How long models take for a batch of clips, side by side."""
+"""Latency of models on the processor, side by side."""
 
 import itertools
 import time
@@ -93,7 +93,7 @@ def _milliseconds(model, wavs, texts):
 
 @contextmanager
 def _threads(count):
-    """So many threads for PyTorch, as many as before behind it."""
+    """Give PyTorch so many threads, and as many as before afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

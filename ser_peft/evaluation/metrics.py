@@ -1,4 +1,4 @@
-"""UA, WA, F1 and CCC, with an interval that respects speakers.
+"""UA, WA, F1 and CCC, with intervals over speakers.
 
 UA (unweighted accuracy) is balanced accuracy, the mean of per-class recalls,
 WA (weighted accuracy) plain accuracy: the two names of speech emotion
@@ -13,17 +13,13 @@ from functools import partial
 
 import numpy as np
 from scipy.stats import binomtest
-from sklearn.metrics import (
-    accuracy_score,
-    confusion_matrix,
-    f1_score,
-    recall_score,
-)
+from sklearn.metrics import confusion_matrix
 
 from ser_peft.errors import InputError
 from ser_peft.evaluation.intervals import interval, jackknife, no_interval
 
 __all__ = [
+    "METRICS",
     "concordance",
     "concordance_interval",
     "confusion_interval",
@@ -34,6 +30,9 @@ __all__ = [
     "speaker_confusions",
     "speaker_interval",
 ]
+
+METRICS = ("ua", "wa", "macro_f1", "weighted_f1")
+"""Scores of classes, see `from_confusion`."""
 
 
 def scores(labels, predictions, classes):
@@ -70,20 +69,13 @@ def scores(labels, predictions, classes):
     confusion = confusion_matrix(
         labels, predictions, labels=range(len(classes))
     )
-    present = np.unique(labels)
-    recalls = recall_score(labels, predictions, labels=present, average=None)
-    recall_of = dict(zip(present.tolist(), recalls.tolist(), strict=True))
     return {
-        "ua": float(recalls.mean()),
-        "wa": float(accuracy_score(labels, predictions)),
-        **{
-            f"{average}_f1": float(
-                f1_score(labels, predictions, labels=present, average=average)
-            )
-            for average in ("macro", "weighted")
-        },
+        **{m: float(from_confusion(confusion, m)) for m in METRICS},
         "per_class_recall": {
-            name: recall_of.get(i) for i, name in enumerate(classes)
+            name: float(confusion[i, i] / truth) if truth else None
+            for i, (name, truth) in enumerate(
+                zip(classes, confusion.sum(1), strict=True)
+            )
         },
         "missing_classes": missing_classes(confusion, classes),
         "confusion": confusion.tolist(),
@@ -92,7 +84,7 @@ def scores(labels, predictions, classes):
 
 
 def missing_classes(confusion, classes):
-    """Names of the classes that no label is of: UA is over the others.
+    """Names of the classes that no label has: UA is over the others.
 
     Arguments
     ---------
@@ -116,12 +108,12 @@ def missing_classes(confusion, classes):
 
 
 def over_classes(missing, n_classes):
-    """Say over how many classes a UA is, if not over all.
+    """Text that names the classes a UA is over, if not all.
 
     Arguments
     ---------
     missing : list of str
-        What `missing_classes` returned.
+        From `missing_classes`.
     n_classes : int
         Number of all classes.
 
@@ -143,7 +135,7 @@ def over_classes(missing, n_classes):
 
 
 def speaker_confusions(labels, predictions, speakers, n_classes):
-    """Count one confusion matrix a speaker.
+    """Confusion matrix of each speaker.
 
     Arguments
     ---------
@@ -203,9 +195,9 @@ def from_confusion(confusion, metric="ua"):
 def speaker_interval(labels, predictions, speakers, classes, metric="ua"):
     """95 % interval of a metric over speakers.
 
-    See `ser_peft.evaluation.intervals`. Speakers who score alike, as where all
-    is right, do not tell how others would: utterances are counted then as if
-    each were of another speaker (Clopper & Pearson, 1934).
+    See `ser_peft.evaluation.intervals`. Speakers who score alike, as where
+    everything is right, do not show how others would: then utterances are
+    counted as if each had another speaker (Clopper & Pearson, 1934).
 
     Arguments
     ---------
@@ -221,7 +213,7 @@ def speaker_interval(labels, predictions, speakers, classes, metric="ua"):
     Returns
     -------
     tuple of (list of float or None, str or None)
-        Lower and upper bound, fractions; or why there are none.
+        Lower and upper bound, fractions; or the reason why there are none.
 
     Example
     -------
@@ -247,7 +239,7 @@ def confusion_interval(counts, metric="ua"):
     counts : np.ndarray
         Confusion matrix of each speaker, [S, C, C].
     metric : str
-        As for `speaker_interval`, which refuses few speakers.
+        See `speaker_interval`, which refuses too few speakers.
 
     Returns
     -------
@@ -300,7 +292,7 @@ def concordance_interval(truth, predicted, speakers):
     Returns
     -------
     tuple of (list of float or None, str or None)
-        Lower and upper bound; or why there are none.
+        Lower and upper bound; or the reason why there are none.
     """
     moments = _moments(truth, predicted)
     names, index = np.unique(np.asarray(speakers, str), return_inverse=True)
@@ -313,9 +305,9 @@ def concordance_interval(truth, predicted, speakers):
 
 
 def _moments(truth, predicted):
-    """What a CCC is made of, to be summed over utterances, [N, 6, D]."""
+    """Moments that a CCC is computed from, a row an utterance, [N, 6, D]."""
     x, y = np.asarray(truth, float), np.asarray(predicted, float)
-    # Whatever is common to both cancels; sums of squares stay exact.
+    # A shift of both cancels, and keeps sums of squares exact.
     x, y = x - x.mean(0), y - x.mean(0)
     return np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], 1)
 

@@ -1,4 +1,4 @@
-"""Is one method better than another? Paired, over speakers."""
+"""Paired test over speakers: is one method better than another?"""
 
 import numpy as np
 from scipy.stats import t as student
@@ -12,11 +12,11 @@ __all__ = ["paired_difference"]
 def paired_difference(labels, first, second, speakers, classes):
     """Difference of UA of two methods on the same utterances.
 
-    Speakers are left out one by one, each with all its utterances and what
-    both methods said of them: who is hard for both is no doubt about their
-    order (of utterances: Bisani & Ney, ICASSP 2004). The interval is that of
-    `ser_peft.evaluation.intervals`, p that of Student's t test with its
-    standard error.
+    Speakers are left out one by one, each with all its utterances and both
+    methods' predictions: a speaker who is hard for both says nothing about
+    their order (for utterances: Bisani & Ney, ICASSP 2004). The interval is
+    that of `ser_peft.evaluation.intervals`, p that of Student's t test with
+    its standard error.
 
     Arguments
     ---------
@@ -24,7 +24,7 @@ def paired_difference(labels, first, second, speakers, classes):
         True class of each utterance. An utterance that was tested with
         several seeds is in the list once a seed.
     first, second : list of int
-        What the two methods predicted.
+        Class that each of the two methods predicted.
     speakers : list of str
         Speaker of each utterance.
     classes : list of str

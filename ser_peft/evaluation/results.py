@@ -1,4 +1,4 @@
-"""The content of ``results.json`` that every way of training shares."""
+"""The content of ``results.json``, whatever the way of training."""
 
 import platform
 from importlib.metadata import version
@@ -14,6 +14,7 @@ from ser_peft.evaluation.metrics import (
 )
 
 __all__ = [
+    "UNTRAINED",
     "below_start",
     "corpus_scores",
     "headline",
@@ -22,34 +23,36 @@ __all__ = [
     "versions",
 ]
 
-PACKAGES = (
-    "ser_peft",
-    "speechbrain",
-    "torch",
-    "torchaudio",
-    "transformers",
-    "peft",
-)
+PACKAGES = "ser_peft speechbrain torch torchaudio transformers peft".split()
+UNTRAINED = {
+    "seed": None,
+    "best_epoch": None,
+    "epochs": 0,
+    "peak_memory_mb": None,
+    "processes": 1,
+    "precision": "fp32",
+}
+"""Entries of results without a training: of a probe, of a model elsewhere."""
 
 
 def run_results(about, valid, measured, groups, model, **more):
-    """Scores of a test set with what is needed to trust them.
+    """Scores of a test set, and all that is needed to trust them.
 
     Arguments
     ---------
     about : dict
         ``protocol.json`` of the manifests.
     valid, measured : dict
-        Of the valid set (None: a finished model is tested elsewhere, by which
-        nothing was chosen) and of the test set ``id`` and ``speaker``, where
-        there are classes ``label``, ``predicted`` and ``probabilities``,
-        where there are dimensions ``values`` and ``predicted_values`` [N, D].
+        Valid set (None where a finished model is tested elsewhere and nothing
+        was chosen) and test set: ``id`` and ``speaker`` [N]; with classes
+        ``label``, ``predicted`` [N] and ``probabilities`` [N, C]; with
+        dimensions ``values`` and ``predicted_values`` [N, D].
     groups : dict
         From `ser_peft.evaluation.fairness.group_columns` on the test set.
     model : ser_peft.inference.EmotionModel
-        What was tested.
+        The model that was tested.
     **more
-        What only this way of training knows; goes in as it is.
+        Entries that only this way of training knows.
 
     Returns
     -------
@@ -85,7 +88,7 @@ def run_results(about, valid, measured, groups, model, **more):
 
 
 def _of_valid(valid, about):
-    """What valid says, named as such; Nones where there is none."""
+    """Scores of the valid set; None where there is no such set."""
     nothing = {"ua": None, "missing_classes": [], "ccc_mean": None}
     judged = judge(valid, about) if valid else nothing
     return {
@@ -96,7 +99,7 @@ def _of_valid(valid, about):
 
 
 def versions():
-    """Of Python and of what matters for a result."""
+    """Versions of Python and of the packages that matter for a result."""
     return {
         "python": platform.python_version(),
         **{name: version(name) for name in PACKAGES},
@@ -109,14 +112,14 @@ def judge(measured, about):
     Arguments
     ---------
     measured : dict
-        As for `run_results`.
+        See `run_results`.
     about : dict
         ``protocol.json`` of the manifests.
 
     Returns
     -------
     dict
-        What `ser_peft.evaluation.metrics.scores` gives, None without classes;
+        Entries of `ser_peft.evaluation.metrics.scores`, None without classes;
         where there are dimensions ``ccc`` (name -> CCC) and ``ccc_mean``.
     """
     result = {
@@ -144,7 +147,7 @@ def corpus_scores(entries, measured, classes):
     entries : dict
         Test manifest, id -> entry.
     measured : dict
-        As for `run_results`.
+        See `run_results`.
     classes : list of str
         Class names.
 
@@ -168,15 +171,14 @@ def corpus_scores(entries, measured, classes):
         ]
         whole = scores(*judged[:2], classes)
         found[name] = {
-            "ua": whole["ua"],
+            **{key: whole[key] for key in ("ua", *kept.split())},
             **_with_reason("ua", speaker_interval(*judged, classes)),
-            **{key: whole[key] for key in kept.split()},
         }
     return {"by_corpus": found}
 
 
 def below_start(results):
-    """Warning where valid says that a kept model is worse than its start.
+    """Warning that a kept model is worse on valid than its start, if it is.
 
     Arguments
     ---------
@@ -186,7 +188,7 @@ def below_start(results):
     Returns
     -------
     str or None
-        Nothing where it is not worse, or started from nothing that scores.
+        None where it is not worse, or its start has no scores.
     """
     start = results.get("start")
     name = "ua" if results["classes"] else "ccc"
@@ -201,7 +203,7 @@ def below_start(results):
 
 
 def headline(results):
-    """The scores of a test set in one line."""
+    """Scores of a test set in one line."""
     parts = []
     if results["classes"]:
         missing, count = results["missing_classes"], len(results["classes"])
@@ -229,7 +231,7 @@ def _interval(results, key):
 
 
 def _with_reason(key, found):
-    """An interval, or why there is none, as ``results.json`` has them."""
+    """Interval and reason why there is none, as in ``results.json``."""
     return dict(zip((f"{key}_ci95", f"{key}_ci95_reason"), found, strict=True))
 
 

@@ -1,4 +1,4 @@
-"""The test set as it would sound in a crowd, or over the telephone.
+"""Robustness: the test set as it sounds in a crowd or over the telephone.
 
 Each clip is changed by itself when it is read, so the result depends neither
 on padding nor on batch mates, and processes share the work as they share any
@@ -33,17 +33,17 @@ __all__ = [
 ]
 
 SNRS = 20, 10, 5, 0
-"""Of the babble, dB."""
+"""Signal-to-noise ratios of the babble, dB."""
 TALKERS = 8
-"""At once: enough that none of them can be followed."""
+"""Voices at once: enough that none of them can be followed."""
 SECONDS = 60
-"""Of babble. A clip gets a stretch of it."""
+"""Length of the babble, of which a clip gets a stretch, seconds."""
 BAND = 300, 3400
-"""Of a telephone (ITU-T G.712), Hz."""
+"""Band of a telephone (ITU-T G.712), Hz."""
 
 
 def talkers(train, test):
-    """Training speakers who may babble: those whom the test set has not.
+    """Training speakers who may babble: those not in the test set.
 
     Arguments
     ---------
@@ -116,7 +116,7 @@ def add_babble(wav, id_, track, snr):
     wav : torch.Tensor
         The clip, [T].
     id_ : str
-        Of the utterance; decides which stretch, the same at every SNR.
+        Id of the utterance; decides on the stretch, the same at every SNR.
     track : torch.Tensor
         From `babble_track`. It starts again where it ends.
     snr : float
@@ -161,7 +161,7 @@ def telephone(wav):
 
 
 def disturbed(train, test):
-    """The test set under every disturbance.
+    """Views of the test set under every disturbance.
 
     Arguments
     ---------
@@ -185,12 +185,12 @@ def disturbed(train, test):
 
 
 def without_text(dataset):
-    """A view of a dataset in which nothing is known of what is said."""
+    """View of a dataset whose transcripts are all empty."""
     return _changed(dataset, lambda id_: "", ["id"], "text")
 
 
 def _changed(dataset, change, takes, item="sig"):
-    """A view of the dataset, an item of which is what `change` makes."""
+    """View of a dataset, one item of which `change` makes."""
     view = FilteredSortedDynamicItemDataset(dataset, dataset.data_ids)
     view.add_dynamic_item(change, takes=takes, provides="changed")
     keys = dataset.pipeline.output_mapping

@@ -1,4 +1,4 @@
-"""What finished runs left, read back."""
+"""Results, settings and predictions of finished runs, read back."""
 
 import csv
 import json
@@ -13,16 +13,17 @@ from ser_peft.evaluation.metrics import from_confusion, missing_classes
 from ser_peft.settings.yamls import dump, map_texts
 from ser_peft.storage.cells import of_cell
 
-__all__ = ["read_runs"]
+__all__ = ["paired_predictions", "pooled_predictions", "read_runs"]
 
 _NEEDED = (
     "corpus protocol protocol_sha fold seed backbone method classes ua wa "
     "macro_f1 confusion trainable_parameters train_seconds"
 ).split()
-# Where a run was, and which: what may differ within a group.
+# Number at the end of a line.
 _NUMBER = re.compile(r"(?<=: )[-+]?\d*\.?\d+(e[-+]?\d+)?$")
-# Of the run itself, or of the pretrained run or teacher of the same fold.
+# End of a run's path, be it pretrained or teacher of the same fold.
 _FOLD = re.compile(r"/fold\d+/\d+(/model)?/?$")
+# Keys that may differ within a group.
 _FREE = re.compile(
     r"(__set_seed|seed|fold|\w+_folder|num_workers|ckpt_interval_minutes"
     r"|robustness|fairness_columns):"
@@ -30,7 +31,7 @@ _FREE = re.compile(
 
 
 def read_runs(paths):
-    """Read the results of runs and what stands beside them.
+    """Read the results of runs and the files beside them.
 
     Arguments
     ---------
@@ -51,12 +52,46 @@ def read_runs(paths):
     Raises
     ------
     InputError
-        Nothing found, a file that is not what it should be, or runs of one
-        fold that were not made on the same utterances.
+        If nothing is found, a file is wrong, or runs of one fold were not
+        made on the same utterances.
     """
     runs = [_read(path) for path in _find(paths)]
     _refuse_mixed_protocols(runs)
     return runs
+
+
+def pooled_predictions(runs):
+    """Labels, predictions and speakers of the test sets of several runs.
+
+    Arguments
+    ---------
+    runs : list of dict
+        From `read_runs`, with predictions.
+
+    Returns
+    -------
+    tuple of (tuple of int, tuple of int, tuple of str)
+    """
+    rows = [row for run in runs for row in run["predictions"].values()]
+    speakers, labels, predicted = zip(*rows, strict=True)
+    return labels, predicted, speakers
+
+
+def paired_predictions(first, second):
+    """Predictions of two runs on the same test set.
+
+    Arguments
+    ---------
+    first, second : dict
+        From `read_runs`, with predictions.
+
+    Returns
+    -------
+    list of tuple
+        Speaker, label, first and second prediction of each utterance.
+    """
+    others = second["predictions"]
+    return [(*row, others[id_][2]) for id_, row in first["predictions"].items()]
 
 
 def _find(paths):
@@ -97,7 +132,7 @@ def _read(path):
             f"{path}: not the results.json of a run (no {missing[0]!r}); "
             "leave it out"
         )
-    if run["classes"]:  # runs of earlier versions do not say it
+    if run["classes"]:  # earlier versions do not write these
         confusion = np.array(run["confusion"])
         run["weighted_f1"] = float(from_confusion(confusion, "weighted_f1"))
         run["missing_classes"] = missing_classes(confusion, run["classes"])
@@ -118,7 +153,7 @@ def _read(path):
 
 
 def _settings(path):
-    """What a run was made with: lines of its yaml, but for `_FREE`."""
+    """Settings of a run: lines of its yaml, but for `_FREE`."""
     if not path.exists():  # a probe has none
         return ()
     try:
@@ -160,7 +195,7 @@ def _predictions(path, classes):
 
 
 def _refuse_mixed_protocols(runs):
-    """Runs of one fold are compared; they must have had the same test."""
+    """Refuse runs of one fold that were tested on other utterances."""
     first = {}
     for run in runs:
         keys = ("corpus", "protocol", "n_classes", "fold")

@@ -1,4 +1,4 @@
-"""Mean and spread over the folds and seeds of many runs."""
+"""Mean and spread over the folds and seeds of many runs, and comparisons."""
 
 import itertools
 import re
@@ -10,29 +10,39 @@ import numpy as np
 
 from ser_peft.errors import InputError
 from ser_peft.evaluation.metrics import (
+    METRICS,
     from_confusion,
     over_classes,
     speaker_interval,
 )
 from ser_peft.evaluation.paired import paired_difference
+from ser_peft.evaluation.ranking import (
+    TITLE,
+    lacks,
+    level,
+    order,
+    rank,
+    title_of,
+    unequal,
+)
 from ser_peft.evaluation.results import below_start
-from ser_peft.evaluation.runs import read_runs
+from ser_peft.evaluation.runs import (
+    paired_predictions,
+    pooled_predictions,
+    read_runs,
+)
 
 __all__ = ["lacks", "level", "short_name", "summarize", "title_of"]
 
-_METRICS = ("ua", "wa", "macro_f1", "weighted_f1", "ccc_mean")
-_TITLE = ("corpus", "protocol", "n_classes")
-
 
 def summarize(paths, compare=None):
-    """Gather the results of many runs.
+    """Average the results of many runs over folds and seeds.
 
     Runs of one corpus, protocol, list of classes, backbone, method and
     settings (the ``hyperparams.yaml`` beside the results, but for seed, fold
-    and folders) are one group: its folds and seeds are averaged, nothing else
-    is. Two groups are compared on the folds and seeds that both have, see
-    `ser_peft.evaluation.paired.paired_difference`; a linear probe has no
-    seed and goes with any.
+    and folders) are one group. Two groups are compared on the folds and seeds
+    that both have, see `ser_peft.evaluation.paired.paired_difference`; a
+    linear probe has no seed and goes with any.
 
     Arguments
     ---------
@@ -45,36 +55,42 @@ def summarize(paths, compare=None):
     Returns
     -------
     dict
-        `groups` and `comparisons`, lists of dicts, and `warnings`, a list of
-        str. A group has name, corpus, protocol, n_classes, classes, backbone,
-        method, settings (what tells it from its likes, or ""), runs, folds,
-        folds_total, seeds, points (fold, seed and score of each run), missing
-        (fold and seed of each run that it lacks and others of its corpus,
-        protocol and number of classes have), common (mean score on the folds
-        and seeds that all of these have; None where there are none),
-        missing_classes (of each fold whose test set lacks some: fold and
-        classes; its UA is over the others),
-        trainable_parameters (adapter, head), train_seconds (mean),
-        step_seconds and model_bytes (mean; None where unknown), for each of
-        ua, wa, macro_f1, weighted_f1 (fractions) and ccc_mean a dict: `mean`
-        and `std` over runs (ddof 1; None for a single run), `std_folds` over
-        the folds of the means over seeds (None with one seed or one fold), or
-        None where runs have none, likewise `start` (of what they started
-        from, its UA or CCC on test), and `pooled`, of all test sets together:
-        confusion (counts), ua, its ua_ci95 over speakers and ua_ci95_reason
-        (why there is none), or None without classes. In each corpus,
-        protocol and number of classes the linear probe comes first, then the
-        best common score: UA, or mean CCC where there are no classes; without
-        a common score the most complete comes first. A comparison
-        has corpus, protocol, n_classes, first, second (names), runs, folds,
-        seeds and what `paired_difference` returns; classes are compared only.
+        ``groups`` and ``comparisons``, lists of dicts, and ``warnings``, a
+        list of str. In each corpus, protocol and number of classes the linear
+        probe comes first, then the best common score; without a common score
+        the most complete group comes first. A group has
+
+        - name, corpus, protocol, n_classes, classes, backbone, method, runs,
+          folds, folds_total, seeds;
+        - settings, which tell it from groups of the same method, or "";
+        - points: fold, seed and score (UA, or mean CCC where there are no
+          classes) of each run;
+        - missing: fold and seed of runs that it lacks and others of its
+          corpus, protocol and number of classes have; common: its mean score
+          on the folds and seeds that all of these have, or None;
+        - ua, wa, macro_f1, weighted_f1 (fractions), ccc_mean, and start (test
+          score of what the runs started from): None where runs have none,
+          else ``mean`` and ``std`` over runs (ddof 1; None for one run), and
+          ``std_folds`` over the folds of the means over seeds (None with one
+          seed or one fold);
+        - missing_classes: fold and classes of each test set that lacks some,
+          whose UA is over the others;
+        - pooled, of all test sets together: confusion (counts), ua, ua_ci95
+          over speakers, ua_ci95_reason (why there is none); None without
+          classes;
+        - trainable_parameters (adapter, head), train_seconds, step_seconds
+          and model_bytes (means; None where unknown).
+
+        A comparison, of groups with classes only, has corpus, protocol,
+        n_classes, first, second (names), runs, folds, seeds and what
+        `paired_difference` returns.
 
     Raises
     ------
     InputError
-        Nothing found, a file that is not a finished `results.json`, runs
-        of one fold that were not made on the same utterances, or a comparison
-        that cannot be made.
+        If nothing is found, a file is not a finished `results.json`, runs of
+        one fold were not made on the same utterances, or a comparison cannot
+        be made.
 
     Example
     -------
@@ -97,31 +113,26 @@ def summarize(paths, compare=None):
     for runs in by_key.values():
         group = _group(runs)
         by_title[title_of(group)].append((group, runs))
-    sections = []
+    summary = {"groups": [], "comparisons": [], "warnings": []}
     for _, same in sorted(by_title.items()):
         level([group for group, _ in same])
-        same.sort(key=lambda m: (not _is_probe(m[0]["method"]), *_rank(m[0])))
-        sections.append(same)
-    members = [member for same in sections for member in same]
-    summary = {
-        "groups": [group for group, _ in members],
-        "comparisons": [],
-        "warnings": [text for member in members for text in _warn(*member)],
-    }
-    for same in sections:
+        same.sort(key=lambda m: (not _is_probe(m[0]["method"]), *rank(m[0])))
         _name(same)
-        summary["warnings"] += _unequal([group for group, _ in same])
+        groups = [group for group, _ in same]
+        summary["groups"] += groups
+        for member in same:
+            summary["warnings"] += _warn(*member)
+        summary["warnings"] += unequal(groups)
         if compare:
             pairs = [[_pick(same, name) for name in compare]]
         else:
-            best = min(same, key=lambda member: _rank(member[0]))
+            best = min(same, key=lambda member: rank(member[0]))
             pairs = [(best, other) for other in same if other is not best]
             pairs = pairs if best[0]["classes"] else []
-        for first, second in pairs:
-            if first is None or second is None:
-                continue
+        for pair in pairs:
             try:
-                summary["comparisons"].append(_compare(first, second))
+                if None not in pair:
+                    summary["comparisons"].append(_compare(*pair))
             except InputError as error:
                 if compare:
                     raise
@@ -135,11 +146,6 @@ def summarize(paths, compare=None):
     return summary
 
 
-def title_of(item):
-    """Corpus, protocol and number of classes of a group or comparison."""
-    return tuple(item[key] for key in _TITLE)
-
-
 def short_name(backbone):
     """A Hugging Face id as it is; the name of a local folder."""
     path = Path(backbone)
@@ -147,25 +153,37 @@ def short_name(backbone):
 
 
 def _group(runs):
-    folds = _sorted({run["fold"] for run in runs})
+    """Averages of runs that differ in fold and seed alone."""
     seeds = _sorted({run["seed"] for run in runs})
-    same = (*_TITLE, "classes", "backbone", "method")
+    score = "ua" if runs[0]["classes"] else "ccc_mean"
+
+    def spread(values):
+        if None in values:
+            return None
+        by_fold = defaultdict(list)
+        for run, value in zip(runs, values, strict=True):
+            by_fold[run["fold"]].append(value)
+        means = map(statistics.fmean, by_fold.values())
+        return {
+            "mean": statistics.fmean(values),
+            "std": _std(values),
+            "std_folds": _std([*means]) if len(seeds) > 1 else None,
+        }
+
+    same = (*TITLE, "classes", "backbone", "method", "trainable_parameters")
     return {
         **{key: runs[0][key] for key in same},
         "runs": len(runs),
-        "folds": folds,
+        "folds": _sorted({run["fold"] for run in runs}),
         "folds_total": runs[0].get("folds_total"),
         "seeds": seeds,
-        **{metric: _statistics(runs, metric, seeds) for metric in _METRICS},
-        "start": _statistics(
-            [run | {"start": _start(run)} for run in runs], "start", seeds
-        ),
+        **{
+            key: spread([run.get(key) for run in runs])
+            for key in (*METRICS, "ccc_mean")
+        },
+        "start": spread([(run.get("start") or {}).get(score) for run in runs]),
         "points": [
-            {
-                "fold": run["fold"],
-                "seed": run["seed"],
-                "score": run["ua" if run["classes"] else "ccc_mean"],
-            }
+            {"fold": run["fold"], "seed": run["seed"], "score": run[score]}
             for run in runs
         ],
         "missing_classes": [
@@ -173,7 +191,6 @@ def _group(runs):
             for fold, missing in _missing_classes(runs).items()
         ],
         "pooled": _pool(runs) if runs[0]["classes"] else None,
-        "trainable_parameters": runs[0]["trainable_parameters"],
         **{
             key: _mean([run[key] for run in runs])
             for key in ("train_seconds", "step_seconds", "model_bytes")
@@ -181,102 +198,8 @@ def _group(runs):
     }
 
 
-def _start(run):
-    """Test score of what a run started from, None where that had none."""
-    start = run.get("start") or {}
-    return start.get("ua" if run["classes"] else "ccc_mean")
-
-
-def level(groups):
-    """Add to groups what each lacks, and its score on what all have.
-
-    Arguments
-    ---------
-    groups : list of dict
-        Of `summarize`, to be compared with each other; get ``missing`` and
-        ``common``.
-    """
-    points = [point for group in groups for point in group["points"]]
-    seeds = defaultdict(set)
-    for point in points:
-        seeds[point["fold"]] |= {point["seed"]} - {None}
-    scores = []
-    for group in groups:
-        found = defaultdict(list)
-        for point in group["points"]:
-            given = {point["seed"]}
-            if given == {None}:  # a probe, which goes with any seed
-                given = seeds[point["fold"]] or given
-            for seed in given:
-                found[point["fold"], seed].append(point["score"])
-        scores.append(found)
-    made = set().union(*scores)
-    common = set.intersection(*map(set, scores))
-    for group, found in zip(groups, scores, strict=True):
-        lacked = made.difference(found)
-        group["missing"] = [
-            {"fold": fold, "seed": seed}
-            for fold, seed in sorted(lacked, key=lambda c: [*map(_order, c)])
-        ]
-        group["common"] = (
-            statistics.fmean(statistics.fmean(found[cell]) for cell in common)
-            if common
-            else None
-        )
-
-
-def _rank(group):
-    """What groups of one title are ordered by, the best first."""
-    if group["common"] is not None:
-        return 0, -group["common"]
-    score = group["ua" if group["classes"] else "ccc_mean"]["mean"]
-    return len(group["missing"]), -score
-
-
-def _unequal(groups):
-    """Say which groups lack folds or seeds, and what that means."""
-    lacking = [group for group in groups if group["missing"]]
-    for group in lacking:
-        yield f"{group['name']}: incomplete, lacks {lacks(group)}"
-    if lacking:
-        title = "{}, {}, {} classes".format(*title_of(lacking[0]))
-        yield (
-            f"{title}: no fold and seed that all rows have; they are not "
-            "ranked, the most complete come first"
-            if lacking[0]["common"] is None
-            else f"{title}: ranked by the folds and seeds that all rows have"
-        )
-
-
-def lacks(group):
-    """Say which folds and seeds a group lacks that others have.
-
-    Arguments
-    ---------
-    group : dict
-        Of `summarize`.
-
-    Returns
-    -------
-    str
-        Empty where it lacks none.
-
-    Example
-    -------
-    >>> missing = [{"fold": 2, "seed": 8}, {"fold": 3, "seed": 8}]
-    >>> lacks({"folds": [1, 2], "missing": missing})
-    'fold 2 seed 8, fold 3'
-    """
-    told = [
-        f"fold {cell['fold']}"
-        + f" seed {cell['seed']}" * (cell["fold"] in group["folds"])
-        for cell in group["missing"]
-    ]
-    return ", ".join(dict.fromkeys(told))
-
-
 def _missing_classes(runs):
-    """Fold -> classes that its test set lacks; of folds that lack some."""
+    """Fold -> classes that its test set lacks, for folds that lack some."""
     missing = {run["fold"]: run.get("missing_classes") for run in runs}
     return {fold: missing[fold] for fold in _sorted(missing) if missing[fold]}
 
@@ -286,14 +209,12 @@ def _mean(values):
 
 
 def _pool(runs):
-    """All test sets together."""
+    """Scores of all test sets together."""
     confusion = np.sum([run["confusion"] for run in runs], 0)
     ends, reason = None, "no predictions.csv"
     if all(run["predictions"] for run in runs):
-        rows = [row for run in runs for row in run["predictions"].values()]
-        speakers, labels, predicted = zip(*rows, strict=True)
         ends, reason = speaker_interval(
-            labels, predicted, speakers, runs[0]["classes"]
+            *pooled_predictions(runs), runs[0]["classes"]
         )
     return {
         "confusion": confusion.tolist(),
@@ -304,7 +225,7 @@ def _pool(runs):
 
 
 def _name(members):
-    """Add to groups of one corpus what tells them apart."""
+    """Add to groups of one corpus settings and names that differ."""
     backbones = {group["backbone"] for group, _ in members}
     for group, runs in members:
         alike = [
@@ -316,7 +237,7 @@ def _name(members):
         ]
         mine = runs[0]["settings"]
         own = [line for line in mine if line not in set.intersection(*alike)]
-        # A key of the top level says it best.
+        # A key of the top level tells most.
         own = [line for line in own if line[0] != " "] or own
         if alike and not mine:
             own = ["no hyperparams.yaml"]
@@ -333,7 +254,7 @@ def _name(members):
 
 
 def _pick(members, name):
-    """The group that is meant, or None."""
+    """Group of a name or method, or None."""
     exact = [m for m in members if m[0]["name"] == name]
     found = exact or [m for m in members if m[0]["method"] == name]
     if len(found) > 1:
@@ -345,7 +266,7 @@ def _pick(members, name):
 
 
 def _compare(first, second):
-    """Two groups on the folds and seeds that both have."""
+    """Compare two groups on the folds and seeds that both have."""
     (one, one_runs), (other, other_runs) = first, second
     names = f"{one['name']} and {other['name']}"
     if not one["classes"]:
@@ -363,36 +284,18 @@ def _compare(first, second):
                     f"{names}: not compared, no predictions.csv beside "
                     f"{run['file']}"
                 )
-        rows += [
-            (*row, b["predictions"][id_][2])
-            for id_, row in a["predictions"].items()
-        ]
+        rows += paired_predictions(a, b)
     if not pairs:
         raise InputError(f"{names}: not compared, no fold and seed in common")
-    speakers, labels, said, also_said = zip(*rows, strict=True)
+    speakers, *judged = zip(*rows, strict=True)
     return {
-        **{key: one[key] for key in _TITLE},
+        **{key: one[key] for key in TITLE},
         "first": one["name"],
         "second": other["name"],
         "runs": len(pairs),
         "folds": _sorted({pair[0] for pair in pairs}),
         "seeds": _sorted(set().union(*pairs.values())),
-        **paired_difference(labels, said, also_said, speakers, one["classes"]),
-    }
-
-
-def _statistics(runs, metric, seeds):
-    values = [run.get(metric) for run in runs]
-    if None in values:
-        return None
-    by_fold = defaultdict(list)
-    for run in runs:
-        by_fold[run["fold"]].append(run[metric])
-    means = [statistics.fmean(values) for values in by_fold.values()]
-    return {
-        "mean": statistics.fmean(values),
-        "std": _std(values),
-        "std_folds": _std(means) if len(seeds) > 1 else None,
+        **paired_difference(*judged, speakers, one["classes"]),
     }
 
 
@@ -401,6 +304,7 @@ def _std(values):
 
 
 def _warn(group, runs):
+    """Warnings of one group."""
     name = f"{group['method']} on {short_name(group['backbone'])}"
     files = defaultdict(list)
     for run in runs:
@@ -436,11 +340,4 @@ def _is_probe(method):
 
 
 def _sorted(values):
-    return sorted(values, key=_order)
-
-
-def _order(value):
-    # A fold may also have a name, which no number compares with, and a probe
-    # has no seed.
-    value = "" if value is None else value
-    return isinstance(value, str), value
+    return sorted(values, key=order)

@@ -8,7 +8,8 @@ from pathlib import Path
 from ser_peft.adapters import PeftLobe
 from ser_peft.data.provenance import RECORD
 from ser_peft.errors import InputError
-from ser_peft.inference.model import identities, load_model, read_model
+from ser_peft.inference.loading import load_model, read_model
+from ser_peft.inference.model import identities
 from ser_peft.io import atomic_path, write_json
 from ser_peft.storage.closed import (
     MANIFEST,
@@ -36,25 +37,25 @@ def export(
     out : str or Path
         New folder, which `ser_peft.load_model` takes.
     merge : bool
-        Fold the adapter into the encoder's weights and write the encoder
-        too: ``encoder/``, in the layout of Hugging Face, which
-        `transformers.AutoModel.from_pretrained` takes (of a Whisper, the
-        `encoder` of what that gives); likewise a ``text_encoder/``. One
-        whose upper layers were cut off is for `load_lobe` with that depth.
+        Merge the adapter into the encoder's weights and write the encoder
+        too: ``encoder/`` in the layout of Hugging Face, for
+        `transformers.AutoModel.from_pretrained` (a Whisper is its
+        `encoder`); the same for a ``text_encoder/``. An encoder whose upper
+        layers were cut off is for `load_lobe` with that depth.
     backbone : str, optional
-        Hugging Face id or folder of the encoder, where it is not, or shall
-        not be looked for, where training found it. No folder of this machine
-        is named in what is shipped: without an id or `merge`, its users tell
-        where they have the encoder.
+        Hugging Face id or folder of the encoder, if its users shall look for
+        it elsewhere than training did. The export names no folder of this
+        machine: without an id or `merge`, its users say where they have the
+        encoder.
     text_backbone : str, optional
-        Likewise of the text encoder.
+        The same for the text encoder.
     sign_with : str or Path, optional
         Private key, see `ser_peft.storage.closed.sign`.
 
     Returns
     -------
     dict
-        The entry for the registry (`ser_peft.storage.released.registry_file`).
+        Entry for the registry (`ser_peft.storage.released.registry_file`).
 
     Raises
     ------
@@ -79,7 +80,7 @@ def export(
                 place = given or about[key]
                 if place and (Path(place).is_absolute() or given):
                     place = _outward(out, key, place)
-                # Of an encoder that is named anew nobody has seen more.
+                # Of an encoder that is named anew, nothing else is known.
                 seen = {} if given and place else encoders.get(key, {})
                 encoders[key] = {**seen, "source": place}
                 if place != about[key]:
@@ -100,7 +101,7 @@ def _copy(folder, out):
 
 
 def _outward(out, key, place):
-    """Place of an encoder for those who have not this machine, or None."""
+    """Place of an encoder for users of other machines, or None."""
     if not (Path(place).is_absolute() or Path(place).is_dir()):
         return place
     logger.warning(

@@ -17,7 +17,7 @@ from ser_peft.data import (
 )
 from ser_peft.data.provenance import Heard
 from ser_peft.evaluation.fairness import group_columns
-from ser_peft.evaluation.results import corpus_scores, run_results
+from ser_peft.evaluation.results import UNTRAINED, corpus_scores, run_results
 from ser_peft.heads import LinearHead
 from ser_peft.inference import EmotionModel
 from ser_peft.lobes import load_lobe
@@ -142,15 +142,10 @@ def _run(
         group_columns(manifests["test"]),
         model,
         **corpus_scores(manifests["test"], measured["test"], classes),
-        seed=None,
-        best_epoch=None,
+        **UNTRAINED,
         kept=probe.choice,
-        epochs=0,
         train_seconds=seconds + time.time() - start,
-        peak_memory_mb=None,
         device=str(device),
-        processes=1,
-        precision="fp32",
         heard=heard.record,
     )
     results["method"] = "probe"

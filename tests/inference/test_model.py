@@ -134,7 +134,7 @@ def test_the_windows_of_a_long_clip_are_no_single_batch(models, monkeypatch):
     monkeypatch.setattr(model.encoder.lobe, "max_samples", 2000)
     clip = voice(1)[None]
     at_once = model(clip)
-    monkeypatch.setattr("ser_peft.inference.model.TOGETHER", 6000)
+    monkeypatch.setattr("ser_peft.inference.windows.TOGETHER", 6000)
     hook = model.encoder.register_forward_pre_hook(
         lambda module, inputs: sizes.append(inputs[0].shape)
     )
