@@ -55,7 +55,7 @@ def evaluate(
     run : str or Path
         A finished run, its ``model/`` folder, or a model's name.
     test : str or Path
-        All of a corpus: its name, as for `ser_peft.data.datasets.prepare`, or a
+        All of a corpus: its name, as for `ser_peft.data.prepare`, or a
         manifests folder. One split: that folder's ``test.json``, say.
         Utterances of other classes than the model's are left out.
     out : str or Path
