@@ -62,34 +62,30 @@ def read(folder):
     InputError
         If the folder is absent or holds no such files.
     """
-    clips = corpus_folder(
+    return corpus_folder(
         folder,
         "EmoV-DB",
         "folders like bea_Amused or bea/Amused of the speakers "
         f"{', '.join(GENDERS)}",
         _clips,
     )
-    return [
-        Utterance(
-            id=name,
-            wav=path,
-            speaker=speaker,
-            gender=GENDERS[speaker],
-            labels={"emotion": emotion},
-        )
-        for name, path, speaker, emotion in sorted(clips)
-    ]
 
 
 def _clips(root):
     clips = {}
-    for path in sorted(root.rglob("*.wav")):
+    for path in sorted(root.rglob("[!.]*.wav")):
         place = path.parent.relative_to(root)
         folders = re.findall("[a-z]+", str(place).lower())
         words = folders + re.findall("[a-z]+", path.stem.lower())
         speaker = next(filter(GENDERS.__contains__, folders), None)
         emotion = next(filter(EMOTIONS.__contains__, words), None)
-        if speaker and emotion and not path.name.startswith("."):
+        if speaker and emotion:
             name = f"{speaker}_{path.stem}"
-            clips[name] = name, path, speaker, EMOTIONS[emotion]
-    return list(clips.values())
+            clips[name] = Utterance(
+                id=name,
+                wav=path,
+                speaker=speaker,
+                gender=GENDERS[speaker],
+                labels={"emotion": EMOTIONS[emotion]},
+            )
+    return [clip for _, clip in sorted(clips.items())]

@@ -82,7 +82,7 @@ def read_manifests(folder):
     Arguments
     ---------
     folder : str or Path
-        Manifests folder, from `ser_peft.data.write_manifests`.
+        Manifests folder, from `ser_peft.data.writing.write_manifests`.
 
     Returns
     -------

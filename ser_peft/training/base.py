@@ -130,10 +130,10 @@ class PeftBrain(SteppingBrain):
         self.epoch, self.steps = 1, 0
         self.history = History()
         self.checkpointer.add_recoverable("history", self.history)
-        self.rest = self.hparams.head_epochs
-        if self.rest >= self.hparams.epoch_counter.limit:
+        self.frozen_epochs = self.hparams.head_epochs
+        if self.frozen_epochs >= self.hparams.epoch_counter.limit:
             raise InputError(
-                f"head_epochs: {self.rest} leaves no epoch of "
+                f"head_epochs: {self.frozen_epochs} leaves no epoch of "
                 "number_of_epochs in which the encoder trains; lower it"
             )
         self.world = 1
@@ -198,7 +198,7 @@ class PeftBrain(SteppingBrain):
                 shuffle=self.hparams.sorting == "random",
             )
         self.train_sampler = sampler  # SpeechBrain tells it the epoch
-        # Not by `make_dataloader`, which would deal out the batches itself.
+        # Not by `make_dataloader`, which would split the batches itself.
         loader = make_dataloader(
             self.sets["train"],
             batch_sampler=sampler,
@@ -214,7 +214,7 @@ class PeftBrain(SteppingBrain):
                 f"more than the {len(self.train_sampler)} batches of an epoch; "
                 "lower it, or batch_seconds"
             )
-        epochs = self.hparams.epoch_counter.limit - self.rest
+        epochs = self.hparams.epoch_counter.limit - self.frozen_epochs
         for encoder in self.encoders.values():
             encoder.set_total_steps(self.steps * epochs)
         return loader

@@ -107,7 +107,7 @@ class CachingBrain(PeftBrain):
         """Hidden states and lengths of a training batch, see `encode`."""
         version = self.sets["train"].progress.version
         keys = [(id_, version) for id_ in ids]
-        if not self.resting:
+        if not self.encoders_frozen:
             return self.encode(wavs, lens, texts, keys, self.modules)
         # Not through DDP where nothing is to be learned.
         for encoder in self.encoders.values():
@@ -162,12 +162,16 @@ class CachingBrain(PeftBrain):
     def frozen_layers(self, name):
         """Number of an encoder's frozen lowest layers, or None."""
         encoder = self.encoders[name]
-        return encoder.num_layers if self.resting else encoder.frozen_layers
+        return (
+            encoder.num_layers
+            if self.encoders_frozen
+            else encoder.frozen_layers
+        )
 
     @property
     def steady(self):
         """Whether nothing below the trained layers is random."""
-        quiet = self.resting or self.encoder.quiet
+        quiet = self.encoders_frozen or self.encoder.quiet
         return quiet and bool(self.versions or not self.hparams.augment)
 
     def unchanging(self, split):
@@ -256,7 +260,7 @@ class CachingBrain(PeftBrain):
                 batch = next(batches, None)
                 if batch is not None:
                     found = self.compute_below(batch, wanted, version, layers)
-                # A process may be dealt any clip of train; of valid, always
+                # A process may get any clip of train; of valid, always
                 # its own.
                 for part in self.gather(found) if train else found:
                     self.kept.put("encoder", *part)

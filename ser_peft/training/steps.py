@@ -48,9 +48,9 @@ class SteppingBrain(sb.Brain):
         return [self.head]
 
     @property
-    def resting(self):
+    def encoders_frozen(self):
         """Whether the encoders are frozen in this epoch."""
-        return self.epoch <= self.rest
+        return self.epoch <= self.frozen_epochs
 
     def fitting(self, wavs, lens):
         """A training batch, cut to what the encoder takes at all.
@@ -64,15 +64,18 @@ class SteppingBrain(sb.Brain):
         """Set the learning rates of this step."""
         step = (self.step - 1) // self.grad_accumulation_factor
         done = self.epoch - 1 + step / self.steps
-        if not self.resting:
-            done -= self.rest
-        epochs = self.hparams.epoch_counter.limit - self.rest
+        if not self.encoders_frozen:
+            done -= self.frozen_epochs
+        epochs = self.hparams.epoch_counter.limit - self.frozen_epochs
         warm = max(self.hparams.warmup_epochs, 1e-9)
         factor = min(1.0, (done + 1 / self.steps) / warm)
-        if not self.resting:
+        if not self.encoders_frozen:
             factor *= SCHEDULES[self.hparams.schedule](
                 done / epochs,
-                [past["valid_loss"] for past in self.history[self.rest :]],
+                [
+                    past["valid_loss"]
+                    for past in self.history[self.frozen_epochs :]
+                ],
             )
         for name, optimizer in self.optimizers_dict.items():
             optimizer.param_groups[0]["lr"] = self.full_lr[name] * factor
@@ -101,7 +104,7 @@ class SteppingBrain(sb.Brain):
         if self.world > 1:
             torch.distributed.all_reduce(count)
         loss = total * self.world / count.clamp(min=1)
-        if self.resting:
+        if self.encoders_frozen:
             return loss
         return loss + sum(
             encoder.regularization() for encoder in self.encoders.values()
@@ -130,7 +133,7 @@ class SteppingBrain(sb.Brain):
             optimizer
             for name, optimizer in self.optimizers_dict.items()
             # A gradient scaler takes none without gradients.
-            if not (self.resting and name == "adapter_opt")
+            if not (self.encoders_frozen and name == "adapter_opt")
         ]
         for optimizer in optimizers:
             self.scaler.unscale_(optimizer)
@@ -157,8 +160,8 @@ class SteppingBrain(sb.Brain):
 
     def on_step(self):
         """Let methods look at the gradients of a step that was taken."""
-        if not self.resting:
-            step = self.optimizer_step - self.rest * self.steps
+        if not self.encoders_frozen:
+            step = self.optimizer_step - self.frozen_epochs * self.steps
             for encoder in self.encoders.values():
                 encoder.on_step(step)
 
