@@ -288,7 +288,7 @@ def load(lobe, method, own, folder):
     Arguments
     ---------
     lobe : SpeechLobe
-        With freshly built adapters.
+        Lobe with freshly built adapters.
     method : peft.PeftConfig, BottleneckConfig, PromptConfig or str
         From `read`.
     own : dict of str to torch.Tensor
