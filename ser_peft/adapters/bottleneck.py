@@ -141,17 +141,17 @@ class Bottleneck(torch.nn.Module):
         return hidden + added if self.residual else added
 
     def keep_input(self, module, args):
-        """Hook in front of the feed-forward block or its norm (parallel)."""
+        """Hook in front of the block or its norm; keeps its input [B, T, H]."""
         self._input = args[0]
 
     def add_to_output(self, module, args, output):
-        """Hook behind the feed-forward block."""
+        """Hook behind the feed-forward block, [B, T, H] to [B, T, H]."""
         hidden = self._input if self.parallel else output
         self._input = None
         return output + self(hidden)
 
     def add_to_input(self, module, args):
-        """Hook in front of the norm that closes a post-norm layer."""
+        """Hook in front of the closing norm, [B, T, H] to [B, T, H]."""
         return (args[0] + self(args[0]),)
 
     def __getstate__(self):
