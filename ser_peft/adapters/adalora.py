@@ -19,7 +19,7 @@ def importance(lobe):
     Arguments
     ---------
     lobe : SpeechLobe or TextLobe
-        With any method in it.
+        Lobe with any method in it.
 
     Returns
     -------

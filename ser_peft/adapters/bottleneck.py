@@ -23,8 +23,8 @@ class BottleneckConfig:
     bottleneck D and L layers they have L * (2 * D * H + D + H) parameters.
 
     With `residual` and a scale of 0.1 they are those of the code of Feng and
-    Narayanan 2023, "PEFT-SER": what the adapter A gives holds its own input
-    too, A(z) = z + scale * Up(ReLU(Down(z))), so that it is not the identity
+    Narayanan 2023, "PEFT-SER": the adapter's output includes its own input,
+    A(z) = z + scale * Up(ReLU(Down(z))), so that it is not the identity
     before training. Parallel ("adapter" there): A(x) is added to h, x being
     the residual stream in front of the block's layer norm. Sequential
     ("adapter_l" there): h becomes h + A(h), where h is the block's output,
@@ -37,13 +37,18 @@ class BottleneckConfig:
     scale : float
         Factor on the adapter's output.
     dropout : float
-        Dropout behind the ReLU.
+        Dropout probability behind the ReLU.
     parallel : bool
-        Beside the feed-forward block instead of behind it.
+        Place it beside the feed-forward block instead of behind it.
     layers : list of int, optional
-        Transformer layers that get one, all where absent.
+        Transformer layers that get one; all where absent.
     residual : bool
-        As in PEFT-SER's code, see above.
+        Add the input to the output, as PEFT-SER's code does, see above.
+
+    Raises
+    ------
+    InputError
+        If a value is out of its range.
 
     Example
     -------
@@ -70,7 +75,7 @@ class BottleneckConfig:
 
     @property
     def method_name(self):
-        """Name for results.json."""
+        """Method name in results.json."""
         return "parallel_adapter" if self.parallel else "adapter"
 
     def attach(self, lobe, layers):
@@ -79,33 +84,28 @@ class BottleneckConfig:
         Arguments
         ---------
         lobe : SpeechLobe
-            Says where a layer's feed-forward block begins and ends.
+            Lobe that names the modules of a feed-forward block.
         layers : list of torch.nn.Module
             Some of `lobe.layers`.
         """
         for layer in layers:
-            self._attach(lobe, layer)
-
-    def _attach(self, lobe, layer):
-        adapter = Bottleneck(lobe.hidden_size, self)
-        adapter.to(next(layer.parameters()).device)
-        layer.add_module(self.attribute, adapter)
-        # Bound methods: a deep copy of the lobe gets hooks that run the
-        # copied adapter.
-        if self.parallel:
-            source = lobe.ffn_norm if self.residual else lobe.ffn_input
-            layer.get_submodule(source).register_forward_pre_hook(
-                adapter.keep_input
+            adapter = Bottleneck(lobe.hidden_size, self)
+            adapter.to(next(layer.parameters()).device)
+            layer.add_module(self.attribute, adapter)
+            # Bound methods: a deep copy of the lobe gets hooks that run the
+            # copied adapter.
+            before = layer.get_submodule(
+                lobe.ffn_norm if self.residual else lobe.ffn_input
             )
-        if self.residual and not self.parallel and lobe.post_norm:
-            # Block and residual connection are summed in front of the norm.
-            layer.final_layer_norm.register_forward_pre_hook(
-                adapter.add_to_input
-            )
-        else:
-            layer.get_submodule(lobe.ffn_output).register_forward_hook(
-                adapter.add_to_output
-            )
+            behind = layer.get_submodule(lobe.ffn_output)
+            if self.parallel:
+                before.register_forward_pre_hook(adapter.keep_input)
+            if self.residual and not self.parallel and lobe.post_norm:
+                # Block and residual are summed in front of the closing norm.
+                closing = layer.final_layer_norm
+                closing.register_forward_pre_hook(adapter.add_to_input)
+            else:
+                behind.register_forward_hook(adapter.add_to_output)
 
 
 class Bottleneck(torch.nn.Module):
@@ -118,7 +118,7 @@ class Bottleneck(torch.nn.Module):
     width : int
         Width of the encoder's hidden states.
     config : BottleneckConfig
-        Its other properties.
+        Configuration of the other properties.
     """
 
     def __init__(self, width, config):
@@ -135,25 +135,25 @@ class Bottleneck(torch.nn.Module):
         self._input = None
 
     def forward(self, hidden):
-        """What is added to the feed-forward block's output, [..., H]."""
+        """Compute the adapter's output, [..., H] to [..., H]."""
         inner = self.down(hidden.to(self.down.weight.dtype)).relu()
         added = (self.scale * self.up(self.dropout(inner))).to(hidden.dtype)
         return hidden + added if self.residual else added
 
     def keep_input(self, module, args):
-        """Hook in front of the feed-forward block or its norm (parallel)."""
+        """Hook in front of the block or its norm; keeps its input [B, T, H]."""
         self._input = args[0]
 
     def add_to_output(self, module, args, output):
-        """Hook behind the feed-forward block."""
+        """Hook behind the feed-forward block, [B, T, H] to [B, T, H]."""
         hidden = self._input if self.parallel else output
         self._input = None
         return output + self(hidden)
 
     def add_to_input(self, module, args):
-        """Hook in front of the norm that closes a post-norm layer."""
+        """Hook in front of the closing norm, [B, T, H] to [B, T, H]."""
         return (args[0] + self(args[0]),)
 
     def __getstate__(self):
-        """Copies and pickles go without the activation in flight."""
+        """Copy without the activation that is in flight."""
         return {**self.__dict__, "_input": None}

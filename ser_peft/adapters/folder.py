@@ -44,46 +44,43 @@ __all__ = [
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 BASE = "base"
-"""Subfolder of an adapter that is folded into the encoder before it."""
+"""Subfolder name of an adapter that is folded into the encoder first."""
 OURS = {
-    config.peft_type: (config, schema)
-    for config, schema in (
-        (BottleneckConfig, BottleneckFile),
-        (PromptConfig, PromptFile),
-    )
+    "BOTTLENECK": (BottleneckConfig, BottleneckFile),
+    "PROMPT": (PromptConfig, PromptFile),
 }
 LARGEST = 1024
-"""No size in a configuration is larger, unless a tensor's dimension is."""
+"""Largest size in a configuration, unless a tensor's dimension is larger."""
 FREE = ("alpha", "seed", "key", "step", "tinit", "tfinal", "deltaT", "warmup",
         "interval")  # fmt: skip
-"""Parts of the names of PEFT's settings that are no sizes."""
+"""Parts of the names of PEFT's settings that are not sizes."""
 PATTERNS = ("_modules", "_pattern", "_parameters", "modules_to_save")
-"""Ends of the names of those that name modules, some by regex."""
+"""Ends of the names of PEFT's settings that name modules, some by regex."""
 
 
 def find(run, name="adapter"):
-    """Folder of the adapter of a run.
+    """Find the folder of a run's adapter.
 
     Arguments
     ---------
     run : str or Path
-        A finished run, its ``model/`` folder, an exported adapter, or the
-        name of a released model.
+        Finished run, its ``model/`` folder, exported adapter, or name of a
+        released model.
     name : str
-        Of the adapter within ``model/``; that of a text encoder is called
-        "text_adapter".
+        Subfolder name within ``model/``: "adapter", or "text_adapter" for
+        that of a text encoder.
 
     Returns
     -------
     Path or None
-        What `PeftLobe.export` wrote; None of a model that has no adapter of
-        this name, as one without a text encoder.
+        Output folder of `PeftLobe.export`; None for a model that has no
+        adapter of this name, as one without a text encoder.
 
     Raises
     ------
     InputError
-        If there is none at all, or the model's files are not as its manifest
-        says.
+        If there is none at all, or the model's files do not match its
+        manifest.
     """
     root = Path(find_released(run) if is_name(run) else run)
     for folder in (root / "model", root):
@@ -102,7 +99,7 @@ def find(run, name="adapter"):
 
 
 def several(folder):
-    """The folders, one a method, that an adapter consists of."""
+    """List the folders of an adapter, one for each method."""
     folder = Path(folder)
     if (folder / CONFIG).exists():
         return [folder]
@@ -116,15 +113,15 @@ def write(lobe, method, layers, own, folder):
     Arguments
     ---------
     lobe : SpeechLobe
-        With the method in it.
+        Lobe with the method in it.
     method : peft.PeftConfig, BottleneckConfig, PromptConfig or str
         One of `PeftLobe.methods`.
     layers : list of int or None
-        As `PeftLobe` got them.
+        Argument of `PeftLobe`.
     own : dict of str to torch.Tensor
-        The method's tensors; those of PEFT's methods are found by PEFT.
+        The method's tensors; PEFT finds those of its own methods itself.
     folder : Path
-        Created. Gets ``adapter_config.json``, and
+        New folder. It gets ``adapter_config.json``, and
         ``adapter_model.safetensors`` unless the method is "frozen".
     """
     folder.mkdir(parents=True)
@@ -133,9 +130,8 @@ def write(lobe, method, layers, own, folder):
         lobe.model.save_pretrained(folder, save_embedding_layers=False)
         (folder / "README.md").unlink(missing_ok=True)
         return
-    if isinstance(method, str):
-        config = {"peft_type": method.upper(), "layers": layers}
-    else:
+    config = {"peft_type": str(method).upper(), "layers": layers}
+    if not isinstance(method, str):
         config = {"peft_type": method.peft_type, **asdict(method)}
         config["layers"] = method.layers or layers
     backbone = type(lobe.backbone)
@@ -165,14 +161,14 @@ def read(folder):
     Arguments
     ---------
     folder : Path
-        Holds ``adapter_config.json``.
+        Folder with ``adapter_config.json``.
 
     Returns
     -------
     method : peft.PeftConfig, BottleneckConfig, PromptConfig or str
-        What `PeftLobe` takes.
+        Argument of `PeftLobe`.
     layers : list of int or None
-        Likewise.
+        Argument of `PeftLobe`.
     backbone : str or None
         Class name of the encoder that it was trained in.
 
@@ -189,40 +185,34 @@ def read(folder):
     try:
         check_values(config, max(LARGEST, _largest(folder / TENSORS)), FREE)
         if kind in PEFT_TYPE_TO_CONFIG_MAPPING:
-            method = _of_peft(config)
+            mapping = config.get("auto_mapping") or {}
+            return _of_peft(config), None, mapping.get("base_model_class")
+        if kind.lower() not in WHOLE and kind not in OURS:
+            raise ValueError(f"peft_type: {kind!r}: no such method")
     except (TypeError, ValueError) as error:
         raise InputError(f"{path}: {how[0]} ({error}); {how[1]}") from error
-    if kind in PEFT_TYPE_TO_CONFIG_MAPPING:
-        mapping = config.get("auto_mapping") or {}
-        return method, None, mapping.get("base_model_class")
-    if kind.lower() not in WHOLE and kind not in OURS:
-        raise InputError(
-            f"{path}: {how[0]} (peft_type: {kind!r}: no such method); {how[1]}"
-        )
     build, schema = OURS.get(kind, (None, AdapterFile))
     config = fit(path, config, schema, *how)
-    mapping = config.auto_mapping
-    backbone = mapping and mapping.base_model_class
+    backbone = config.auto_mapping and config.auto_mapping.base_model_class
     if build is None:
         return kind.lower(), config.layers, backbone
-    fields = build.__dataclass_fields__
-    method = build(**{name: getattr(config, name) for name in fields})
-    return method, None, backbone
+    values = {name: getattr(config, name) for name in build.__annotations__}
+    return build(**values), None, backbone
 
 
 def _largest(path):
-    """Largest dimension of the tensors of a file, 0 where it is none."""
+    """Find the largest dimension of a file's tensors, 0 where it is none."""
     try:
         with safe_open(path, "pt") as file:
             shapes = [file.get_slice(name).get_shape() for name in file.keys()]
     except (OSError, SafetensorError):
-        return 0  # whoever loads it tells
+        return 0  # loading it gives the error
     return max((max(s, default=0) for s in shapes if math.prod(s)), default=0)
 
 
 @functools.cache
 def _hints(kind):
-    """Fields of one of PEFT's configurations -> how they are checked."""
+    """Fields of one of PEFT's configurations -> validators of pydantic."""
     hints = typing.get_type_hints(PEFT_TYPE_TO_CONFIG_MAPPING[kind])
     strict = ConfigDict(strict=True)
     return {
@@ -233,7 +223,7 @@ def _hints(kind):
 
 
 def _of_peft(config):
-    """A configuration of PEFT from what its file says, or a ValueError."""
+    """Build a configuration of PEFT from its file's content."""
     kind = config["peft_type"]
     for key, value in config.items():
         if key.endswith("_config") and value:
@@ -251,13 +241,13 @@ def _of_peft(config):
         raise ValueError("layer_replication: copies layers; leave it out")
     method = peft.PeftConfig.from_peft_type(**config)
     method.inference_mode = False  # else PEFT builds it without parameters
-    # PEFT would warn that the backbone has moved, which is no matter.
+    # PEFT would warn that the backbone has moved, which does not matter.
     method.base_model_name_or_path = None
     return method
 
 
 def read_tensors(path):
-    """Tensors of a safetensors file, or `InputError` naming it."""
+    """Read all tensors of a safetensors file, by name."""
     refuse_pointer(path)
     try:
         return load_file(path)
@@ -268,14 +258,14 @@ def read_tensors(path):
 
 
 def refuse_nonfinite(tensors, path):
-    """Refuse weights that are no numbers, whose scores would be none either.
+    """Refuse weights that are not finite, whose scores would mean nothing.
 
     Arguments
     ---------
     tensors : dict of str to torch.Tensor
         Weights.
     path : str or Path
-        Where they are from, for the message.
+        File that they are from, for the message.
 
     Raises
     ------
@@ -297,14 +287,14 @@ def load(lobe, method, own, folder):
     Arguments
     ---------
     lobe : SpeechLobe
-        With freshly built adapters.
+        Lobe with freshly built adapters.
     method : peft.PeftConfig, BottleneckConfig, PromptConfig or str
         From `read`.
     own : dict of str to torch.Tensor
-        The method's tensors, overwritten in place; those of PEFT's methods
-        are found by PEFT.
+        The method's tensors, overwritten in place; PEFT finds those of its
+        own methods itself.
     folder : Path
-        Where from.
+        Output of `write`.
 
     Raises
     ------
@@ -331,16 +321,16 @@ def load(lobe, method, own, folder):
 
 
 def copy_tensors(tensors, targets, path):
-    """Copy tensors over those of the same names, all of them.
+    """Overwrite tensors by those of the same names.
 
     Arguments
     ---------
     tensors : dict of str to torch.Tensor
-        From the file `path`.
+        Content of the file `path`.
     targets : dict of str to torch.Tensor
         Parameters and buffers, overwritten in place.
     path : str or Path
-        For the message.
+        File name for the message.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Methods go into a lobe: what they add, what trains, what stays frozen."""
+"""Methods are put into a lobe, and the rest of it is frozen."""
 
 import logging
 import warnings
@@ -39,7 +39,8 @@ def check_layers(lobe, methods, layers):
     lobe : SpeechLobe or TextLobe
         Encoder with L layers.
     methods : list
-        From `ser_peft.adapters.methods.as_methods`; ours may name layers.
+        Output of `ser_peft.adapters.methods.as_methods`; ours may name
+        layers.
     layers : list of int or None
         Layers for all methods.
 
@@ -65,7 +66,7 @@ def insert(lobe, methods, targets, layers, trainable):
     lobe : SpeechLobe or TextLobe
         Changed in place.
     methods : list
-        From `ser_peft.adapters.methods.as_methods`.
+        Output of `ser_peft.adapters.methods.as_methods`.
     targets, layers
         See `PeftLobe`.
     trainable : bool
@@ -164,7 +165,7 @@ def count_frozen_layers(lobe, own):
     Arguments
     ---------
     lobe : SpeechLobe or TextLobe
-        With the methods in it.
+        Lobe with the methods in it.
     own : set of torch.nn.Module
         The encoder's own modules.
 
@@ -195,7 +196,7 @@ def find_frozen_modules(lobe, own, base):
     Arguments
     ---------
     lobe : SpeechLobe or TextLobe
-        With the methods in it.
+        Lobe with the methods in it.
     own : set of torch.nn.Module
         The encoder's own modules.
     base : set of torch.Tensor
@@ -225,15 +226,15 @@ def find_frozen_modules(lobe, own, base):
 def check_liveness(lobe, methods):
     """Check that every trainable tensor gets a gradient.
 
-    Of "full" and "transformer", tensors that no hidden state depends on are
+    With "full" and "transformer", tensors that no hidden state depends on are
     frozen instead.
 
     Arguments
     ---------
     lobe : SpeechLobe or TextLobe
-        With the methods in it.
+        Lobe with the methods in it.
     methods : list
-        From `ser_peft.adapters.methods.as_methods`.
+        Output of `ser_peft.adapters.methods.as_methods`.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Proof that what shall be trained can be trained."""
+"""Proof that every trainable tensor gets a gradient."""
 
 from contextlib import contextmanager
 
@@ -7,7 +7,7 @@ import torch
 __all__ = ["gradients", "reference_states"]
 
 RETRIES = 32
-"""A unit is off with probability 1/2 or so, each time anew."""
+"""Most tries: a unit is off with a probability of about 1/2 each time."""
 
 
 @contextmanager
@@ -31,27 +31,27 @@ def _untouched(lobe, parameters=()):
 
 
 def _states(lobe, device):
-    """Hidden states of the lobe's dummy batch, in float32."""
+    """Encode the lobe's dummy batch, in float32."""
     states, _ = lobe(*lobe.dummy(device))
     return states.float()
 
 
 def gradients(lobe):
-    """Gradients of every trainable tensor on a dummy batch.
+    """Compute the gradients of every trainable tensor on a dummy batch.
 
-    In train mode, and with every trainable tensor moved a little at random:
-    many methods start with a factor of zero, behind which nothing gets a
-    gradient in the very first step. A gradient of zero may only mean that
-    an activation is off for all of this batch, as all units of a narrow
+    This is done in train mode, with every trainable tensor moved a little at
+    random: many methods start with a factor of zero, behind which nothing
+    gets a gradient in the very first step. A gradient of zero may only mean
+    that an activation is off for all of this batch, as all units of a narrow
     ReLU are for some seeds: such tensors are tried again, with random signs
-    and another batch, until they get one or have failed every time. All is
-    put back exactly as it was: parameters, buffers, train or eval mode,
-    random state, ``.grad``.
+    and another batch, until they get one or have failed every time.
+    Everything is put back exactly as it was: parameters, buffers, train or
+    eval mode, random state, ``.grad``.
 
     Arguments
     ---------
     lobe : TransformerLobe
-        With adapters in it.
+        Lobe with adapters in it.
 
     Returns
     -------
@@ -82,7 +82,7 @@ def gradients(lobe):
 
 
 def _gradients_once(lobe, device, named):
-    """Gradients of the tensors as they are, None where no path leads."""
+    """Compute the gradients of tensors, None where no path leads to one."""
     states = _states(lobe, device)
     # Random weights: a plain sum is constant behind a layer norm.
     score = (states * torch.randn_like(states)).sum()
@@ -93,12 +93,12 @@ def _gradients_once(lobe, device, named):
 
 
 def reference_states(lobe):
-    """Hidden states of the dummy batch in eval mode, all else untouched.
+    """Encode the dummy batch in eval mode, and leave the lobe untouched.
 
     Arguments
     ---------
     lobe : TransformerLobe
-        With or without adapters.
+        Lobe with or without adapters.
 
     Returns
     -------

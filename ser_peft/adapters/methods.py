@@ -1,4 +1,4 @@
-"""Which PEFT methods suit a speech encoder, and where they go."""
+"""Methods that suit a speech encoder, and the modules they adapt."""
 
 import copy
 import re
@@ -14,7 +14,7 @@ __all__ = ["as_methods", "check_pattern", "method_name", "prepare"]
 
 OURS = (BottleneckConfig, PromptConfig)
 WHOLE = ("frozen", "full", "transformer")
-"""Methods that add nothing to the encoder."""
+"""Methods that add no parameters."""
 PRESETS = ("attention", "ffn", "attention+ffn", "norm")
 
 
@@ -29,7 +29,7 @@ def as_methods(method):
     Returns
     -------
     list
-        Of configurations; or ["frozen"], ["full"] or ["transformer"].
+        Configurations; or ["frozen"], ["full"] or ["transformer"].
 
     Raises
     ------
@@ -43,7 +43,7 @@ def as_methods(method):
             continue
         if not alone or one not in WHOLE:
             raise InputError(
-                f"method: {one!r} is none; give 'frozen', 'full', "
+                f"method: {one!r} is no method; give 'frozen', 'full', "
                 "'transformer', a configuration of peft (peft.LoraConfig, "
                 "...), BottleneckConfig, PromptConfig, or a list of these"
             )
@@ -57,12 +57,12 @@ def as_methods(method):
 
 
 def method_name(methods):
-    """Short name of a list of methods, for results.json.
+    """Name a list of methods for results.json.
 
     Arguments
     ---------
     methods : list
-        From `as_methods`.
+        Output of `as_methods`.
 
     Returns
     -------
@@ -96,14 +96,14 @@ def method_name(methods):
 
 
 def prepare(lobe, config, targets, layers):
-    """A copy of a PEFT configuration, with its targets filled in.
+    """Copy a PEFT configuration and fill in its targets.
 
     Arguments
     ---------
     lobe : SpeechLobe
-        Whose modules are targeted.
+        Lobe whose modules are targeted.
     config : peft.PeftConfig
-        Left as it is.
+        Configuration, not changed.
     targets : str or None
         See `PeftLobe`.
     layers : list of int or None
@@ -112,7 +112,7 @@ def prepare(lobe, config, targets, layers):
     Returns
     -------
     peft.PeftConfig
-        Ready for `peft.get_peft_model`.
+        Configuration for `peft.get_peft_model`.
 
     Raises
     ------
@@ -138,7 +138,7 @@ def prepare(lobe, config, targets, layers):
 
 
 def _refuse(config):
-    """Raise for what cannot work, with the reason."""
+    """Refuse a configuration that cannot work, and give the reason."""
     reason = REFUSED.get(config.peft_type)
     start = str(getattr(config, "init_lora_weights", ""))
     if start.startswith(UNREPEATABLE):
@@ -180,15 +180,15 @@ UNREPEATABLE = ("corda", "eva", "loftq", "lora_ga", "pissa_niter")
 
 
 def check_pattern(pattern, key):
-    r"""Refuse a regex of module names that could take for ever to match.
+    r"""Refuse a regex of module names that could take forever to match.
 
     Arguments
     ---------
     pattern : str
-        A name, or a regex of names with groups, alternatives, sets and
-        repeated characters; nothing else, and no repeated group.
+        Name, or regex of names with groups, alternatives, sets and repeated
+        characters; nothing else, and no repeated group.
     key : str
-        Where it is from, for the message.
+        Setting that it is from, for the message.
 
     Raises
     ------
@@ -235,7 +235,7 @@ MOST_WAYS = 1_000_000
 
 
 def _target_regex(lobe, config, targets, layers):
-    """Regex of module names within the encoder."""
+    """Build a regex of module names within the encoder."""
     names = [name for name, _ in lobe.backbone.named_modules()]
     if targets not in PRESETS:
         if layers is not None:
@@ -245,13 +245,12 @@ def _target_regex(lobe, config, targets, layers):
             )
         check_pattern(targets, "targets")
         if not any(re.fullmatch(targets, name) for name in names):
-            inside = [
-                n for n in names if n.startswith(f"{lobe.layers_path}.0.")
-            ]
+            first = f"{lobe.layers_path}.0."
+            inside = [name for name in names if name.startswith(first)]
             raise InputError(
                 f"targets: {targets!r} matches no module of {lobe.source}; "
-                "it must match full names, of which some are "
-                f"{', '.join(inside[:6])}; or give one of {PRESETS}"
+                f"it must match full names, as {', '.join(inside[:6])}; or "
+                f"give one of {PRESETS}"
             )
         return targets
     if config.peft_type == PeftType.LN_TUNING:

@@ -16,7 +16,7 @@ class PromptConfig:
     Each layer owns P vectors that it puts before its input, attends to, and
     drops from its output: L * P * H parameters. Unlike LoRA and bottleneck
     adapters, prompts change the encoder before any training, since frames
-    attend to them from the first step. They start as what each layer gets of
+    attend to them from the first step. They start as each layer's input for
     silence, which the encoder knows: random ones take a linear probe of
     Whisper-tiny on RAVDESS from a valid UA of 0.85 to 0.70. Papers: Jia et
     al. 2022, "Visual prompt tuning" (deep); for emotion, Feng and Narayanan
@@ -25,9 +25,9 @@ class PromptConfig:
     Arguments
     ---------
     length : int
-        Number P of prompt frames a layer.
+        Number P of prompt frames of each layer.
     layers : list of int, optional
-        Transformer layers that get them, all where absent.
+        Transformer layers that get them; all where absent.
     start : str
         "silence", or "random": Xavier-uniform, as PEFT-SER.
 
@@ -62,12 +62,12 @@ class PromptConfig:
         Arguments
         ---------
         lobe : SpeechLobe
-            Says how wide the hidden states are.
+            Lobe with hidden states of width H.
         layers : list of torch.nn.Module
             Some of `lobe.layers`.
         """
         device = next(layers[0].parameters()).device
-        # A lobe without weights (device "meta") has nothing to start from.
+        # A lobe without weights (device "meta") cannot encode silence.
         silent = {}
         if self.start == "silence" and device.type != "meta":
             silent = silence(lobe, layers, self.length)
@@ -83,16 +83,16 @@ class PromptConfig:
 
 
 def silence(lobe, layers, frames):
-    """What layers get of the silence after a noise.
+    """Record the inputs of layers for silence after a noise.
 
     Arguments
     ---------
     lobe : SpeechLobe
-        Left as it was.
+        Lobe, not changed.
     layers : list of torch.nn.Module
         Some of `lobe.layers`.
     frames : int
-        How many; the first 0.2 s of the silence are passed over.
+        Number of frames; the first 0.2 s of the silence are skipped.
 
     Returns
     -------

@@ -108,11 +108,9 @@ class TransformerLobe(HFTransformersInterface):
         dtype = getattr(torch, dtype)
         with quiet():
             if weights is True:
-                self.identity = (
-                    {"sha256": weights_of(source)}
-                    if local
-                    else {"commit": self.commit}
-                )
+                self.identity = {"commit": self.commit}
+                if local:
+                    self.identity = {"sha256": weights_of(source)}
                 self._from_pretrained(source, save_path, dtype, depth)
             else:
                 with torch.device("cpu" if self.random else "meta"):

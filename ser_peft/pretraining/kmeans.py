@@ -195,7 +195,7 @@ def inertia(frames, centroids, labels, device="cpu"):
     Returns
     -------
     float
-        In the square of the frames' unit.
+        Inertia, in the square of the frames' unit.
     """
     frames, total = _open(frames), 0.0
     centroids = centroids.to(device).float()

@@ -207,9 +207,8 @@ def test_refuses_what_is_no_label(labels, sizes):
 def test_purity():
     clusters = [[0, 0, 0, 2, 2, 2, 2], [1, 1, 0, 0, 0, 2, 2], [0] * 7]
     frames = torch.tensor(clusters)[:, :, None].unbind(1)
-    labels = PseudoLabels(
-        dict(zip("abcdefg", frames, strict=True)), [3, 3, 3], 0, HOP
-    )
+    ids = dict(zip("abcdefg", frames, strict=True))
+    labels = PseudoLabels(ids, [3, 3, 3], 0, HOP)
     found = describe(labels, dict(zip("abcdefg", "yyxxxzz", strict=True)))
     assert [row["purity"] for row in found] == [4 / 7, 1, 3 / 7]
 
