@@ -119,8 +119,7 @@ def predict(args):
         )
     if model.text_encoder and not args.texts:
         print(
-            "no --texts: this model reads transcripts too, and goes by the "
-            "sound alone",
+            "no --texts: this model reads transcripts too, and does without",
             file=sys.stderr,
         )
     pairs = list(zip(args.audio, texts, strict=True))

@@ -226,10 +226,10 @@ def _read(paths):
         for name, (group, _) in groups.items()
         if group["missing"]
     ]
-    first, *others = groups
-    for name in others:
-        if _tested_on(groups[name]) != _tested_on(groups[first]):
-            theirs, ours = (_told(groups[key]) for key in (first, name))
+    tests = {name: _tested_on(*member) for name, member in groups.items()}
+    (first, theirs), *others = tests.items()
+    for name, ours in others:
+        if ours != theirs:
             raise InputError(
                 f"{name}: tested on {ours}; {first}: on {theirs}; give runs "
                 "of the same test sets"
@@ -237,17 +237,12 @@ def _read(paths):
     return groups, warnings
 
 
-def _tested_on(member):
-    group, runs = member
-    return group["classes"], {run["protocol_sha"] for run in runs}
-
-
-def _told(member):
-    group, runs = member
+def _tested_on(group, runs):
+    """Test sets of runs, as text."""
     tests = {str(run["fold"]): run["protocol_sha"] for run in runs}
     return (
-        f"{group['corpus']}, {group['protocol']}, {group['n_classes']} "
-        "classes, fold "
+        f"{group['corpus']}, {group['protocol']}, {group['n_classes']} classes "
+        f"({', '.join(group['classes'])}), fold "
         + ", ".join(f"{fold} ({sha})" for fold, sha in tests.items())
     )
 

@@ -357,8 +357,9 @@ def test_other_test_sets_are_refused(copy, tmp_path, capsys):
     out = tmp_path / "out"
     pair = copy / "student", copy / "prompted"
     line = refused(capsys, *pair, "--out", out)
-    assert "prompted: tested on ravdess, peft-ser, 4 classes, fold 1 (a" in line
-    assert f"classes, fold 1 ({results['protocol_sha']}); give" in line
+    assert "prompted: tested on ravdess, peft-ser, 4 classes (" in line
+    assert "), fold 1 (a" in line
+    assert f"), fold 1 ({results['protocol_sha']}); give" in line
     assert not out.exists()
 
 
