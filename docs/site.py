@@ -26,6 +26,7 @@ class SpeechBrainSections(griffe.Extension):
         for room in pkg.modules.values():
             for module in room.modules.values():
                 shown = {*(module.exports or ())} - {*(room.exports or ())}
+                # An empty set would count as none at all.
                 module.exports = shown or {"nothing"}
 
 
