@@ -4,6 +4,8 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.7,<10", "mkdocstrings[python]"]
+
 setup(
     name="ser_peft",
     version="0.1.0",
@@ -43,7 +45,16 @@ setup(
         "sign": ["model-signing>=1.1,<2", "pyopenssl"],
         # For `ser-peft crossval --cluster slurm`.
         "slurm": ["submitit"],
-        "dev": ["hypothesis", "pytest", "pytest-xdist", "ruff", "submitit"],
+        # For `mkdocs build`.
+        "docs": DOCS,
+        "dev": [
+            *DOCS,
+            "hypothesis",
+            "pytest",
+            "pytest-xdist",
+            "ruff",
+            "submitit",
+        ],
     },
     entry_points={"console_scripts": ["ser-peft=ser_peft.cli:main"]},
 )
