@@ -15,7 +15,10 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["ser_peft", "ser_peft.*"]),
-    package_data={"ser_peft.report": ["templates/*"]},
+    package_data={
+        "ser_peft": ["methods/*.yaml"],
+        "ser_peft.report": ["templates/*"],
+    },
     install_requires=[
         # One matched pair: PyPI's torchaudio ends at 2.11.0 and fails to
         # import beside any other build of torch.

@@ -1,9 +1,10 @@
-"""What an installation asks for."""
+"""Requirements and data of an installation."""
 
 import re
 import runpy
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 
 SETUP = Path(__file__).resolve().parents[1] / "setup.py"
@@ -20,12 +21,16 @@ def test_cpu_wheels_of_torch_will_do():
             assert requirement.specifier.contains(version)
 
 
-def test_templates_are_shipped(monkeypatch):
-    """A wheel without them could not write a report."""
+@pytest.mark.parametrize(
+    ("package", "folder"),
+    [("ser_peft", "methods"), ("ser_peft.report", "templates")],
+)
+def test_data_are_shipped(monkeypatch, package, folder):
+    """A wheel without them has no methods, and could not write a report."""
     given = {}
     monkeypatch.setattr("setuptools.setup", given.update)
     runpy.run_path(str(SETUP))
-    report = SETUP.with_name("ser_peft") / "report"
-    patterns = given["package_data"]["ser_peft.report"]
-    shipped = {file for pattern in patterns for file in report.glob(pattern)}
-    assert shipped >= {*(report / "templates").iterdir()}
+    root = SETUP.parent / package.replace(".", "/")
+    patterns = given["package_data"][package]
+    shipped = {file for pattern in patterns for file in root.glob(pattern)}
+    assert shipped >= {*(root / folder).iterdir()}
