@@ -155,7 +155,7 @@ def test_probe_of_chosen_manifests(
     flags = ["--fold", "3"]
     main(["prepare", "ravdess", str(ravdess_tree), str(third), *flags])
     backbone, out = tiny_backbones["whisper"], tmp_path / "out"
-    argv = ["probe", backbone, third, manifests, "--out", out]
+    argv = ["probe", backbone, "--out", out, third, manifests]
     main([*map(str, argv)])
     assert {p.parent.name for p in out.glob("*/results.json")} == {
         "fold1",

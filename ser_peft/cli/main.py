@@ -67,6 +67,9 @@ def _arguments(argv):
     args, left = parser.parse_known_args(
         [word for word in argv if word not in overrides]
     )
+    if args.run is corpora.probe and not any(w.startswith("-") for w in left):
+        # argparse has ended the manifests where an option came before them.
+        args.manifests, left = [*args.manifests, *left], []
     if left and args.run is not runs.crossval:
         parser.error(f"unrecognized arguments: {' '.join(left)}")
     args.argv, args.overrides = argv, [*overrides, *left]

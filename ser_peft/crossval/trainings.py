@@ -129,10 +129,11 @@ class Training:
             code = self.process.wait()
         finally:
             self.stop()
-        how = f"exit code {code}" if code > 0 else f"signal {-code}"
         if self.finished and not code:
             return None
-        how = how if code else "left no results"
+        how = "left no results"
+        if code:
+            how = f"exit code {code}" if code > 0 else f"signal {-code}"
         return f"{how}: {self.last_line()}; see {self.log}"
 
     def stop(self):
@@ -165,11 +166,12 @@ class Training:
     def scores(self):
         """Score and time of a finished training, for people."""
         results = json.loads(self.results.read_text(encoding="utf-8"))
-        score = f"CCC {results.get('ccc_mean', 0):.3f}"
         if results["classes"]:
             missing = results.get("missing_classes")
             over = over_classes(missing, len(results["classes"]))
             score = f"UA {results['ua']:.1%}{over}"
+        else:
+            score = f"CCC {results['ccc_mean']:.3f}"
         return f"{score}, {results['train_seconds']:,.0f} s"
 
 
