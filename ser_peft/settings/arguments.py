@@ -2,10 +2,12 @@
 
 import re
 
+from hyperpyyaml import resolve_references
+from ruamel.yaml import YAML
 from ruamel.yaml.comments import TaggedScalar
 
 from ser_peft.settings.flags import RunOptions, is_place, parse, split
-from ser_peft.settings.yamls import parse_yaml, read_yaml
+from ser_peft.settings.yamls import OPTIONAL, parse_yaml, read_yaml
 
 __all__ = ["parse_arguments"]
 
@@ -58,15 +60,25 @@ def parse_arguments(argv):
 
 def _describe(hparams_file):
     """Keys of a yaml, their defaults and comments, a line each."""
-    text, _ = read_yaml(hparams_file, None)
+    text, tree = read_yaml(hparams_file, None)
+    needed = re.findall(r"^(\w+): *!PLACEHOLDER", text, re.MULTILINE)
+    with open(hparams_file, encoding="utf-8") as stream:
+        given = dict.fromkeys(needed, "(needed)")
+        values = YAML().load(resolve_references(stream, given))
     rows = re.findall(
         r"^([a-z]\w*):(?: +([^#\n]*?))?(?: *# (.*))?$", text, re.MULTILINE
     )
     lines = [f"keys of {hparams_file}, each a flag:"]
-    for key, value, comment in rows:
-        if value == "!PLACEHOLDER":
-            value = "(needed)"
-        elif value.startswith(("!new:", "!name:", "!apply:", "!copy")):
-            continue
+    for key, written, comment in rows:
+        value = values[key]
+        if key == "peft" and written.startswith("!include:"):
+            key, value = "method", value["name"]
+        elif isinstance(value, dict):
+            continue  # an object
+        if isinstance(value, list):
+            value = f"[{', '.join(map(str, value))}]"
+        value = "" if value is None else value
         lines.append(f"  {f'--{key}={value}':<36} {comment}".rstrip())
+    more = ", ".join(f"--{key}" for key in sorted(OPTIONAL - {*tree}))
+    lines.append(f"also: {more}")
     return "\n".join(lines) + "\n"

@@ -87,6 +87,8 @@ def test_help_lists_the_keys_of_the_yaml(capsys):
     told = capsys.readouterr().out
     assert re.search(r"--keep=last +or best \(by valid UA\)", told)
     assert re.search(r"--data_folder=\(needed\) +holds Actor_01", told)
+    assert re.search(r"--method=lora +or --method=dora", told)
+    assert re.search("also: .*--keep_best", told)
     assert told.index("--crop=0.7") < told.index("--grad_accumulation_factor")
 
 
