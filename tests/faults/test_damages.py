@@ -55,7 +55,7 @@ def test_one_that_is_wanted_is_gone(run, killed, unbroken, soak, epoch):
     end = run(killed)
     assert end.code == 0, end.log
     (line,) = [x for x in end.log.splitlines() if "is gone" in x]
-    assert f"CKPT+epoch000{epoch}: is gone: left out, and what is" in line
+    assert f"CKPT+epoch000{epoch}: is gone: left out, and all newer" in line
     assert outcome(killed) == outcome(unbroken.folder)
 
 
