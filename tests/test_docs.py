@@ -1,12 +1,20 @@
-"""The site of docs/: built with warnings as errors, from local files only."""
+"""The site of docs/: built with warnings as errors; its commands are valid."""
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
+from scripts import RECIPES
+
+from ser_peft.settings import parse_arguments
+from ser_peft.settings.yamls import brain_of, read_settings
+from ser_peft.training.checks import check_settings
+from ser_peft.training.run import NEEDED, OPTIONAL
 
 REPO = Path(__file__).resolve().parents[1]
 ROOMS = {path.parent.name for path in REPO.glob("ser_peft/*/__init__.py")}
@@ -53,3 +61,24 @@ def test_nothing_is_loaded_from_elsewhere(site):
         text = page.read_text("utf-8")
         assert not re.findall(r'<(?:script|img|iframe)[^>]*src="?http', text)
         assert not re.findall(r'<link[^>]*href="?http', text)
+
+
+def commands():
+    """Calls of train.py in the pages, but for those with files of one's own."""
+    for page in sorted((REPO / "docs").glob("*.md")):
+        text = page.read_text("utf-8").replace("\\\n", " ")
+        for line in re.findall(r"^    python train\.py (.+)", text, re.M):
+            if "my_" not in line and "--help" not in line:
+                yield pytest.param(line, id=f"{page.stem}: {line[:60]}")
+
+
+@pytest.mark.parametrize("line", [*commands()])
+def test_commands_are_understood(line):
+    name, *flags = shlex.split(line, comments=True)
+    found = [path for path in RECIPES.glob(f"*/{name}") if path.is_file()]
+    assert found
+    for path in found:
+        _, options, given = parse_arguments([str(path), *flags])
+        reads = {*NEEDED, *OPTIONAL, *brain_of(path, given).defaults}
+        text = read_settings(str(path), given, reads, options)
+        check_settings(YAML().load(text))
