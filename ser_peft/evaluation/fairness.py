@@ -67,16 +67,11 @@ def group_columns(entries, columns=()):
             )
         values = {id_: entry.get(column) for id_, entry in entries.items()}
         known = {*values.values()} - {None}
-        wide = (
-            all(isinstance(value, int) for value in known)
-            and max(known) - min(known) > MOST_GROUPS
-        )
+        whole = all(isinstance(value, int) for value in known)
+        wide = whole and max(known) - min(known) > MOST_GROUPS
+        name = _tens if wide else str
         groups[column] = {
-            id_: value
-            if value is None
-            else _tens(value)
-            if wide
-            else str(value)
+            id_: None if value is None else name(value)
             for id_, value in values.items()
         }
         count = len({*groups[column].values()} - {None})
