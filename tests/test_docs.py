@@ -12,7 +12,8 @@ from ruamel.yaml import YAML
 from scripts import RECIPES
 
 from ser_peft.settings import parse_arguments
-from ser_peft.settings.yamls import brain_of, read_settings
+from ser_peft.settings.building import brain_of
+from ser_peft.settings.yamls import read_settings
 from ser_peft.training.checks import check_settings
 from ser_peft.training.run import NEEDED, OPTIONAL
 

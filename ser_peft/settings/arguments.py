@@ -2,12 +2,10 @@
 
 import re
 
-from hyperpyyaml import resolve_references
-from ruamel.yaml import YAML
 from ruamel.yaml.comments import TaggedScalar
 
 from ser_peft.settings.flags import RunOptions, is_place, parse, split
-from ser_peft.settings.yamls import OPTIONAL, parse_yaml, read_yaml
+from ser_peft.settings.yamls import OPTIONAL, parse_yaml, read_yaml, resolve
 
 __all__ = ["parse_arguments"]
 
@@ -62,9 +60,7 @@ def _describe(hparams_file):
     """Keys of a yaml, their defaults and comments, a line each."""
     text, tree = read_yaml(hparams_file, None)
     needed = re.findall(r"^(\w+): *!PLACEHOLDER", text, re.MULTILINE)
-    with open(hparams_file, encoding="utf-8") as stream:
-        given = dict.fromkeys(needed, "(needed)")
-        values = YAML().load(resolve_references(stream, given))
+    values = resolve(hparams_file, text, dict.fromkeys(needed, "(needed)"))
     rows = re.findall(
         r"^([a-z]\w*):(?: +([^#\n]*?))?(?: *# (.*))?$", text, re.MULTILINE
     )

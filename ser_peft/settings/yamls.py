@@ -2,13 +2,11 @@
 
 import os
 import re
+import sys
 import unicodedata
-from contextlib import contextmanager
 from copy import deepcopy
 from io import StringIO
 from pathlib import Path
-from pydoc import ErrorDuringImport, locate
-from traceback import walk_tb
 
 import ruamel.yaml
 from hyperpyyaml import resolve_references
@@ -16,7 +14,7 @@ from ruamel.yaml import YAML, MappingNode, ScalarNode, YAMLError
 from ruamel.yaml.comments import TaggedScalar
 from ruamel.yaml.constructor import DuplicateKeyError
 
-from ser_peft.errors import BAD_ARGUMENTS, InputError
+from ser_peft.errors import InputError
 from ser_peft.settings.flags import (
     RunOptions,
     is_place,
@@ -24,13 +22,13 @@ from ser_peft.settings.flags import (
 )
 
 __all__ = [
-    "brain_of",
-    "building",
     "dump",
     "map_texts",
     "parse_yaml",
     "read_settings",
     "read_yaml",
+    "resolve",
+    "tag_of",
     "top_keys",
 ]
 
@@ -79,15 +77,30 @@ DECISIVE = (
 )
 
 
+def _beside(hparams_file):
+    """Path that a yaml's includes are relative to: its own, or a recipe's.
+
+    A copy of a recipe's yaml may lie anywhere: includes that are not there
+    are looked up as if it lay in the ``hparams`` of the script.
+    """
+    path = Path(hparams_file)
+    names = re.findall(r"!include:([^\s{]+)", path.read_text("utf-8"))
+    recipe = Path(sys.argv[0]).absolute().parent / "hparams" / path.name
+    for one in (path, recipe):
+        if all((one.parent / name).exists() for name in names):
+            return one
+    return path
+
+
 def _method(hparams_file, tree, name):
     """Content of another method's file than the one that a yaml includes."""
-    tag = _tag(tree.get("peft"))
+    tag = tag_of(tree.get("peft"))
     if not tag.startswith("!include:"):
         raise InputError(
             f"--method: {hparams_file} includes no method; correct its "
             "encoder's method"
         )
-    included = Path(hparams_file).parent / tag.removeprefix("!include:")
+    included = _beside(hparams_file).parent / tag.removeprefix("!include:")
     there = Path(os.path.normpath(included.parent))
     path = Path(name) if name.endswith(".yaml") else there / f"{name}.yaml"
     if not path.is_file():
@@ -141,7 +154,7 @@ def read_settings(hparams_file, given, reads, run_opts=None):
             )
     given = {key: given[key] for key in given if key != "method"}
     for key, value in given.items():
-        there, here = _tag(tree.get(key)), _tag(value)
+        there, here = tag_of(tree.get(key)), tag_of(value)
         kept = isinstance(value, dict) or here.startswith((*BUILT, "!ref"))
         none = key == "wav_augment" and value is None
         if there.startswith(BUILT) and not (kept or none):
@@ -191,7 +204,7 @@ def read_yaml(hparams_file, given, optional=OPTIONAL):
     return text, tree
 
 
-def _tag(node):
+def tag_of(node):
     """Tag of a yaml node, empty without one."""
     return str(getattr(getattr(node, "tag", None), "value", None) or "")
 
@@ -215,10 +228,35 @@ def _resolve(hparams_file, tree, merged):
             if isinstance(value, TaggedScalar):
                 value.value = place(value.value, key)
             part[key] = map_texts(value, lambda text, key=key: hide(key, text))
-    stream = StringIO(dump(tree))
-    stream.name = hparams_file  # includes are relative to it
+    return dump(map_texts(resolve(hparams_file, dump(tree), merged), show))
+
+
+def resolve(hparams_file, text, overrides):
+    """Resolve references and includes of a yaml.
+
+    Arguments
+    ---------
+    hparams_file : str
+        Path of the yaml.
+    text : str
+        Its content.
+    overrides : dict
+        As of `hyperpyyaml.resolve_references`.
+
+    Returns
+    -------
+    dict
+        Key -> value, objects not built.
+
+    Raises
+    ------
+    InputError
+        If an include or a reference leads nowhere.
+    """
+    stream = StringIO(text)
+    stream.name = str(_beside(hparams_file))  # includes are relative to it
     try:
-        text = resolve_references(stream, merged).read()
+        return YAML().load(resolve_references(stream, overrides).read())
     except OSError as error:
         raise InputError(
             f"{hparams_file}: !include:{error.filename}: {error.strerror}; "
@@ -226,51 +264,6 @@ def _resolve(hparams_file, tree, merged):
         ) from error
     except _OF_A_YAML as error:
         raise InputError(f"{hparams_file}: {error}") from error
-    return dump(map_texts(YAML().load(text), show))
-
-
-@contextmanager
-def building(hparams_file):
-    """Raise errors of HyperPyYAML's building as errors of a yaml.
-
-    Arguments
-    ---------
-    hparams_file : str
-        Path of the yaml, for messages.
-
-    Raises
-    ------
-    InputError
-        If the yaml names an object that does not exist, or gives it
-        arguments that it does not take.
-    """
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:
-        # HyperPyYAML does not tell what it was building, its frames do.
-        frames = [f for f, _ in walk_tb(error.__traceback__)]
-        frames = [f for f in frames if "hyperpyyaml" in f.f_code.co_filename]
-        if not frames or not isinstance(error, _OF_BUILDING):
-            raise
-        if isinstance(error, _OF_NAMES):
-            raise InputError(f"{hparams_file}: {error}") from error
-        names = [f.f_locals.get("callable_string") for f in frames]
-        called = [*filter(None, names), "yaml"][-2:][0]
-        if str(error.args[:1]).startswith("('Invalid argument"):
-            reason = ": ".join(map(str, error.args))  # in HyperPyYAML's words
-            raise InputError(f"{hparams_file}: {reason}") from error
-        ours = called.startswith("ser_peft.")
-        if ours and not isinstance(error, ValueError):
-            raise  # a bug
-        raise InputError(
-            f"{hparams_file}: {called}: {str(error) or type(error).__name__}"
-        ) from error
-
-
-_OF_NAMES = (ErrorDuringImport, ImportError, YAMLError)
-_OF_BUILDING = (*_OF_NAMES, *BAD_ARGUMENTS)
 
 
 def top_keys(hparams_file):
@@ -282,39 +275,6 @@ def top_keys(hparams_file):
         If there is no such yaml.
     """
     return [*map(str, read_yaml(hparams_file, None)[1])]
-
-
-def brain_of(hparams_file, overrides):
-    """Class that a yaml's ``brain`` names.
-
-    Arguments
-    ---------
-    hparams_file, overrides
-        From `parse_arguments`.
-
-    Returns
-    -------
-    type
-        The Brain.
-
-    Raises
-    ------
-    InputError
-        If there is no such class.
-    """
-    _, tree = read_yaml(hparams_file, overrides)
-    node = overrides.get("brain", tree.get("brain"))
-    name = _tag(node).removeprefix("!name:")
-    try:
-        found = locate(name) if name else None
-    except ErrorDuringImport as error:
-        raise InputError(f"{hparams_file}: brain: {error}") from error
-    if not isinstance(found, type):
-        raise InputError(
-            f"{hparams_file}: brain: '{name}' is no Brain; give "
-            "!name:ser_peft.training.EmotionBrain, or your own class's name"
-        )
-    return found
 
 
 def dump(tree):

@@ -21,7 +21,8 @@ from ser_peft.pretraining.pseudo_labels import (
     perplexity,
 )
 from ser_peft.pretraining.states import frame_loss
-from ser_peft.settings.yamls import brain_of, top_keys
+from ser_peft.settings.building import brain_of
+from ser_peft.settings.yamls import top_keys
 from ser_peft.training.emotion import EmotionBrain
 from ser_peft.training.pretraining import PretrainBrain
 from ser_peft.training.run import Run

@@ -27,8 +27,9 @@ from ser_peft.device import (
 )
 from ser_peft.errors import InputError
 from ser_peft.io import atomic_path, check_writable
+from ser_peft.settings.building import brain_of, building
 from ser_peft.settings.finished import finished
-from ser_peft.settings.yamls import brain_of, building, dump, read_settings
+from ser_peft.settings.yamls import dump, read_settings
 from ser_peft.storage.checkpoints import SafeCheckpointer, newest_epoch
 from ser_peft.storage.lock import check_free, only_process
 from ser_peft.training.checks import check_settings

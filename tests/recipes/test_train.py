@@ -14,8 +14,9 @@ from scripts import RECIPES, run_script, yaml_text
 
 from ser_peft.errors import InputError
 from ser_peft.settings import parse_arguments
+from ser_peft.settings.building import building
 from ser_peft.settings.finished import finished
-from ser_peft.settings.yamls import building, read_settings
+from ser_peft.settings.yamls import read_settings
 from ser_peft.training import EmotionBrain
 from ser_peft.training.run import NEEDED, OPTIONAL
 
@@ -78,6 +79,21 @@ def test_a_method_is_a_flag(tmp_path):
         values(path, "--data_folder=a", "--method=dorra")
     with pytest.raises(InputError, match="includes no method"):
         values(RECIPES / "IEMOCAP/hparams/3mser_teacher.yaml", *given)
+
+
+def test_a_copied_yaml_includes_what_its_recipe_has(tmp_path, monkeypatch):
+    """Wherever it lies, the script tells which recipe that is."""
+    path = tmp_path / "mine.yaml"
+    path.write_text((HPARAMS / "whisper_lora.yaml").read_text())
+    script = str(RECIPES / "RAVDESS" / "train.py")
+    monkeypatch.setattr("sys.argv", [script])
+    found = values(path, "--data_folder=a")
+    assert found["encoder"]["method"]["r"] == 16
+    found = values(path, "--data_folder=a", "--method=prompt")
+    assert found["encoder"]["method"]["length"] == 5
+    monkeypatch.setattr("sys.argv", ["elsewhere.py"])
+    with pytest.raises(InputError, match="mine.yaml: !include:.*lora.yaml"):
+        values(path, "--data_folder=a")
 
 
 def test_help_lists_the_keys_of_the_yaml(capsys):

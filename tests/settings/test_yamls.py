@@ -9,8 +9,9 @@ from ruamel.yaml import YAML
 
 from ser_peft.errors import InputError
 from ser_peft.settings.arguments import parse_arguments
+from ser_peft.settings.building import building
 from ser_peft.settings.finished import finished
-from ser_peft.settings.yamls import building, read_settings
+from ser_peft.settings.yamls import read_settings
 
 TEXT = """\
 seed: 8
