@@ -1,5 +1,6 @@
 """Recipes' scripts and yamls, for tests."""
 
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -15,13 +16,31 @@ def run_script(argv):
         runpy.run_path(script, run_name="__main__")
 
 
-def yaml_text(hparams):
-    """Text of a recipe's yaml that builds in any folder.
+def yaml_text(hparams, method=None):
+    """Text of a recipe's yaml that builds in any folder: includes inlined.
 
     Arguments
     ---------
     hparams : str
         The yaml, within `RECIPES`.
+    method : str, optional
+        Method in place of the yaml's own.
     """
+
+    def inline(match):
+        key, name, overrides = match.groups()
+        assert not overrides
+        if key == "peft" and method:
+            name = f"methods/{method}.yaml"
+        lines = (RECIPES / name).read_text().splitlines()
+        lines = [line for line in lines if not line.startswith("#")]
+        tag = f" {lines.pop(0)}" if lines[0].startswith("!") else ""
+        return "\n    ".join([f"{key}:{tag}", *lines])
+
     text = (RECIPES / hparams).read_text()
-    return text.replace("!include:../..", f"!include:{RECIPES}")
+    return re.sub(
+        r"^(\w+): !include:\.\./\.\./(\S+) \{(.*)\}.*$",
+        inline,
+        text,
+        flags=re.MULTILINE,
+    )

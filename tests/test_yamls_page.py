@@ -6,7 +6,7 @@ import shlex
 import pytest
 import torch
 from ruamel.yaml import YAML
-from scripts import RECIPES, yaml_text
+from scripts import RECIPES
 
 from ser_peft.settings import parse_arguments
 from ser_peft.settings.yamls import OPTIONAL, read_settings
@@ -27,11 +27,13 @@ def lines(text):
 @pytest.fixture
 def settings(tmp_path):
     """Function: flags -> resolved values of the yaml that the page shows."""
-    path = tmp_path / "wavlm_lora.yaml"
-    path.write_text(yaml_text(SHOWN), "utf-8")
+    path = tmp_path / SHOWN
+    path.parent.mkdir(parents=True)
+    for name in (SHOWN, "augmentation.yaml", "methods"):
+        (tmp_path / name).symlink_to(RECIPES / name)
     own = (RECIPES / "augmentation.yaml").read_text("utf-8")
     own = own.replace("speeds: [90,", "speeds: [95,")
-    (tmp_path / "my_augmentation.yaml").write_text(own, "utf-8")
+    path.with_name("my_augmentation.yaml").write_text(own, "utf-8")
 
     def resolve(*flags):
         argv = [str(path), "--data_folder=a", *flags]

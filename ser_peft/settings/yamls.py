@@ -165,7 +165,7 @@ def read_settings(hparams_file, given, reads, run_opts=None):
     merged = {}
     for key, value in (deepcopy(given) | options).items():
         # hyperpyyaml merges a mapping into one, but takes none for a number.
-        if isinstance(tree.get(key), dict):
+        if isinstance(tree.get(key), dict) and not tag_of(value):
             merged[key] = value
         else:
             tree[key] = value

@@ -10,7 +10,7 @@ __all__ = ["check_settings"]
 # Allowed values of a key: one of these, or a number within limits.
 CHOICES = {
     "keep": ("best", "last", "average"),
-    "schedule": tuple(SCHEDULES),
+    "schedule": SCHEDULES,
     "augment": (True, False),
     "start_from_probe": (True, False),
     "init_merged": (False, True),
@@ -80,7 +80,7 @@ def check_settings(settings):
         If a choice is none, or a number is none or too small.
     """
     for key, choices in CHOICES.items():
-        if settings.get(key, choices[0]) not in choices:
+        if key in settings and settings[key] not in [*choices]:
             raise InputError(
                 f"{key}: {settings[key]} is not one of "
                 f"{', '.join(map(str, choices))}"

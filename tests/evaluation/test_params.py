@@ -209,7 +209,7 @@ def test_counts_what_training_counts(tiny_backbones, tmp_path, name):
 def test_recipes(tiny_backbones, tmp_path, name):
     """A recipe's own method, targets and head, on any backbone."""
     path = tmp_path / f"whisper_{name}.yaml"
-    path.write_text(yaml_text(LORA).replace("lora.yaml", f"{name}.yaml"))
+    path.write_text(yaml_text(LORA, name))
     expected = {"backbone": "openai/whisper-tiny.en", "method": name}
     row = count_recipe(path)
     (same,) = count_methods("openai/whisper-tiny.en", name, head="ProbeMixHead")
@@ -223,7 +223,7 @@ def test_recipes(tiny_backbones, tmp_path, name):
 
 def test_recipe_whose_classes_have_a_name(tmp_path):
     """How many these are, only the manifests know."""
-    text = yaml_text(LORA).replace("lora.yaml", "frozen.yaml")
+    text = yaml_text(LORA, "frozen")
     text = text.replace("classes: 4  #", "classes: !PLACEHOLDER  #")
     (tmp_path / "a.yaml").write_text(text)
     heads = [count_recipe(tmp_path / "a.yaml", classes=n) for n in (4, 6)]
@@ -338,13 +338,14 @@ def test_a_yaml_calls_nothing_else(tmp_path, monkeypatch, old, new, named):
     inline = "!new:peft.LoraConfig\n        r: 16"
     text = yaml_text(LORA).replace("!ref <peft[method]>", inline)
     assert old in text
-    (tmp_path / "a.yaml").write_text(text.replace(old, new, 1))
+    (tmp_path / "a.yaml").write_text(text.replace(old, new))
     (tmp_path / "b.yaml").write_text("x: !applyref:os.getcwd\n")
-    for name in ("getcwd", "system"):
-        monkeypatch.setattr(f"os.{name}", lambda *args: pytest.fail("called"))
-    monkeypatch.setattr("builtins.exec", lambda *args: pytest.fail("called"))
-    with pytest.raises(InputError, match=named):
-        count_recipe(tmp_path / "a.yaml")
+    # For this call only: pytest asks for the folder, too.
+    with monkeypatch.context() as patch:
+        for name in ("os.getcwd", "os.system", "builtins.exec"):
+            patch.setattr(name, lambda *args: pytest.fail("called"))
+        with pytest.raises(InputError, match=named):
+            count_recipe(tmp_path / "a.yaml")
 
 
 def test_refusals(tmp_path, capsys):

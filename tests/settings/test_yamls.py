@@ -178,6 +178,9 @@ def test_an_object_is_not_replaced_by_a_value(settings):
     with pytest.raises(InputError, match="--more=3: .* has !new:collections"):
         settings("--more=3")
     assert settings("--more={b: 2}")[0]["more"]["b"] == 2
+    # Another object does.
+    _, text = settings("--more=!new:collections.OrderedDict {b: 3}")
+    assert build(text)["more"] == {"b": 3}
 
 
 @pytest.mark.parametrize(
