@@ -63,7 +63,7 @@ def write_yaml(path, *changes, source=STUDENT):
     text = yaml_text(source)
     for old, new in changes:
         assert old in text
-        text = text.replace(old, new, 1)
+        text = text.replace(old, new)
     path.write_text(text)
     return path
 
