@@ -17,7 +17,7 @@ Authors
 import sys
 
 from ser_peft.errors import one_line_errors
-from ser_peft.settings import parse_arguments
+from ser_peft.settings.arguments import parse_arguments
 
 
 def train(hparams_file, run_opts, overrides):

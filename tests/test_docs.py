@@ -11,11 +11,11 @@ import pytest
 from ruamel.yaml import YAML
 from scripts import RECIPES
 
-from ser_peft.settings import parse_arguments
+from ser_peft.settings.arguments import parse_arguments
 from ser_peft.settings.building import brain_of
 from ser_peft.settings.yamls import read_settings
 from ser_peft.training.checks import check_settings
-from ser_peft.training.run import NEEDED, OPTIONAL
+from ser_peft.training.run import NEEDED, READ
 
 REPO = Path(__file__).resolve().parents[1]
 ROOMS = {path.parent.name for path in REPO.glob("ser_peft/*/__init__.py")}
@@ -80,6 +80,6 @@ def test_commands_are_understood(line):
     assert found
     for path in found:
         _, options, given = parse_arguments([str(path), *flags])
-        reads = {*NEEDED, *OPTIONAL, *brain_of(path, given).defaults}
+        reads = {*NEEDED, *READ, *brain_of(path, given).defaults}
         text = read_settings(str(path), given, reads, options)
         check_settings(YAML().load(text))

@@ -9,12 +9,11 @@ import torch
 from ruamel.yaml import YAML
 from scripts import RECIPES
 
-from ser_peft.settings import parse_arguments
+from ser_peft.settings.arguments import parse_arguments
 from ser_peft.settings.yamls import OPTIONAL, read_settings
 from ser_peft.training import EmotionBrain
 from ser_peft.training.checks import check_settings
-from ser_peft.training.run import NEEDED
-from ser_peft.training.run import OPTIONAL as READ
+from ser_peft.training.run import NEEDED, READ
 
 PAGE = (RECIPES.parent / "docs" / "yamls.md").read_text("utf-8")
 SHOWN = "RAVDESS/hparams/wavlm_lora.yaml"

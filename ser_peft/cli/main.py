@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from importlib.metadata import version
 from pathlib import Path
 
 from ser_peft.cli import corpora, models, results, runs
@@ -32,6 +31,16 @@ class _Parser(argparse.ArgumentParser):
         raise InputError(f"{message}; see {self.prog} --help")
 
 
+class _Versions(argparse.Action):
+    """Prints the versions, which only this flag looks up."""
+
+    def __call__(self, parser, *_):
+        from importlib.metadata import version
+
+        print("\n".join(f"{name} {version(name)}" for name in VERSIONS))
+        parser.exit()
+
+
 def main(argv=None):
     """Run a command.
 
@@ -53,11 +62,7 @@ def _arguments(argv):
         description="Parameter-efficient speech emotion recognition.",
         formatter_class=argparse.RawTextHelpFormatter,
     )
-    parser.add_argument(
-        "--version",
-        action="version",
-        version="\n".join(f"{name} {version(name)}" for name in VERSIONS),
-    )
+    parser.add_argument("--version", action=_Versions, nargs=0)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for module in (corpora, models, runs, results):
         module.add_commands(commands)

@@ -13,7 +13,6 @@ import importlib
 import itertools
 import re
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
 from pathlib import Path
 
 from ser_peft.corpora.tables import read_table
@@ -109,6 +108,8 @@ def load_corpus(name):
     if name in CORPORA:
         module = name.replace("-", "_")
         return importlib.import_module(f"ser_peft.corpora.{module}")
+    from importlib.metadata import entry_points  # for a corpus of another's
+
     others = {one.name: one for one in entry_points(group=__name__)}
     if name not in others:
         raise InputError(

@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 
 from ser_peft.errors import InputError
 from ser_peft.evaluation.metrics import over_classes
-from ser_peft.settings import parse_arguments
+from ser_peft.settings.arguments import parse_arguments
 from ser_peft.settings.finished import DONE
 from ser_peft.settings.flags import is_place, place, split
 

@@ -18,7 +18,7 @@ from ser_peft.data.manifests import read_manifests
 from ser_peft.errors import InputError
 from ser_peft.io import write_json
 
-__all__ = ["entries_of", "held", "root_of", "write_manifests"]
+__all__ = ["add_durations", "entries_of", "held", "root_of", "write_manifests"]
 
 logger = logging.getLogger(__name__)
 
@@ -87,19 +87,47 @@ def write_manifests(splits, labels, save_folder, about, roots=None):
         )
     _warn(about)
     wavs = {u.id: u.wav for us in splits.values() for u in us}
-    by_root = defaultdict(list)
-    for entries in manifests.values():
-        for key, entry in entries.items():
-            by_root[roots[entry["corpus"]] if roots else root].append(wavs[key])
-    seconds = durations(by_root, f"{os.path.abspath(save_folder)}.audio.txt")
+    add_durations(
+        manifests,
+        wavs,
+        save_folder,
+        (lambda entry: roots[entry["corpus"]]) if roots else lambda _: root,
+    )
     # Removed first, written last: if it is there, all files fit one request.
     done = Path(save_folder) / "protocol.json"
     done.unlink(missing_ok=True)
     for split, entries in manifests.items():
-        for key, entry in entries.items():
-            entry["duration"] = round(seconds[str(wavs[key])], 4)
         write_json(Path(save_folder) / f"{split}.json", entries)
     write_json(done, {**about, "protocol_sha": fingerprint(manifests)})
+
+
+def add_durations(manifests, wavs, folder, root):
+    """Check the recordings of entries, and set each one's ``duration``.
+
+    Arguments
+    ---------
+    manifests : dict
+        Split -> {utterance id: entry}; the entries are changed in place.
+    wavs : dict
+        Utterance id -> path.
+    folder : str or Path
+        Faults are listed in the file of this name and ``.audio.txt``.
+    root : callable
+        Takes an entry, gives the folder of its corpus: what is found of its
+        recordings is remembered for that folder.
+
+    Raises
+    ------
+    InputError
+        If recordings cannot be used.
+    """
+    entries = [pair for part in manifests.values() for pair in part.items()]
+    by_root = defaultdict(list)
+    for key, entry in entries:
+        by_root[root(entry)].append(wavs[key])
+    seconds = durations(by_root, f"{os.path.abspath(folder)}.audio.txt")
+    for key, entry in entries:
+        entry["duration"] = round(seconds[str(wavs[key])], 4)
 
 
 def entries_of(utterances, labels, root):

@@ -1,7 +1,6 @@
 """Test of a trained model on any set whose speakers it has not heard."""
 
 import logging
-import os
 import time
 from collections import Counter
 from pathlib import Path
@@ -21,8 +20,8 @@ from ser_peft.data import (
     read_manifests,
     root_of,
 )
-from ser_peft.data.checking import durations
 from ser_peft.data.provenance import Heard
+from ser_peft.data.writing import add_durations
 from ser_peft.device import loader_workers
 from ser_peft.errors import InputError
 from ser_peft.evaluation.fairness import group_columns
@@ -162,10 +161,7 @@ def _of_corpus(name, data_folder, classes, out):
         [u for u, _ in chosen], {u.id: name for u, name in chosen}, root
     )
     wavs = {u.id: u.wav for u, _ in chosen}
-    listing = f"{os.path.abspath(out)}.audio.txt"
-    seconds = durations({root: [*wavs.values()]}, listing)
-    for key, entry in entries.items():
-        entry["duration"] = round(seconds[str(wavs[key])], 4)
+    add_durations({"test": entries}, wavs, out, lambda _: root)
     about = {
         "corpus": name,
         "data_folder": root,

@@ -15,11 +15,7 @@ from ruamel.yaml.comments import TaggedScalar
 from ruamel.yaml.constructor import DuplicateKeyError
 
 from ser_peft.errors import InputError
-from ser_peft.settings.flags import (
-    RunOptions,
-    is_place,
-    place,
-)
+from ser_peft.settings.flags import RunOptions, is_place, place
 
 __all__ = [
     "dump",
@@ -77,14 +73,13 @@ DECISIVE = (
 )
 
 
-def _beside(hparams_file):
+def _beside(hparams_file, names):
     """Path that a yaml's includes are relative to: its own, or a recipe's.
 
     A copy of a recipe's yaml may lie anywhere: includes that are not there
     are looked up as if it lay in the ``hparams`` of the script.
     """
     path = Path(hparams_file)
-    names = re.findall(r"!include:([^\s{]+)", path.read_text("utf-8"))
     recipe = Path(sys.argv[0]).absolute().parent / "hparams" / path.name
     for one in (path, recipe):
         if all((one.parent / name).exists() for name in names):
@@ -100,7 +95,8 @@ def _method(hparams_file, tree, name):
             f"--method: {hparams_file} includes no method; correct its "
             "encoder's method"
         )
-    included = _beside(hparams_file).parent / tag.removeprefix("!include:")
+    name_there = tag.removeprefix("!include:")
+    included = _beside(hparams_file, [name_there]).parent / name_there
     there = Path(os.path.normpath(included.parent))
     path = Path(name) if name.endswith(".yaml") else there / f"{name}.yaml"
     if not path.is_file():
@@ -254,7 +250,8 @@ def resolve(hparams_file, text, overrides):
         If an include or a reference leads nowhere.
     """
     stream = StringIO(text)
-    stream.name = str(_beside(hparams_file))  # includes are relative to it
+    names = re.findall(r"!include:([^\s{]+)", text)
+    stream.name = str(_beside(hparams_file, names))
     try:
         return YAML().load(resolve_references(stream, overrides).read())
     except OSError as error:

@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ser_peft.errors import BAD_ARGUMENTS, InputError
+from ser_peft.errors import BAD_ARGUMENTS, InputError, extra
 from ser_peft.io import refuse_pointer, sha256_of, write_json
 from ser_peft.storage.model_files import ManifestFile
 from ser_peft.storage.schema import read_json
@@ -273,10 +273,6 @@ def check_signature(folder, public_key):
 
 
 def _model_signing(*names):
-    try:
+    """Modules of the package that signs."""
+    with extra("sign"):
         return [import_module(f"model_signing.{name}") for name in names]
-    except ImportError as error:
-        raise InputError(
-            "signatures: the package model-signing is missing; install it "
-            "with pip install 'ser_peft[sign]'"
-        ) from error

@@ -32,6 +32,7 @@ from ser_peft.settings.finished import finished
 from ser_peft.settings.yamls import dump, read_settings
 from ser_peft.storage.checkpoints import SafeCheckpointer, newest_epoch
 from ser_peft.storage.lock import check_free, only_process
+from ser_peft.training.base import PeftBrain
 from ser_peft.training.checks import check_settings
 
 __all__ = ["Run", "checked_run", "ddp_group", "prepare"]
@@ -54,7 +55,7 @@ NEEDED = (
 ).split()
 """Keys without which `recipes/train.py` cannot do."""
 
-OPTIONAL = "protocol dimensions crop augment first_seconds".split()
+READ = "protocol dimensions crop augment first_seconds".split()
 """Further keys that it reads."""
 
 
@@ -65,7 +66,7 @@ def ddp_group(arguments):
     Arguments
     ---------
     arguments : tuple
-        From `ser_peft.settings.parse_arguments`.
+        From `ser_peft.settings.arguments.parse_arguments`.
     """
     run_opts = arguments[1]
     try:
@@ -110,7 +111,7 @@ def checked_run(hparams_file, run_opts, overrides):
     Arguments
     ---------
     hparams_file, run_opts, overrides
-        From `ser_peft.settings.parse_arguments`.
+        From `ser_peft.settings.arguments.parse_arguments`.
 
     Yields
     ------
@@ -124,23 +125,25 @@ def checked_run(hparams_file, run_opts, overrides):
         there.
     """
     run = Run(hparams_file, run_opts, overrides)
-    folder, refusal = run.folder, None
+    folder, refusal, done = run.folder, None, False
     with ExitStack() as stack:
         if if_main_process():
             try:
                 check_free(folder, "output_folder")
-                if finished(run.text, folder):
+                done = finished(run.text, folder)
+                if done:
                     print(f"{folder}: this run is finished")
                 else:
                     for key in ("output_folder", "save_folder"):
                         stack.enter_context(only_process(run.values[key], key))
             except InputError as error:
                 refusal = str(error)
-        if refusal := ddp_broadcast(refusal):
+        # All processes do what the main one finds.
+        refusal, run.finished = ddp_broadcast((refusal, done))
+        if refusal:
             if if_main_process():
                 raise InputError(refusal)
             raise SystemExit(2)
-        run.finished = finished(run.text, folder)
         try:
             with building(hparams_file):
                 yield run
@@ -159,7 +162,7 @@ class Run:
     Arguments
     ---------
     hparams_file, run_opts, overrides
-        From `ser_peft.settings.parse_arguments`.
+        From `ser_peft.settings.arguments.parse_arguments`.
 
     Attributes
     ----------
@@ -178,11 +181,11 @@ class Run:
         if here not in sys.path:
             sys.path.insert(0, here)
         self.brain = brain_of(hparams_file, overrides)
-        self._need("brain", hasattr(self.brain, "prepare_labels"))
+        self._need("brain", issubclass(self.brain, PeftBrain))
         text = read_settings(
             hparams_file,
             overrides,
-            {*NEEDED, *OPTIONAL, *self.brain.defaults},
+            {*NEEDED, *READ, *self.brain.defaults},
             run_opts,
         )
         values = YAML().load(text)
@@ -205,7 +208,7 @@ class Run:
             self.device,
         )
         self.run_opts = replace(run_opts, precision=values["precision"])
-        self.text, self.values = dump(values), YAML().load(dump(values))
+        self.text, self.values = dump(values), values
         self.finished = False
 
     def yaml(self, about):

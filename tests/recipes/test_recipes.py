@@ -19,7 +19,7 @@ from ser_peft.device import choose_precision
 from ser_peft.errors import InputError
 from ser_peft.inference import load_model
 from ser_peft.lobes.vggish import VGGishConfig, VGGishModel
-from ser_peft.settings import parse_arguments
+from ser_peft.settings.arguments import parse_arguments
 from ser_peft.settings.yamls import OPTIONAL
 from ser_peft.training import (
     DistillBrain,

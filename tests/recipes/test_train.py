@@ -13,12 +13,12 @@ from ruamel.yaml import YAML
 from scripts import RECIPES, run_script, yaml_text
 
 from ser_peft.errors import InputError
-from ser_peft.settings import parse_arguments
+from ser_peft.settings.arguments import parse_arguments
 from ser_peft.settings.building import building
 from ser_peft.settings.finished import finished
 from ser_peft.settings.yamls import read_settings
 from ser_peft.training import EmotionBrain
-from ser_peft.training.run import NEEDED, OPTIONAL
+from ser_peft.training.run import NEEDED, READ
 
 LORA = "RAVDESS/hparams/whisper_lora.yaml"
 HPARAMS = RECIPES / "RAVDESS" / "hparams"
@@ -27,7 +27,7 @@ HPARAMS = RECIPES / "RAVDESS" / "hparams"
 def settings(path, *overrides):
     """The settings that a command line resolves to, as text."""
     _, options, given = parse_arguments([str(path), *overrides])
-    reads = {*NEEDED, *OPTIONAL, *EmotionBrain.defaults}
+    reads = {*NEEDED, *READ, *EmotionBrain.defaults}
     return read_settings(str(path), given, reads, options)
 
 

@@ -3,7 +3,7 @@
 import pytest
 from hyperpyyaml import load_hyperpyyaml
 
-from ser_peft.settings import parse_arguments
+from ser_peft.settings.arguments import parse_arguments
 from ser_peft.training import Run
 
 
