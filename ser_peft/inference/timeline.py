@@ -9,19 +9,34 @@ begins and ends where the detector finds speech, or where the label changes.
 """
 
 import csv
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 
+import numpy as np
+
+from ser_peft.data.audio import Recording
 from ser_peft.errors import InputError
-from ser_peft.inference.clips import open_clip
+from ser_peft.inference.clips import Clip, open_clip
 from ser_peft.inference.speech import FRAME
-from ser_peft.inference.streams import Heard, Stream, fill
+from ser_peft.inference.streams import Stream, fill
 from ser_peft.io import SAMPLE_RATE, atomic_path
 
-__all__ = ["Segment", "Timeline", "follow", "join", "text_grid", "write_rows"]
+__all__ = [
+    "Segment",
+    "Timeline",
+    "follow",
+    "join",
+    "label_of",
+    "text_grid",
+    "write_rows",
+]
 
 STEP = 1 << 20
 """Samples that are pushed at once, a minute: enough for batches."""
+TOUCHING = FRAME / SAMPLE_RATE
+"""Seconds between parts of one utterance at most."""
 UNSURE = "unsure"
 """Label in tables, where the model is."""
 
@@ -107,29 +122,43 @@ class Timeline:
 
 def follow(
     model, recording, window=4.0, hop=1.0, unsure=None, batch_seconds=None,
-    progress=False,
+    progress=False, name=None,
 ):  # fmt: skip
-    """See `Recognizer.timeline`."""
-    if hasattr(recording, "blocks"):  # it is open
-        name, clip = recording.name, recording
-    else:
-        name = recording if isinstance(recording, (str, Path)) else "recording"
-        name, clip = str(name), open_clip(recording, str(name))
+    """Follow emotions through a recording, see `Recognizer.timeline`.
+
+    Arguments
+    ---------
+    model : Recognizer
+        Model.
+    recording : object
+        Anything that `open_clip` takes, or what it returned.
+    window, hop, unsure, batch_seconds, progress, name
+        See `Recognizer.timeline`.
+
+    Returns
+    -------
+    Timeline
+    """
+    if name is None:
+        path = isinstance(recording, (str, Path))
+        name = str(recording) if path else "recording"
+    if not isinstance(recording, (Recording, Clip)):
+        recording = open_clip(recording, name)
     stream = Stream(
         model, window, hop, unsure=unsure, batch_seconds=batch_seconds,
         name=name,
     )  # fmt: skip
     windows = []
-    with _bar(clip.seconds, progress) as bar:
-        for block in clip.blocks():
+    with _bar(recording.seconds, progress) as count:
+        for block in recording.blocks():
             for start in range(0, len(block), STEP):
                 some = block[start : start + STEP]
                 windows += stream.push(some)
-                bar(len(some) / SAMPLE_RATE)
+                count(len(some) / SAMPLE_RATE)
         windows += stream.close()
     return Timeline(
         name,
-        clip.seconds,
+        recording.seconds,
         list(model.classes),
         list(model.dimensions),
         window,
@@ -137,3 +166,169 @@ def follow(
         windows,
         join(windows, model, window, unsure),
     )
+
+
+@contextmanager
+def _bar(seconds, shown):
+    """Progress bar over seconds of audio; its rate is times real time."""
+    if not shown:
+        yield lambda _: None
+        return
+    from tqdm import tqdm  # the one thing here that only it needs
+
+    form = (
+        "{percentage:3.0f}%|{bar}| {n:.0f} of {total:.0f} s "
+        "[{elapsed}<{remaining}, {rate_noinv:.1f} x real time]"
+    )
+    with tqdm(total=seconds, bar_format=form, dynamic_ncols=True) as bar:
+        yield bar.update
+
+
+def join(windows, model, window, unsure=None):
+    """Smooth windows, and join them to segments.
+
+    Arguments
+    ---------
+    windows : list of Window
+        All windows of a recording, or of the part of a stream so far.
+    model : Recognizer
+        Model that has heard them.
+    window : float
+        Seconds of a window.
+    unsure : float, optional
+        See `Recognizer.answer`.
+
+    Returns
+    -------
+    list of Segment
+    """
+    groups, before = [], None
+    for part in _smoothed(windows, window):
+        answer = Segment(part.start, part.end)
+        fill(answer, [part], model, unsure)
+        now = answer.label, answer.unsure
+        if now != before or part.start - groups[-1][-1].end > TOUCHING:
+            groups.append([])
+        groups[-1].append(part)
+        before = now
+    segments = []
+    for parts in groups:
+        segments.append(Segment(parts[0].start, parts[-1].end))
+        fill(segments[-1], parts, model, unsure)
+    return segments
+
+
+def _smoothed(windows, window):
+    """What was heard, with smoothed scores."""
+    parts = [
+        ((one.start + one.end) / 2, part)
+        for one in windows
+        for part in one.heard
+    ]
+    nearest = 0
+    for middle, part in parts:
+        while middle - parts[nearest][0] >= window / 2:
+            nearest += 1
+        total, scores = 0.0, 0.0
+        for other, heard in islice(parts, nearest, None):
+            weight = 1 - abs(middle - other) / (window / 2)
+            if weight <= 0:
+                break
+            weight *= max(
+                0.0, min(part.end, heard.last) - max(part.start, heard.first)
+            )
+            total += weight
+            scores = scores + weight * heard.scores.astype(np.float64)
+        yield replace(part, scores=scores / total)
+
+
+def write_rows(path, rows, timeline):
+    """Write windows or segments as a table.
+
+    Arguments
+    ---------
+    path : str or Path
+        New csv file. Columns: ``start`` and ``end`` in seconds; ``speech``,
+        for windows, the share of it; ``label``, empty where nobody speaks,
+        "unsure" where the model is; the calibrated probability of each class;
+        each dimension.
+    rows : list of Window or list of Segment
+        Its rows.
+    timeline : Timeline
+        Names the classes and dimensions.
+    """
+    share = ["speech"] if rows and hasattr(rows[0], "speech") else []
+    head = ["start", "end", *share, *["label"] * bool(timeline.classes)]
+    head += [*timeline.classes, *timeline.dimensions]
+    with (
+        atomic_path(path) as tmp,
+        open(tmp, "w", encoding="utf-8", newline="") as file,
+    ):
+        table = csv.DictWriter(file, head, restval="", extrasaction="ignore")
+        table.writeheader()
+        for row in rows:
+            cells = row.scores | row.dimensions
+            cells |= {k: getattr(row, k) for k in ("start", "end", *share)}
+            cells = {key: f"{value:.3f}" for key, value in cells.items()}
+            table.writerow(cells | {"label": label_of(row)})
+
+
+def label_of(row):
+    """Label of a window or a segment in tables: "unsure" where the model is."""
+    return UNSURE if row.unsure else row.label or ""
+
+
+def text_grid(timeline):
+    """Put segments into a TextGrid of Praat.
+
+    Arguments
+    ---------
+    timeline : Timeline
+        Timeline.
+
+    Returns
+    -------
+    str
+        A tier ``emotion``, if there are classes, and one for each dimension;
+        intervals without speech are empty.
+    """
+    tiers = {}
+    if timeline.classes:
+        tiers["emotion"] = label_of
+    for name in timeline.dimensions:
+        tiers[name] = lambda row, name=name: f"{row.dimensions[name]:.3f}"
+    end = timeline.seconds
+    lines = [
+        'File type = "ooTextFile"', 'Object class = "TextGrid"', "",
+        "xmin = 0", f"xmax = {end:.6f}", "tiers? <exists>",
+        f"size = {len(tiers)}", "item []:",
+    ]  # fmt: skip
+    for number, (name, text) in enumerate(tiers.items(), 1):
+        intervals, at = [], 0.0
+        for row in timeline.segments:
+            if row.start - at > 1e-6:
+                intervals.append((at, row.start, ""))
+            at = min(row.end, end)
+            intervals.append((row.start, at, text(row)))
+        if end - at > 1e-6:
+            intervals.append((at, end, ""))
+        lines += [
+            f"    item [{number}]:",
+            '        class = "IntervalTier"',
+            f"        name = {_quoted(name)}",
+            "        xmin = 0",
+            f"        xmax = {end:.6f}",
+            f"        intervals: size = {len(intervals)}",
+        ]
+        for index, (start, stop, words) in enumerate(intervals, 1):
+            lines += [
+                f"        intervals [{index}]:",
+                f"            xmin = {start:.6f}",
+                f"            xmax = {stop:.6f}",
+                f"            text = {_quoted(words)}",
+            ]
+    return "\n".join(lines) + "\n"
+
+
+def _quoted(text):
+    return '"' + text.replace('"', '""') + '"'
