@@ -8,8 +8,8 @@ another utterance nor noise takes part. What the windows answer depends on the
 audio alone, not on the chunks in which it comes.
 """
 
+import itertools
 from dataclasses import dataclass, field
-from itertools import islice
 
 import numpy as np
 import soxr
@@ -191,7 +191,7 @@ class Stream:
             wav = self._resampler.resample_chunk(wav, last=ended)
         windows = self._windows(wav, ended)
         done = []
-        while some := [*islice(windows, TOGETHER)]:
+        while some := [*itertools.islice(windows, TOGETHER)]:
             self._answer(some)
             done += (window for window, _ in some)
         return done
@@ -245,13 +245,12 @@ class Stream:
         low, high = _sample(window.start), _sample(window.end)
         # Half of a pause at most belongs to an utterance.
         cuts = [
-            (stop + start) // 2
-            for (_, stop), (start, _) in zip(found, found[1:], strict=False)
+            first,
+            *((a[1] + b[0]) // 2 for a, b in itertools.pairwise(found)),
+            last,
         ]
         margin, pieces = _sample(MARGIN), []
-        for (a, b), least, most in zip(
-            found, [first, *cuts], [*cuts, last], strict=True
-        ):
+        for (a, b), least, most in zip(found, cuts, cuts[1:], strict=False):
             if a >= high or b <= low:
                 continue
             begin, stop = max(least, a - margin), min(most, b + margin)

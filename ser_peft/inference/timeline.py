@@ -178,10 +178,17 @@ def _bar(seconds, shown):
 
     form = (
         "{percentage:3.0f}%|{bar}| {n:.0f} of {total:.0f} s "
-        "[{elapsed}<{remaining}, {rate_noinv:.1f} x real time]"
+        "[{elapsed}<{remaining}{postfix}]"
     )
     with tqdm(total=seconds, bar_format=form, dynamic_ncols=True) as bar:
-        yield bar.update
+
+        def count(more):
+            done, spent = bar.n + more, bar.format_dict["elapsed"]
+            if spent:
+                bar.set_postfix_str(f"{done / spent:.1f} x real time", False)
+            bar.update(more)
+
+        yield count
 
 
 def join(windows, model, window, unsure=None):
