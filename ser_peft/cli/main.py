@@ -4,7 +4,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from ser_peft.cli import corpora, models, predict, results, runs
+from ser_peft.cli import (
+    corpora,
+    models,
+    predict,
+    results,
+    runs,
+    timelines,
+)
 from ser_peft.errors import InputError, one_line_errors
 from ser_peft.io import check_writable
 from ser_peft.settings.flags import place
@@ -15,11 +22,11 @@ __all__ = ["main"]
 
 PLACES = (
     "audio backbone checkpoint data_folder hparams html manifests model others "
-    "out output_folder pretrain reference results script test text_backbone "
-    "yaml"
+    "out output_folder pretrain recording reference results script test "
+    "text_backbone windows yaml"
 ).split()
 """Arguments that name files, folders, or models that may be folders."""
-WRITTEN = ("out", "html", "output_folder")
+WRITTEN = ("out", "html", "output_folder", "windows")
 """Arguments that name what is written."""
 VERSIONS = ("ser_peft", "torch", "speechbrain", "peft", "transformers")
 
@@ -64,7 +71,7 @@ def _arguments(argv):
     )
     parser.add_argument("--version", action=_Versions, nargs=0)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in (corpora, models, predict, runs, results):
+    for module in (corpora, models, predict, timelines, runs, results):
         module.add_commands(commands)
     overrides = []
     if argv[:1] == ["crossval"]:
