@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ser_peft.errors import extra
+from ser_peft.errors import InputError
 
 __all__ = ["FRAME", "SpeechDetector", "stretches"]
 
@@ -96,12 +96,18 @@ class SpeechDetector:
 @functools.cache
 def _session():
     """The detector's network, on one thread."""
-    with extra("timeline"):
+    try:
         import onnxruntime
 
         package = importlib.util.find_spec("silero_vad")
         if package is None:
-            raise ImportError("silero_vad", name="silero-vad")
+            raise ImportError("no silero-vad", name="silero-vad")
+    except ImportError as error:
+        raise InputError(
+            f"finding speech needs {error.name}: pip install onnxruntime, and "
+            "pip install --no-deps 'silero-vad>=6.2.3' (alone, it would "
+            "install torch)"
+        ) from error
     [folder] = package.submodule_search_locations
     options = onnxruntime.SessionOptions()
     options.inter_op_num_threads = options.intra_op_num_threads = 1

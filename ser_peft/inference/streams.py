@@ -251,7 +251,8 @@ class Stream:
         ]
         margin, pieces = _sample(MARGIN), []
         for (a, b), least, most in zip(found, cuts, cuts[1:], strict=False):
-            if a >= high or b <= low:
+            # The detector is no more exact than its frames.
+            if min(b, high) - max(a, low) < FRAME:
                 continue
             begin, stop = max(least, a - margin), min(most, b + margin)
             times = max(a, low), min(b, high), a, b
