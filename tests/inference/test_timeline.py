@@ -1,8 +1,6 @@
 """Streams and timelines: the same windows, whatever the chunks."""
 
 import csv
-import subprocess
-import sys
 import tracemalloc
 
 import numpy as np
@@ -12,7 +10,7 @@ import soundfile
 from ser_peft.errors import InputError
 from ser_peft.inference import streams
 from ser_peft.inference.recognizer import Recognizer
-from ser_peft.inference.speech import FRAME, stretches
+from ser_peft.inference.speech import FRAME
 from ser_peft.inference.timeline import label_of, text_grid, write_rows
 
 RATE = 16000
@@ -172,7 +170,7 @@ def test_rates(loud, rate, tmp_path):
 
 def test_types_of_samples(loud):
     wav = np.round(talk() * 32767).astype(np.int16)
-    expected = Pitch().timeline(talk()).windows
+    expected = Pitch().timeline((wav / 32768).astype(np.float32)).windows
     for samples in (wav, wav.astype(np.int32) << 16, (wav / 32768).tolist()):
         assert same(pushed(Pitch().stream(), samples, [1 << 20]), expected)
 
@@ -352,23 +350,3 @@ def test_streams_hold_no_more_than_a_window(loud):
     kept, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert kept < 1e6
-
-
-def test_stretches():
-    chances = np.array([0.2] * 5 + [0.9] * 20 + [0.2] * 5 + [0.1] * 30)
-    # Between the thresholds it goes on, and does not begin.
-    assert stretches(chances, 12) == [(5, 30)]
-    assert stretches(np.array([0.9] * 5 + [0.0] * 20), 12) == []
-    assert stretches(np.empty(0), 12) == []
-
-
-def test_missing_detector():
-    script = (
-        "import sys; sys.modules['silero_vad'] = None\n"
-        "from ser_peft.inference.speech import SpeechDetector\n"
-        "SpeechDetector()"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True
-    )
-    assert "finding speech needs silero-vad: pip install" in done.stderr
