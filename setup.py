@@ -39,6 +39,10 @@ setup(
         "jinja2",
         "markupsafe",
         "tqdm",
+        # Timelines and streams: where somebody speaks. Of silero-vad only the
+        # weights are used; it needs torch, which they do not.
+        "onnxruntime",
+        "silero-vad>=6.2.3,<7",
     ],
     extras_require={
         # GPL, and only ever run in a process of its own.

@@ -8,6 +8,8 @@ __getattr__, __all__ = lazy(
         "loading": "load_model read_model",
         "model": "EmotionModel identities",
         "recognizer": "Recognizer check_scores",
+        "streams": "Stream Window",
+        "timeline": "Segment Timeline",
         "windows": "by_window",
     },
 )
