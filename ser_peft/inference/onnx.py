@@ -1,0 +1,137 @@
+"""ONNX files of `ser-peft export --onnx`, run without torch."""
+
+import json
+import os
+
+import numpy as np
+
+from ser_peft.errors import InputError, extra
+from ser_peft.inference.recognizer import Recognizer
+from ser_peft.io import refuse_pointer
+
+__all__ = ["FORMAT", "KEY", "OnnxModel", "load_onnx"]
+
+FORMAT = 1
+"""Format of the metadata; higher where an older ser_peft cannot read it."""
+KEY = "ser_peft"
+"""Key of the file's metadata under which its description is, as JSON."""
+
+
+class OnnxModel(Recognizer):
+    """A model in one file, run by onnxruntime on the processor.
+
+    It needs numpy, soundfile, soxr and onnxruntime; torch is not imported.
+
+    Arguments
+    ---------
+    path : str or Path
+        File that `ser-peft export --onnx` wrote.
+    threads : int, optional
+        Number of threads; by default one for each core that this process may
+        use.
+
+    Raises
+    ------
+    InputError
+        If there is no such file, or it is not one of these.
+
+    Example
+    -------
+    >>> model = OnnxModel("emotion.onnx")  # doctest: +SKIP
+    >>> model.predict(["clip.wav"])[0]["label"]  # doctest: +SKIP
+    'happy'
+    """
+
+    def __init__(self, path, threads=None):
+        with extra("onnx"):
+            import onnxruntime
+            from onnxruntime.capi import onnxruntime_pybind11_state as errors
+
+        if not os.path.isfile(path):
+            raise InputError(f"{path}: no such file; check the path")
+        refuse_pointer(path)
+        self._errors = tuple(
+            kind
+            for kind in vars(errors).values()
+            if isinstance(kind, type) and issubclass(kind, Exception)
+        )
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+        options.log_severity_level = 3  # errors
+        try:
+            self.session = onnxruntime.InferenceSession(
+                str(path),
+                options,
+                providers=["CPUExecutionProvider"],
+                # The fused operator is the slower one.
+                disabled_optimizers=["SkipLayerNormFusion"],
+            )
+        except self._errors as error:
+            raise InputError(
+                f"{path}: onnxruntime cannot load it ({error}); export it "
+                "again, or copy it again"
+            ) from error
+        self.about = _described(self.session, path)
+        for key in ("classes", "temperature", "first_seconds", "unsure"):
+            setattr(self, key, self.about[key])
+        self.dimensions = self.about["dimensions"]
+        self.max_samples = self.about["max_samples"]
+
+    def score(self, wavs, lengths, texts=None):
+        """Score clips, see `Recognizer.score`.
+
+        They are run one by one, without padding: that is faster than a batch
+        on a processor, and in int8, where a tensor has one scale, a clip's
+        scores do not depend on its batch mates.
+        """
+        rows = [
+            self.run(wav[None, :length], [length])
+            for wav, length in zip(wavs, lengths, strict=True)
+        ]
+        return np.concatenate(rows)
+
+    def run(self, wavs, lengths):
+        """Run the graph on a padded batch, [B, T] and [B] to [B, scores]."""
+        inputs = {"wavs": wavs, "lengths": np.asarray(lengths, np.int64)}
+        try:
+            return self.session.run(None, inputs)[0]
+        except self._errors as error:
+            if "alloc" in str(error):
+                raise MemoryError(str(error)) from error
+            raise
+
+
+load_onnx = OnnxModel
+
+
+def _described(session, path):
+    """Description of the model, from the file's metadata."""
+    found = session.get_modelmeta().custom_metadata_map
+    try:
+        about = json.loads(found[KEY])
+        if about["format"] != FORMAT:
+            raise InputError(
+                f"{path}: format {about['format']}, this ser_peft reads "
+                f"{FORMAT}; install the one that wrote it"
+            )
+        return {
+            **about,
+            "classes": [str(name) for name in about["classes"]],
+            "dimensions": {
+                str(name): (float(mean), float(deviation))
+                for name, (mean, deviation) in about["dimensions"].items()
+            },
+            "temperature": float(about["temperature"]),
+            "max_samples": int(about["max_samples"]),
+            **{
+                key: None if about[key] is None else float(about[key])
+                for key in ("first_seconds", "unsure")
+            },
+        }
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"{path}: was not written by `ser-peft export --onnx`; give a file "
+            "that was"
+        ) from error
