@@ -46,9 +46,6 @@ class EmotionModel(nn.Module, Recognizer):
         Answers whose highest calibrated probability is lower are unsure.
     """
 
-    precision = "fp32"
-    """Precision that `predict` computes in, see `load_model`."""
-
     def __init__(
         self,
         encoder,
