@@ -2,14 +2,15 @@
 
 import json
 import os
+from functools import cached_property
 
 import numpy as np
 
 from ser_peft.errors import InputError, extra
 from ser_peft.inference.recognizer import Recognizer
-from ser_peft.io import refuse_pointer
+from ser_peft.io import refuse_pointer, sha256_of
 
-__all__ = ["FORMAT", "KEY", "OnnxModel", "load_onnx"]
+__all__ = ["FORMAT", "KEY", "OnnxModel", "is_onnx", "load_onnx"]
 
 FORMAT = 1
 """Format of the metadata; higher where an older ser_peft cannot read it."""
@@ -76,6 +77,13 @@ class OnnxModel(Recognizer):
             setattr(self, key, self.about[key])
         self.dimensions = self.about["dimensions"]
         self.max_samples = self.about["max_samples"]
+        self.precision = self.about["precision"]
+        self._path = path
+
+    @cached_property
+    def fingerprint(self):
+        """SHA-256 of the file."""
+        return sha256_of(self._path)
 
     def score(self, wavs, lengths, texts=None):
         """Score clips, see `Recognizer.score`.
@@ -101,7 +109,38 @@ class OnnxModel(Recognizer):
             raise
 
 
-load_onnx = OnnxModel
+def is_onnx(path):
+    """Whether a model's name is that of an ONNX file."""
+    return str(path).endswith(".onnx")
+
+
+def load_onnx(path, threads=None, **options):
+    """Load an ONNX file of `ser-peft export --onnx`.
+
+    Arguments
+    ---------
+    path, threads
+        See `OnnxModel`.
+    **options
+        Further arguments of `load_model`, which are not for such files.
+
+    Returns
+    -------
+    OnnxModel
+
+    Raises
+    ------
+    InputError
+        If there is no such file, it is not one of these, or an option is
+        given.
+    """
+    for key, value in options.items():
+        if value and value != "cpu":
+            raise InputError(
+                f"--{key} {value}: {path} holds its own encoder, and runs on "
+                "the processor in the precision of its export; leave it out"
+            )
+    return OnnxModel(path, threads)
 
 
 def _described(session, path):
@@ -123,6 +162,7 @@ def _described(session, path):
             },
             "temperature": float(about["temperature"]),
             "max_samples": int(about["max_samples"]),
+            "precision": str(about["precision"]),
             **{
                 key: None if about[key] is None else float(about[key])
                 for key in ("first_seconds", "unsure")

@@ -212,10 +212,11 @@ def _scores(model, clips):
     if not clips:
         return model.score(*_signals())
     rows = []
-    for one in model.judged((path, path, None) for path in clips):
-        if one.problem:
-            raise one.problem
-        rows.append(one.scores)
+    for group in model.judged((path, path, None) for path in clips):
+        for one in group:
+            if one.problem:
+                raise one.problem
+            rows.append(one.scores)
     return np.stack(rows)
 
 
