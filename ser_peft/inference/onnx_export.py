@@ -142,11 +142,8 @@ def _trace(model, run):
         )
     wavs = torch.randn(3, 2 * SAMPLE_RATE)
     lengths = torch.tensor([2 * SAMPLE_RATE, 20000, 9000])
-    # Sizes that no shape of the model happens to have.
-    shapes = {
-        "wavs": {0: Dim.AUTO, 1: Dim.AUTO},
-        "lengths": {0: Dim.AUTO},
-    }
+    batch = Dim("batch")
+    shapes = {"wavs": {0: batch, 1: Dim.DYNAMIC}, "lengths": {0: batch}}
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
