@@ -28,8 +28,8 @@ class OnnxModel(Recognizer):
     path : str or Path
         File that `ser-peft export --onnx` wrote.
     threads : int, optional
-        Number of threads; by default one for each core that this process may
-        use.
+        Number of threads; by default ``$OMP_NUM_THREADS``, which torch goes
+        by too, or else one for each core that this process may use.
 
     Raises
     ------
@@ -57,7 +57,7 @@ class OnnxModel(Recognizer):
             if isinstance(kind, type) and issubclass(kind, Exception)
         )
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+        options.intra_op_num_threads = threads or _threads()
         options.log_severity_level = 3  # errors
         try:
             self.session = onnxruntime.InferenceSession(
@@ -107,6 +107,11 @@ class OnnxModel(Recognizer):
             if "alloc" in str(error):
                 raise MemoryError(str(error)) from error
             raise
+
+
+def _threads():
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    return int(told) if told.isdigit() else len(os.sched_getaffinity(0))
 
 
 def is_onnx(path):

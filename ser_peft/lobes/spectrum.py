@@ -44,7 +44,7 @@ class PowerSpectrum(torch.nn.Module):
             wav = pad(wav[:, None], (half, half), mode="reflect")[:, 0]
         if torch.compiler.is_exporting():
             waves = conv1d(wav[:, None], self.waves(), stride=self.hop)
-            real, imaginary = waves.square().chunk(2, 1)
+            real, imaginary = (waves * waves).chunk(2, 1)
             return real + imaginary
         frames = wav.unfold(1, len(window), self.hop) * window
         parts = torch.view_as_real(torch.fft.rfft(frames, self.n_fft))
