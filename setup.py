@@ -4,6 +4,7 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+ONNX = ["onnx", "onnxruntime", "onnxscript"]
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.7,<10", "mkdocstrings[python]"]
 
 setup(
@@ -50,12 +51,16 @@ setup(
         # To sign model folders, and to check signatures.
         # (pyopenssl: model-signing imports it without saying so.)
         "sign": ["model-signing>=1.1,<2", "pyopenssl"],
+        # For `ser-peft export --onnx`. Its files run with onnxruntime, numpy,
+        # soundfile and soxr alone: docs/onnx.md.
+        "onnx": ONNX,
         # For `ser-peft crossval --cluster slurm`.
         "slurm": ["submitit"],
         # For `mkdocs build`.
         "docs": DOCS,
         "dev": [
             *DOCS,
+            *ONNX,
             "hypothesis",
             "pytest",
             "pytest-xdist",

@@ -15,7 +15,7 @@ from ser_peft.cli import (
 )
 from ser_peft.errors import InputError, one_line_errors
 from ser_peft.io import check_writable
-from ser_peft.settings.flags import place
+from ser_peft.settings.places import place
 
 # Heavy imports wait for the command that needs them: --help is quick.
 

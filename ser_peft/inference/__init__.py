@@ -7,6 +7,7 @@ __getattr__, __all__ = lazy(
     {
         "loading": "load_model read_model",
         "model": "EmotionModel identities",
+        "onnx": "OnnxModel load_onnx",
         "recognizer": "Recognizer check_scores",
         "streams": "Stream Window",
         "timeline": "Segment Timeline",

@@ -14,6 +14,7 @@ from ser_peft.errors import InputError
 from ser_peft.heads import HEADS
 from ser_peft.heads.fusion import FUSIONS
 from ser_peft.inference.model import FORMAT, EmotionModel, identities
+from ser_peft.inference.onnx import is_onnx, load_onnx
 from ser_peft.lobes import load_lobe, load_text
 from ser_peft.lobes.configs import SCRATCH
 from ser_peft.lobes.transformer import weights_of
@@ -196,7 +197,8 @@ def load_model(
     ---------
     folder : str or Path
         The ``model/`` folder of a run, the run's folder, or the name of a
-        released model: see `ser_peft.storage.released`.
+        released model: see `ser_peft.storage.released`; or a ``.onnx`` file,
+        see `ser_peft.inference.onnx`.
     backbone : str, optional
         Place of the encoder now, if training found it elsewhere. Weights that
         differ from those of the training are taken too, with a warning.
@@ -213,7 +215,7 @@ def load_model(
     Returns
     -------
     EmotionModel
-        In eval mode.
+        In eval mode; of a ``.onnx`` file an `OnnxModel`.
 
     Raises
     ------
@@ -227,6 +229,9 @@ def load_model(
     >>> model.predict(["clip.wav"])[0]["label"]  # doctest: +SKIP
     'happy'
     """
+    if is_onnx(folder):
+        places = {"backbone": backbone, "text_backbone": text_backbone}
+        return load_onnx(folder, device=device, verify=verify, **places)
     folder, about = read_model(folder, save_path)
     if verify:
         check_signature(folder, verify)

@@ -3,6 +3,8 @@
 import math
 import os
 from contextlib import nullcontext
+from importlib.util import find_spec
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -313,7 +315,9 @@ class Recognizer:
 
 def progress_bar(total, done=0):
     """Progress bar of recordings, with their rate and the time left."""
-    from tqdm import tqdm  # only bars need it
+    if not find_spec("tqdm"):  # where only ONNX files are run
+        return nullcontext(SimpleNamespace(update=int))
+    from tqdm import tqdm
 
     return tqdm(total=total, initial=done, unit="file", dynamic_ncols=True)
 
