@@ -47,6 +47,10 @@ class EmotionModel(nn.Module):
         Encoder of transcripts, for a head of `ser_peft.heads.fusion`.
     first_seconds : float, optional
         Hear only the beginning of longer clips, as in training.
+    unsure : float, optional
+        Calibrated probability below which an answer's highest one makes it
+        unsure, chosen on the valid set: see
+        `ser_peft.evaluation.calibration.unsure_below`.
     """
 
     def __init__(
@@ -58,6 +62,7 @@ class EmotionModel(nn.Module):
         dimensions=(),
         text_encoder=None,
         first_seconds=None,
+        unsure=None,
     ):
         super().__init__()
         self.encoder = encoder
@@ -67,6 +72,7 @@ class EmotionModel(nn.Module):
         self.temperature = temperature
         self.dimensions = dict(dimensions)
         self.first_seconds = first_seconds
+        self.unsure = unsure
 
     @property
     def encoders(self):
@@ -282,6 +288,7 @@ class EmotionModel(nn.Module):
             "temperature": self.temperature,
             "dimensions": self.dimensions,
             "first_seconds": self.first_seconds,
+            "unsure": self.unsure,
         }
         with atomic_path(folder) as tmp:
             tmp.mkdir()

@@ -518,7 +518,8 @@ def test_adapter_settings_are_bounded(run, key, value):
     [
         ("head", "Sequential"), ("head", "FusionHead"), ("depth", 0),
         ("frame_stride", 10**9), ("temperature", 1e-300),
-        ("temperature", "1"), ("classes", ["a", "a"]), ("classes", [1]),
+        ("temperature", "1"), ("unsure", 1.5),
+        ("classes", ["a", "a"]), ("classes", [1]),
         ("head_settings", {"dropout": 2}), ("classes", []),
         ("head_settings", {"order": "paper"}),
         ("head_settings", {"fuse": "cross"}), ("first_seconds", 1e-9),
