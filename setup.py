@@ -46,12 +46,15 @@ setup(
         # To sign model folders, and to check signatures.
         # (pyopenssl: model-signing imports it without saying so.)
         "sign": ["model-signing>=1.1,<2", "pyopenssl"],
+        # To read m4a, mp4, webm, mkv, wma and the like.
+        "media": ["av>=16"],
         # For `ser-peft crossval --cluster slurm`.
         "slurm": ["submitit"],
         # For `mkdocs build`.
         "docs": DOCS,
         "dev": [
             *DOCS,
+            "av>=16",
             "hypothesis",
             "pytest",
             "pytest-xdist",
