@@ -54,6 +54,8 @@ setup(
         # For `ser-peft export --onnx`. Its files run with onnxruntime, numpy,
         # soundfile and soxr alone: docs/onnx.md.
         "onnx": ONNX,
+        # To read m4a, mp4, webm, mkv, wma and the like.
+        "media": ["av>=16"],
         # For `ser-peft crossval --cluster slurm`.
         "slurm": ["submitit"],
         # For `mkdocs build`.
@@ -61,6 +63,7 @@ setup(
         "dev": [
             *DOCS,
             *ONNX,
+            "av>=16",
             "hypothesis",
             "pytest",
             "pytest-xdist",

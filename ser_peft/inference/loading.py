@@ -260,7 +260,7 @@ def load_model(
     refuse_nonfinite(head.state_dict(), folder / "head.safetensors")
     for one in (encoder, *text.values()):
         refuse_nonfinite(one.state_dict(), one.lobe.source)
-    taken = ("temperature", "dimensions", "first_seconds")
+    taken = ("temperature", "dimensions", "first_seconds", "unsure")
     settings = {key: about[key] for key in taken}
     model = EmotionModel(encoder, head, classes, **settings, **text)
     files = [hashes(folder), identities(model.encoders)]
