@@ -8,6 +8,7 @@ from pathlib import Path
 from ser_peft.adapters import PeftLobe
 from ser_peft.data.provenance import RECORD
 from ser_peft.errors import InputError
+from ser_peft.inference.card import CARD, move_card
 from ser_peft.inference.loading import load_model, read_model
 from ser_peft.inference.model import identities
 from ser_peft.io import atomic_path, write_json
@@ -86,6 +87,7 @@ def export(
                 if place != about[key]:
                     _rename(tmp, key, place)
             seal(tmp, encoders)
+        move_card(folder, tmp)
         if sign_with:
             sign(tmp, sign_with)
     source = str(out.resolve())
@@ -93,9 +95,9 @@ def export(
 
 
 def _copy(folder, out):
-    """Copy a model folder, but for manifest and signature."""
+    """Copy a model folder, but for manifest, signature and card."""
     for name, path in files_of(folder).items():
-        if name not in (MANIFEST, SIGNATURE):
+        if name not in (MANIFEST, SIGNATURE, CARD):
             (out / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, out / name)
 
