@@ -9,7 +9,6 @@ from pathlib import Path
 import jinja2
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from huggingface_hub.utils import HFValidationError, validate_repo_id
 from markupsafe import Markup
 
 from ser_peft.corpora import about_corpus
@@ -17,8 +16,9 @@ from ser_peft.errors import InputError, printable
 from ser_peft.inference.loading import read_model
 from ser_peft.io import atomic_path
 from ser_peft.lobes.configs import SCRATCH
+from ser_peft.storage.released import is_hub_id
 
-__all__ = ["CARD", "is_hub_id", "move_card", "read_card", "write_card"]
+__all__ = ["CARD", "move_card", "read_card", "write_card"]
 
 CARD = "README.md"
 NOBODY = "user/name"
@@ -93,21 +93,6 @@ def read_card(folder, name=None):
         )
     text = (folder / CARD).read_text("utf-8")
     return _placed(text, folder, about, name)
-
-
-def is_hub_id(place):
-    """Whether a name of an encoder can be one of the Hugging Face hub.
-
-    Example
-    -------
-    >>> is_hub_id("openai/whisper-tiny"), is_hub_id("/data/whisper-tiny")
-    (True, False)
-    """
-    try:
-        validate_repo_id(place)
-    except HFValidationError:
-        return False
-    return "/" in place
 
 
 def plain(value):

@@ -86,7 +86,7 @@ def export(
                 encoders[key] = {**seen, "source": place}
                 if place != about[key]:
                     _rename(tmp, key, place)
-            seal(tmp, encoders)
+            seal(tmp, encoders, about["origins"])
         move_card(folder, tmp)
         if sign_with:
             sign(tmp, sign_with)
@@ -130,7 +130,7 @@ def _merge(folder, backbone, text_backbone, out):
         # Beside each encoder too, which others may train without the rest.
         for place in (out, *map(out.joinpath, lobes)):
             shutil.copy(folder / RECORD, place)
-    seal(out, identities(model.encoders))
+    seal(out, identities(model.encoders), model.origins)
 
 
 def _rename(folder, key, place):

@@ -19,6 +19,7 @@ __all__ = [
     "check_signature",
     "files_of",
     "hashes",
+    "origins_of",
     "seal",
     "sign",
     "verify",
@@ -128,7 +129,37 @@ def hashes(folder):
     }
 
 
-def seal(folder, encoders):
+def origins_of(folder):
+    """Models of the Hugging Face hub that a model folder comes from.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Model folder, or an adapter in it.
+
+    Returns
+    -------
+    list of dict
+        ``source`` and ``commit``: of itself, if the hub's cache holds it,
+        and those that its manifest names.
+    """
+    root, found = Path(folder).resolve(), []
+    for part in (root, root.parent):
+        if part.parent.name == "snapshots":
+            kind, *name = part.parent.parent.name.split("--")
+            if kind == "models" and name:
+                found.append({"source": "/".join(name), "commit": part.name})
+        if (part / MANIFEST).is_file():
+            manifest = read_json(
+                part / MANIFEST, ManifestFile, "is no manifest", AGAIN
+            )
+            found += [
+                one.model_dump(exclude_none=True) for one in manifest.origins
+            ]
+    return found
+
+
+def seal(folder, encoders, origins=()):
     """Write the manifest of a model folder that is otherwise complete.
 
     Arguments
@@ -138,6 +169,8 @@ def seal(folder, encoders):
     encoders : dict
         "backbone" and, where there is text, "text_backbone" -> ``source``,
         and either ``commit`` or ``sha256``: see `TransformerLobe.identity`.
+    origins : list of dict
+        From `origins_of` what it was made from.
     """
     files = files_of(folder)
     listed = {
@@ -145,10 +178,12 @@ def seal(folder, encoders):
         for name, path in files.items()
         if name not in (MANIFEST, *BESIDE)
     }
-    write_json(
-        Path(folder) / MANIFEST,
-        {"format": 1, "encoders": encoders, "files": listed},
-    )
+    about = {"format": 1, "encoders": encoders}
+    if origins:
+        about["origins"] = [
+            one for i, one in enumerate(origins) if one not in origins[:i]
+        ]
+    write_json(Path(folder) / MANIFEST, {**about, "files": listed})
 
 
 def verify(folder):
