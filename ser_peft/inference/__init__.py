@@ -5,8 +5,10 @@ from ser_peft.lazy import lazy
 __getattr__, __all__ = lazy(
     __name__,
     {
+        "classifier": "EmotionClassifier",
         "loading": "load_model read_model",
         "model": "EmotionModel identities",
+        "pipelines": "EmotionPipeline pipeline",
         "recognizer": "Recognizer check_scores",
         "windows": "by_window",
     },

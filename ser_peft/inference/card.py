@@ -18,9 +18,9 @@ from ser_peft.io import atomic_path
 from ser_peft.lobes.configs import SCRATCH
 from ser_peft.storage.released import is_hub_id
 
-__all__ = ["CARD", "move_card", "read_card", "write_card"]
+__all__ = ["CARD", "HPARAMS", "move_card", "read_card", "write_card"]
 
-CARD = "README.md"
+CARD, HPARAMS = "README.md", "hyperparams.yaml"
 NOBODY = "user/name"
 """Name in the examples until the model has one."""
 LOADING = "How to load"
@@ -268,7 +268,10 @@ def _placed(text, folder, about, name=None):
     elif card.data.base_model:
         card.data["base_model_relation"] = "finetune"
     section = _ENVIRONMENT.get_template("loading.md.j2").render(
-        title=LOADING, encoders=encoders, name=Markup(name or NOBODY)
+        title=LOADING,
+        encoders=encoders,
+        name=Markup(name or NOBODY),
+        speechbrain=(folder / HPARAMS).is_file(),
     )
     card.text = re.sub(
         rf"^## {LOADING}\n.*?(?=^## |\Z)",
