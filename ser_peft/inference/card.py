@@ -17,6 +17,7 @@ from ser_peft.inference.loading import read_model
 from ser_peft.io import atomic_path
 from ser_peft.lobes.configs import SCRATCH
 from ser_peft.storage.released import is_hub_id
+from ser_peft.storage.schema import read_json
 
 __all__ = ["CARD", "HPARAMS", "move_card", "read_card", "write_card"]
 
@@ -56,12 +57,12 @@ def move_card(folder, out):
     Arguments
     ---------
     folder : str or Path
-        Model folder; one without a card has none to copy.
+        Model folder; one without a card has none to copy, unless it is that
+        of a run, whose ``results.json`` is beside it.
     out : str or Path
         Export of it, whose encoder may be elsewhere.
     """
-    if (Path(folder) / CARD).is_file():
-        text = (Path(folder) / CARD).read_text("utf-8")
+    if text := _text(*read_model(folder)):
         out, about = read_model(out)
         _write(out, _placed(text, out, about))
 
@@ -86,13 +87,35 @@ def read_card(folder, name=None):
         If there is none, or its front matter cannot be read.
     """
     folder, about = read_model(folder)
-    if not (folder / CARD).is_file():
+    text = _text(folder, about)
+    if text is None:
         raise InputError(
-            f"{folder / CARD}: is missing; write a model card, or test the "
-            "run again (--test_only=True), which writes one"
+            f"{folder / CARD}: is missing; write a model card, or give the "
+            "run, whose results make one"
         )
-    text = (folder / CARD).read_text("utf-8")
     return _placed(text, folder, about, name)
+
+
+def _text(folder, about):
+    """Content of a model's card, if it has one or can have."""
+    path = folder.parent / "results.json"
+    try:
+        if (folder / CARD).is_file():
+            return (folder / CARD).read_text("utf-8")
+        if folder.name == "model" and path.is_file():
+            wrong = "is no table of results"
+            results = read_json(path, dict[str, object], wrong, "test it again")
+            return _render(results, about)
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{folder / CARD}: is not UTF-8 ({error.reason}); save it as UTF-8"
+        ) from error
+    except (KeyError, jinja2.UndefinedError) as error:
+        raise InputError(
+            f"{path}: an older version's, without all that a card says "
+            f"({error}); test the run again (--test_only=True)"
+        ) from error
+    return None
 
 
 def plain(value):

@@ -1,6 +1,7 @@
 """The card of a model, read as the Hugging Face hub reads it."""
 
 import copy
+import json
 import re
 
 import numpy as np
@@ -307,6 +308,21 @@ def test_a_card_of_ones_own_is_kept(saved, tmp_path):
     with pytest.raises(InputError, match="README.md: is missing; write"):
         read_card(saved)
     move_card(saved, tmp_path / "out")  # none to copy
+
+
+def test_a_run_without_card_gets_one_by_its_results(saved, tmp_path):
+    """As those that an older version has trained."""
+    (saved / CARD).unlink(missing_ok=True)
+    path = saved.parent / "results.json"
+    path.write_text(json.dumps(results_of()))
+    export(saved, tmp_path / "out")
+    card = ModelCard.load(tmp_path / "out" / CARD)
+    assert str(read_card(saved).data) == str(card.data)
+    assert card.data.eval_results
+    path.write_text(json.dumps({"corpus": "x"}))
+    with pytest.raises(InputError, match="results.json: an older version's"):
+        read_card(saved)
+    path.unlink()
 
 
 def test_plain_text_says_what_it_said():
