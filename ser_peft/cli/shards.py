@@ -1,6 +1,7 @@
 """One archive shared among processes, on this machine or on SLURM."""
 
 import math
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +84,8 @@ def in_shards(args):
     ]
     with stoppable():
         failed = crossval(shards, args.jobs, slurm_of(args))
+    if not failed:
+        shutil.rmtree(logs)
     for name, reason in failed.items():
         raise InputError(
             f"{name}: {reason}; {len(failed)} of {args.jobs} jobs failed; "

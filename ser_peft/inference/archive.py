@@ -157,7 +157,8 @@ class Archive:
         about = read_about(self.path)
         if about["finished"] or rows.count == about["files"]:
             whole, end = rows.count, rows.end
-        file.truncate(end)
+        if end < file.seek(0, os.SEEK_END):
+            file.truncate(end)
         if not end and self.path.suffix == ".csv":
             self._append(file, [self.columns])
         return whole
