@@ -34,6 +34,8 @@ names that begin with a dot."""
 CODE = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth", ".py", ".pyc",
         ".so")  # fmt: skip
 """Endings of the names of files that are run or unpickled elsewhere."""
+PARTS = ("adapter", "text_adapter", "encoder", "text_encoder")
+"""Folders in a model folder."""
 MOST, DEEPEST = 10_000, 20
 """Largest number of files in a folder, and of folders that a file is in."""
 
@@ -135,7 +137,7 @@ def origins_of(folder):
     Arguments
     ---------
     folder : str or Path
-        Model folder, or an adapter in it.
+        Model folder, or the adapter or encoder in it.
 
     Returns
     -------
@@ -144,18 +146,16 @@ def origins_of(folder):
         and those that its manifest names.
     """
     root, found = Path(folder).resolve(), []
-    for part in (root, root.parent):
-        if part.parent.name == "snapshots":
-            kind, *name = part.parent.parent.name.split("--")
-            if kind == "models" and name:
-                found.append({"source": "/".join(name), "commit": part.name})
-        if (part / MANIFEST).is_file():
-            manifest = read_json(
-                part / MANIFEST, ManifestFile, "is no manifest", AGAIN
-            )
-            found += [
-                one.model_dump(exclude_none=True) for one in manifest.origins
-            ]
+    if root.name in PARTS:
+        root = root.parent
+    if root.parent.name == "snapshots":
+        kind, *name = root.parent.parent.name.split("--")
+        if kind == "models" and name:
+            found.append({"source": "/".join(name), "commit": root.name})
+    path = root / MANIFEST
+    if (root / "adapter").is_dir() and path.is_file():
+        manifest = read_json(path, ManifestFile, "is no manifest", AGAIN)
+        found += [one.model_dump(exclude_none=True) for one in manifest.origins]
     return found
 
 

@@ -158,6 +158,25 @@ def test_only_what_is_no_code_is_downloaded(hub, folders):
         load_model("anna/emotion", revision=commit)
 
 
+def test_without_network_it_is_what_was_downloaded(hub, folders):
+    commit = push(folders.merged, "anna/emotion")
+    load_model("anna/emotion")
+    hub.close()
+    released._snapshot.cache_clear()
+    assert load_model("anna/emotion").origins[0]["commit"] == commit
+    with pytest.raises(InputError, match="anna/other: no such folder here"):
+        load_model("anna/other")
+
+
+def test_other_folders_have_no_origins(tmp_path):
+    """Though there be a file of that name."""
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "whisper").mkdir()
+    (tmp_path / "whisper" / MANIFEST).write_text("[]")
+    assert origins_of(tmp_path / "adapter") == []
+    assert origins_of(tmp_path / "whisper") == []
+
+
 def test_a_folder_goes_first(hub, folders, tmp_path):
     push(folders.merged, "anna/emotion")
     export(folders.merged, tmp_path / "anna" / "emotion")
