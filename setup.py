@@ -18,6 +18,7 @@ setup(
     packages=find_packages(include=["ser_peft", "ser_peft.*"]),
     package_data={
         "ser_peft": ["methods/*.yaml"],
+        "ser_peft.inference": ["templates/*"],
         "ser_peft.report": ["templates/*"],
     },
     install_requires=[

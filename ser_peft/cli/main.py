@@ -7,6 +7,7 @@ from pathlib import Path
 from ser_peft.cli import (
     corpora,
     embed,
+    hub,
     models,
     predict,
     results,
@@ -72,7 +73,8 @@ def _arguments(argv):
     )
     parser.add_argument("--version", action=_Versions, nargs=0)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in (corpora, models, predict, embed, timelines, runs, results):
+    rooms = corpora, models, predict, embed, hub, timelines, runs, results
+    for module in rooms:
         module.add_commands(commands)
     overrides = []
     if argv[:1] == ["crossval"]:
