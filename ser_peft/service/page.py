@@ -1,0 +1,168 @@
+"""The page for people: one clip, many files, and what the model is."""
+
+import csv
+import os
+from pathlib import Path
+from uuid import uuid4
+
+import gradio as gr
+
+from ser_peft.errors import InputError
+from ser_peft.storage.cells import as_cell
+
+__all__ = ["page", "STYLE"]
+
+KEPT = 300
+"""Seconds that the page's player can ask for an upload again."""
+STYLE = {
+    "theme": gr.themes.Default(
+        primary_hue="blue",
+        font=["system-ui", "sans-serif"],
+        font_mono=["ui-monospace", "monospace"],
+    ),
+    "footer_links": [],
+    "run_history": False,
+}
+"""Arguments of `gradio.mount_gradio_app` and `Blocks.launch`: fonts that are
+there, nothing from elsewhere."""
+
+
+def page(service):
+    """Gradio page of a service.
+
+    Arguments
+    ---------
+    service : ser_peft.service.serving.Service
+        Service, whose folder the page's uploads are in too.
+
+    Returns
+    -------
+    gradio.Blocks
+    """
+    os.environ["GRADIO_TEMP_DIR"] = str(service.folder)
+    limits, about = service.limits, service.about
+    title = f"Speech emotion recognition: {about.name}"
+    with gr.Blocks(
+        title=title, analytics_enabled=False, delete_cache=(60, KEPT)
+    ) as blocks:
+        gr.Markdown(
+            f"# {title}\nUp to {limits.max_seconds:g} s and "
+            f"{limits.max_mb:g} MB. Recordings are deleted within "
+            f"{KEPT // 60 + 1} minutes.",
+            container=False,
+        )
+        with gr.Tab("Clip"):
+            _clip_tab(service)
+        with gr.Tab("Files"):
+            _files_tab(service)
+        with gr.Tab("About"):
+            if about.card:
+                gr.Markdown(about.card)
+            else:
+                gr.HTML(about.page())
+    return blocks.queue(
+        max_size=limits.max_requests, default_concurrency_limit=None
+    )
+
+
+def _clip_tab(service):
+    with gr.Row():
+        clip = gr.Audio(
+            sources=["upload", "microphone"],
+            type="filepath",
+            label="Recording",
+            buttons=[],
+            editable=False,
+        )
+        with gr.Column():
+            label = gr.Label(
+                label="Emotion", visible=bool(service.model.classes)
+            )
+            note = gr.Markdown(visible=False)
+            dimensions = gr.Dataframe(
+                headers=["dimension", "value"],
+                label="Dimensions",
+                visible=bool(service.model.dimensions),
+                interactive=False,
+            )
+
+    async def listen(path):
+        if path is None:
+            return None, gr.update(visible=False), None
+        answer = await _answer(service, path)
+        if "error" in answer:
+            raise gr.Error(answer["error"], duration=None, title="No answer")
+        unsure = "**Unsure**: no class is likely enough to be relied on."
+        return (
+            answer.get("scores"),
+            gr.update(value=unsure, visible=answer.get("unsure", False)),
+            [
+                [name, round(value, 2)]
+                for name, value in answer.get("dimensions", {}).items()
+            ],
+        )
+
+    clip.change(
+        listen, clip, [label, note, dimensions], api_visibility="private"
+    )
+
+
+def _files_tab(service):
+    files = gr.File(
+        file_count="multiple", type="filepath", label="Recordings", height=160
+    )
+    ask = gr.Button("Name the emotions", variant="primary")
+    columns = _columns(service.model)
+    table = gr.Dataframe(headers=columns, label="Answers", interactive=False)
+    download = gr.DownloadButton("Download as CSV", visible=False)
+
+    async def listen(paths, progress=gr.Progress()):  # noqa: B008, Gradio's way
+        if not paths:
+            raise gr.Error("Choose recordings first.", title="No answer")
+        rows = []
+        for path in progress.tqdm(paths, unit="file"):
+            rows.append(_row(await _answer(service, path), columns))
+            Path(path).unlink(missing_ok=True)
+        out = service.folder / uuid4().hex / "emotions.csv"
+        out.parent.mkdir()
+        with open(out, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerows([[*map(as_cell, row)] for row in [columns, *rows]])
+        return rows, gr.update(value=str(out), visible=True), None
+
+    ask.click(
+        listen, files, [table, download, files], api_visibility="private"
+    )
+
+
+async def _answer(service, path):
+    """Answer of an upload, or its error."""
+    name = Path(path).name
+    try:
+        return await service.answer(path, name)
+    except InputError as error:
+        return {"file": name, "error": str(error)}
+
+
+def _columns(model):
+    return [
+        "file",
+        "seconds",
+        *(["label", *model.classes] if model.classes else []),
+        *model.dimensions,
+        *(["unsure"] if model.unsure else []),
+        "problem",
+    ]
+
+
+def _row(answer, columns):
+    values = {
+        "problem": answer.pop("error", ""),
+        **answer.pop("scores", {}),
+        **answer.pop("dimensions", {}),
+        **answer,
+    }
+    return [
+        round(value, 4) if isinstance(value, float) else value
+        for value in (values.get(key, "") for key in columns)
+    ]
