@@ -8,16 +8,16 @@ from contextlib import contextmanager
 from io import IOBase
 from traceback import walk_tb
 
-from safetensors import SafetensorError
-from tqdm import tqdm
-
 __all__ = [
     "BAD_ARGUMENTS",
     "InputError",
     "extra",
+    "is_safetensor_error",
     "one_line_errors",
     "out_of_memory",
     "printable",
+    "some",
+    "summary",
 ]
 
 BAD_ARGUMENTS = (
@@ -31,6 +31,10 @@ BAD_ARGUMENTS = (
     ValueError,
 )
 """Exceptions of classes and functions that are given wrong arguments."""
+
+
+NAMED = 10
+"""Number of recordings that a message names."""
 
 
 class InputError(ValueError):
@@ -100,6 +104,8 @@ def one_line_errors():
     ...     print(stop.code)
     2
     """
+    from tqdm import tqdm  # not there where only ONNX files are run
+
     logging.getLogger("speechbrain.utils.train_logger").addFilter(_no_vision)
     factory, start_bar = logging.getLogRecordFactory(), tqdm.__init__
     logging.setLogRecordFactory(_Record)
@@ -142,7 +148,7 @@ def _message(error):
     if isinstance(error, OSError):
         number, reason = error.errno, error.strerror
         where = where or _open_file(error)
-    elif isinstance(error, SafetensorError):
+    elif is_safetensor_error(error):
         # It writes files by itself and tells the number in words only; the
         # name is from `ser_peft.io.naming`.
         code = re.search(r"os error (\d+)", reason)
@@ -180,6 +186,12 @@ pip install 'ser_peft[slurm]'
         raise InputError(
             f"this needs {error.name}: pip install 'ser_peft[{name}]'"
         ) from error
+
+
+def is_safetensor_error(error):
+    """Whether an exception is of safetensors, which need not be installed."""
+    module = sys.modules.get("safetensors")
+    return module is not None and isinstance(error, module.SafetensorError)
 
 
 def out_of_memory(error):
@@ -247,3 +259,44 @@ _ACTIONABLE = {
     errno.EISDIR: "give a file, not a folder",
     errno.EACCES: "no permission; choose another folder or change its mode",
 }
+
+
+def summary(broken, total, listing=None):
+    """One line about recordings that cannot be used.
+
+    Arguments
+    ---------
+    broken : dict
+        Name -> message that names the file and its fault.
+    total : int
+        Number of all recordings.
+    listing : str or Path, optional
+        File that lists all messages.
+
+    Returns
+    -------
+    str
+        The message of a single one; otherwise their number, the names of the
+        first ones, and the first message.
+
+    Example
+    -------
+    >>> messages = {"a": "a: empty; remove it", "b": "b: silent; remove it"}
+    >>> summary(messages, 3)
+    '2 of 3 recordings cannot be used: a, b; a: empty; remove it'
+    """
+    messages = [*broken.values()]
+    if len(messages) == 1:
+        return messages[0]
+    return (
+        f"{len(broken)} of {total} recordings cannot be used: "
+        f"{some([*broken], listing)}; {messages[0]}"
+    )
+
+
+def some(names, listing):
+    """Give the first of many names, and say where the others are."""
+    text = ", ".join(names[:NAMED])
+    if len(names) > NAMED:
+        text += f" and {len(names) - NAMED} more"
+    return f"{text} (all in {listing})" if listing else text

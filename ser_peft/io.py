@@ -11,9 +11,7 @@ import unicodedata
 from contextlib import contextmanager
 from pathlib import Path
 
-from safetensors import SafetensorError
-
-from ser_peft.errors import InputError
+from ser_peft.errors import InputError, is_safetensor_error
 
 __all__ = [
     "SAMPLE_RATE",
@@ -123,7 +121,9 @@ def naming(path, tmp=None):
     """
     try:
         yield
-    except (OSError, SafetensorError) as error:
+    except Exception as error:
+        if not (isinstance(error, OSError) or is_safetensor_error(error)):
+            raise
         name = getattr(error, "filename", None)
         if name is None:
             error.filename = str(path)

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from ser_peft.cli.common import computing, encoders, new_command, say
-from ser_peft.errors import InputError, printable
+from ser_peft.errors import InputError, printable, summary
 
 __all__ = ["add_commands"]
 
@@ -100,7 +100,6 @@ def predict(args):
     """The emotion of recordings, with calibrated probabilities."""
     from tqdm import tqdm
 
-    from ser_peft.data.checking import summary
     from ser_peft.device import find_device
     from ser_peft.inference import load_model
 

@@ -5,13 +5,18 @@ import math
 
 import numpy as np
 import soxr
-import torch
 
 from ser_peft.data.soundfiles import STEP, Sound, unreadable
 from ser_peft.errors import InputError
 from ser_peft.io import SAMPLE_RATE
 
-__all__ = ["Recording", "check_samples", "read_audio", "resample"]
+__all__ = [
+    "Recording",
+    "Silent",
+    "check_samples",
+    "read_audio",
+    "resample",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +38,10 @@ ODDITIES = {
     "scale": "samples far beyond 1; taken for integers and scaled",
 }
 """Faults of recordings that can be used nevertheless."""
+
+
+class Silent(InputError):
+    """Error for a recording that is whole, and in which nothing is heard."""
 
 
 def read_audio(path, warn=False):
@@ -60,7 +69,9 @@ def read_audio(path, warn=False):
         If the file cannot be read, is empty, too short, silent, or holds
         NaN or infinite samples.
     """
-    return Recording(path, warn).read()
+    import torch  # the one function here that has to do with it
+
+    return torch.from_numpy(Recording(path, warn).read())
 
 
 def resample(wav, rate, new_rate):
@@ -68,24 +79,22 @@ def resample(wav, rate, new_rate):
 
     Arguments
     ---------
-    wav : torch.Tensor
+    wav : numpy.ndarray
         [T].
     rate, new_rate : int
         Hz.
 
     Returns
     -------
-    torch.Tensor
+    numpy.ndarray
         [T * new_rate / rate].
 
     Example
     -------
-    >>> resample(torch.zeros(44099), 44099, 16000).shape
-    torch.Size([16000])
+    >>> resample(np.zeros(44099), 44099, 16000).shape
+    (16000,)
     """
-    if rate == new_rate:
-        return wav
-    return torch.from_numpy(soxr.resample(wav.numpy(), rate, new_rate))
+    return wav if rate == new_rate else soxr.resample(wav, rate, new_rate)
 
 
 def check_samples(wav, rate, name):
@@ -93,7 +102,7 @@ def check_samples(wav, rate, name):
 
     Arguments
     ---------
-    wav : torch.Tensor
+    wav : numpy.ndarray
         Mono, [T].
     rate : int
         Hz.
@@ -103,10 +112,10 @@ def check_samples(wav, rate, name):
     Raises
     ------
     InputError
-        If they are too short, silent, far beyond 1, NaN or infinite.
+        If they are too short, silent (`Silent`), far beyond 1, NaN or
+        infinite.
     """
-    # By NumPy: torch's own threads do not like those of a forked process.
-    _check_peak(len(wav), _peak(wav.detach().cpu().numpy()), rate, name)
+    _check_peak(len(wav), _peak(wav), rate, name)
 
 
 def _peak(samples):
@@ -126,7 +135,7 @@ def _check_peak(frames, peak, rate, name):
         )
     if peak <= QUIETEST:
         what = "but for rounding noise" if peak else "(all zeros)"
-        raise InputError(f"{name}: silent {what}; repair or remove it")
+        raise Silent(f"{name}: silent {what}; repair or remove it")
     if peak > LOUDEST:
         raise InputError(
             f"{name}: samples up to {peak:.4g}; give samples in [-1, 1]"
@@ -145,6 +154,8 @@ class Recording:
         See `read_audio`.
     warn : bool
         See `read_audio`.
+    name : str, optional
+        Name for messages, in place of the path.
 
     Attributes
     ----------
@@ -161,8 +172,8 @@ class Recording:
         See `read_audio`.
     """
 
-    def __init__(self, path, warn=False):
-        name, mark, times = str(path).partition("#t=")
+    def __init__(self, path, warn=False, name=None):
+        file, mark, times = str(path).partition("#t=")
         start, stop = 0.0, None
         if mark:
             try:
@@ -174,7 +185,8 @@ class Recording:
                     path, f"'{times}' are no times",
                     "write #t=START,STOP, in seconds",
                 ) from error  # fmt: skip
-        self._sound = Sound(name, start, stop)
+        self._sound = Sound(file, start, stop, name)
+        path = name or path
         self._wav = None
         with np.errstate(all="ignore"):  # what is not finite is told below
             blocks = self._measure()
@@ -187,16 +199,20 @@ class Recording:
             for kind, detail in self.oddities.items():
                 logger.warning("%s: %s (%s)", path, ODDITIES[kind], detail)
 
+    @property
+    def seconds(self):
+        """Duration, s."""
+        return self.frames / self.rate
+
     def __len__(self):
         """Samples at 16 kHz."""
         return (self.frames * SAMPLE_RATE + self.rate // 2) // self.rate
 
     def read(self):
-        """Read all samples, [T] at 16 kHz."""
+        """Read all samples, float32 [T] at 16 kHz."""
         if self.held:
-            wav = torch.from_numpy(self._wav)
-            return resample(wav, self.rate, SAMPLE_RATE)
-        return torch.from_numpy(_joined(self._blocks(), len(self)))
+            return resample(self._wav, self.rate, SAMPLE_RATE)
+        return _joined(self.blocks(), len(self))
 
     def windows(self, samples, count):
         """Cut the first samples into equal windows, as `tensor_split` does.
@@ -210,15 +226,15 @@ class Recording:
 
         Yields
         ------
-        torch.Tensor
+        numpy.ndarray
             [T].
         """
-        blocks, left = self._blocks(), np.empty(0, np.float32)
+        blocks, left = self.blocks(), np.empty(0, np.float32)
         for number in range(count):
             size = samples // count + (number < samples % count)
             while len(left) < size:
                 left = np.concatenate([left, next(blocks)])
-            yield torch.from_numpy(left[:size])
+            yield left[:size]
             left = left[size:]
 
     def _measure(self):
@@ -269,14 +285,14 @@ class Recording:
             yield self._mix(block)
         if self._sound.frames != self.frames:
             raise InputError(
-                f"{self._sound.path}: was changed while it was read; give it "
+                f"{self._sound.name}: was changed while it was read; give it "
                 "again when it is whole"
             )
 
-    def _blocks(self):
-        """Blocks [T] at 16 kHz."""
+    def blocks(self):
+        """Read all samples in blocks, float32 [T] at 16 kHz."""
         if self.held:
-            yield self.read().numpy()
+            yield self.read()
         elif self.rate == SAMPLE_RATE:
             yield from self._mono()
         else:

@@ -11,18 +11,16 @@ from typing import Literal
 from tqdm.contrib.concurrent import thread_map
 
 from ser_peft.data.audio import ODDITIES, Recording
-from ser_peft.errors import InputError
+from ser_peft.errors import InputError, some, summary
 from ser_peft.io import atomic_path, find_file
 from ser_peft.storage.schema import Number, Text, read_json
 
-__all__ = ["durations", "summary"]
+__all__ = ["durations"]
 
 logger = logging.getLogger(__name__)
 
 LONG_SECONDS = 30
 """Longer recordings are cut into windows."""
-NAMED = 10
-"""Number of recordings that a message names."""
 CHECKS = 2
 """Version of the checks, raised whenever more is checked."""
 MEMORY = dict[Text, tuple[Number, dict[Literal[tuple(ODDITIES)], Text]]]
@@ -80,7 +78,7 @@ def durations(recordings, listing):
     for kind, names in odd.items():
         logger.warning(
             "%d of %d recordings: %s: %s", len(names), len(found),
-            ODDITIES[kind], _some(names, listing),
+            ODDITIES[kind], some(names, listing),
         )  # fmt: skip
     if broken:
         raise InputError(summary(broken, len(found), listing))
@@ -94,47 +92,6 @@ def durations(recordings, listing):
             len(long), len(found), LONG_SECONDS, long[0], seconds[long[0]],
         )  # fmt: skip
     return seconds
-
-
-def summary(broken, total, listing=None):
-    """One line about recordings that cannot be used.
-
-    Arguments
-    ---------
-    broken : dict
-        Name -> message that names the file and its fault.
-    total : int
-        Number of all recordings.
-    listing : str or Path, optional
-        File that lists all messages.
-
-    Returns
-    -------
-    str
-        The message of a single one; otherwise their number, the names of the
-        first ones, and the first message.
-
-    Example
-    -------
-    >>> messages = {"a": "a: empty; remove it", "b": "b: silent; remove it"}
-    >>> summary(messages, 3)
-    '2 of 3 recordings cannot be used: a, b; a: empty; remove it'
-    """
-    messages = [*broken.values()]
-    if len(messages) == 1:
-        return messages[0]
-    return (
-        f"{len(broken)} of {total} recordings cannot be used: "
-        f"{_some([*broken], listing)}; {messages[0]}"
-    )
-
-
-def _some(names, listing):
-    """The first of many names, and where the others are."""
-    text = ", ".join(names[:NAMED])
-    if len(names) > NAMED:
-        text += f" and {len(names) - NAMED} more"
-    return f"{text} (all in {listing})" if listing else text
 
 
 def _check(paths, root):

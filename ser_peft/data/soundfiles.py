@@ -60,6 +60,8 @@ class Sound:
         Any format that libsndfile reads.
     start, stop : float
         The stretch, in seconds; up to the end where `stop` is absent.
+    name : str, optional
+        Name for messages, in place of the path.
 
     Attributes
     ----------
@@ -72,8 +74,9 @@ class Sound:
         damaged, as ``1.50 of 3.00 s``; empty for a whole file.
     """
 
-    def __init__(self, path, start=0.0, stop=None):
+    def __init__(self, path, start=0.0, stop=None, name=None):
         self.path, self.start, self.stop = path, start, stop
+        self.name = name or path
 
     def __iter__(self):
         """Read everything that is there, from the start.
@@ -89,19 +92,19 @@ class Sound:
         InputError
             If nothing can be read; says what the file is instead.
         """
-        path = self.path
+        path, name = self.path, self.name
         self.rate, self.channels, self.frames, self.fault = None, 1, 0, ""
         found = find_file(path)
         if os.path.exists(found) and not os.path.isfile(found):
             raise unreadable(
-                path, "a folder, a pipe or the like", "give the name of a file"
+                name, "a folder, a pipe or the like", "give the name of a file"
             )
         try:
             with open(found, "rb", buffering=0) as file:
                 yield from self._decode(file)
         except OSError as error:
             raise unreadable(
-                path,
+                name,
                 str(error.strerror or error).lower(),
                 "restore it, or correct its path or mode",
             ) from error
@@ -118,7 +121,7 @@ class Sound:
                 self.channels = sound.channels
                 if not RATES[0] <= rate <= RATES[1]:
                     raise InputError(
-                        f"{self.path}: its header says {rate} Hz, a rate at "
+                        f"{self.name}: its header says {rate} Hz, a rate at "
                         "which no speech is recorded; correct the header or "
                         "remove it"
                     )
@@ -141,7 +144,7 @@ class Sound:
                 failed = failed or OGG_DAMAGE.search(sound.extra_info)
         except soundfile.SoundFileError as error:
             raise unreadable(
-                self.path, *explain(file, self.path, error)
+                self.name, *explain(file, self.name, error)
             ) from error
         seconds = self.frames / rate
         if claimed > seconds + SLACK:
@@ -152,7 +155,7 @@ class Sound:
             self.fault = f"{seconds:.2f} s"
         if self.fault and not self.frames:
             raise unreadable(
-                self.path,
+                self.name,
                 "cut off or damaged before any sound",
                 "get it again",
             )
@@ -168,7 +171,7 @@ class Sound:
             sound.seek(first)
         except soundfile.SoundFileError as error:
             raise InputError(
-                f"{self.path}: the recording ends before {self.start:g} s; "
+                f"{self.name}: the recording ends before {self.start:g} s; "
                 "correct the times"
             ) from error
         return (yield from self._read(sound, max(0, last - first)))

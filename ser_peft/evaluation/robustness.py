@@ -153,11 +153,12 @@ def telephone(wav):
         [T], at 16 kHz again: sampled at 8 kHz, 300 to 3400 Hz (Butterworth,
         eighth order), 8 bit mu-law (as in ITU-T G.711).
     """
-    narrow = resample(wav, SAMPLE_RATE, 8000)
+    narrow = resample(wav.numpy(), SAMPLE_RATE, 8000)
     band = butter(4, BAND, "bandpass", fs=8000, output="sos")
-    narrow = torch.from_numpy(sosfilt(band, narrow.numpy())).clamp(-1, 1)
+    narrow = torch.from_numpy(sosfilt(band, narrow)).clamp(-1, 1)
     narrow = mu_law_decoding(mu_law_encoding(narrow, 256), 256).float()
-    return resample(narrow, 8000, SAMPLE_RATE)[: len(wav)]
+    wide = resample(narrow.numpy(), 8000, SAMPLE_RATE)
+    return torch.from_numpy(wide)[: len(wav)]
 
 
 def disturbed(train, test):

@@ -1,14 +1,13 @@
 """A trained run or a released model: from recordings to emotions."""
 
-from ser_peft.inference.loading import load_model, read_model
-from ser_peft.inference.model import EmotionModel, check_scores, identities
-from ser_peft.inference.windows import by_window
+from ser_peft.lazy import lazy
 
-__all__ = [
-    "EmotionModel",
-    "by_window",
-    "check_scores",
-    "identities",
-    "load_model",
-    "read_model",
-]
+__getattr__, __all__ = lazy(
+    __name__,
+    {
+        "loading": "load_model read_model",
+        "model": "EmotionModel identities",
+        "recognizer": "Recognizer check_scores",
+        "windows": "by_window",
+    },
+)

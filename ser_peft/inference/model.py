@@ -1,29 +1,24 @@
 """The trained model: encoder, adapter and head; recordings to emotions."""
 
-import math
-from pathlib import Path
-
-import numpy as np
 import torch
+from speechbrain.utils.autocast import AMPConfig
 from torch import nn
 
 from ser_peft.corpora.transcripts import clean_text
-from ser_peft.data.audio import SAMPLE_RATE, Recording, check_samples
-from ser_peft.data.checking import summary
-from ser_peft.errors import InputError, out_of_memory
-from ser_peft.inference.windows import by_window, window_mean
+from ser_peft.device import check_precision, choose_precision
+from ser_peft.errors import InputError
+from ser_peft.inference.recognizer import Recognizer
+from ser_peft.inference.windows import by_window
 from ser_peft.io import atomic_path, write_json
 from ser_peft.storage.closed import seal
 
-__all__ = ["FORMAT", "EmotionModel", "check_scores", "identities"]
+__all__ = ["FORMAT", "EmotionModel", "identities"]
 
 FORMAT = 1
 """Format of model.json; higher where an older ser_peft cannot read it."""
-LARGEST_SCORE = 1e30
-"""Larger scores may become infinite by the temperature."""
 
 
-class EmotionModel(nn.Module):
+class EmotionModel(nn.Module, Recognizer):
     """Encoder, adapter and head: waveforms to emotion scores.
 
     In eval mode a clip's scores do not depend on its batch mates.
@@ -47,7 +42,12 @@ class EmotionModel(nn.Module):
         Encoder of transcripts, for a head of `ser_peft.heads.fusion`.
     first_seconds : float, optional
         Hear only the beginning of longer clips, as in training.
+    unsure : float, optional
+        Answers whose highest calibrated probability is lower are unsure.
     """
+
+    precision = "fp32"
+    """Precision that `predict` computes in, see `load_model`."""
 
     def __init__(
         self,
@@ -58,6 +58,7 @@ class EmotionModel(nn.Module):
         dimensions=(),
         text_encoder=None,
         first_seconds=None,
+        unsure=None,
     ):
         super().__init__()
         self.encoder = encoder
@@ -67,6 +68,7 @@ class EmotionModel(nn.Module):
         self.temperature = temperature
         self.dimensions = dict(dimensions)
         self.first_seconds = first_seconds
+        self.unsure = unsure
 
     @property
     def encoders(self):
@@ -75,16 +77,14 @@ class EmotionModel(nn.Module):
         return {name: one for name, one in encoders.items() if one}
 
     @property
-    def sample_rate(self):
-        """Sample rate of the waveforms, Hz."""
-        return self.encoder.sample_rate
+    def max_samples(self):
+        """Samples of the longest window."""
+        return self.encoder.max_samples
 
     @property
-    def most_samples(self):
-        """Samples of a clip that are heard at most, see `first_seconds`."""
-        if self.first_seconds is None:
-            return math.inf
-        return int(self.first_seconds * self.sample_rate)
+    def reads_text(self):
+        """Whether there is a text encoder."""
+        return self.text_encoder is not None
 
     def forward(self, wavs, lengths=None, texts=None):
         """Score clips.
@@ -141,6 +141,43 @@ class EmotionModel(nn.Module):
                 merged = False
         return merged
 
+    def optimize_for_inference(self, precision="fp32"):
+        """Merge adapters where they can be, and choose the precision.
+
+        Scores in bf16 differ from those in float32 by up to 0.01; the labels
+        hardly ever. The model can no longer be trained or saved.
+
+        Arguments
+        ---------
+        precision : str
+            "fp32"; "bf16" or "fp16", of `predict` and whatever else calls
+            `score`; or "auto", see `ser_peft.device.choose_precision`.
+
+        Returns
+        -------
+        EmotionModel
+            This model.
+
+        Raises
+        ------
+        InputError
+            For fp16 on a CPU.
+        """
+        device = next(self.head.parameters()).device
+        if precision == "auto":
+            precision, _ = choose_precision(str(device))
+        check_precision("precision", precision, device)
+        self.precision = precision
+        self.merge()
+        self.eval()
+        dtype = AMPConfig.from_name(precision).dtype
+        if dtype is not torch.float32:
+            # Autocast would cast them anew for every batch.
+            for module in self.encoder.modules():
+                if isinstance(module, (nn.Linear, nn.Conv1d)):
+                    module.to(dtype)
+        return self
+
     def by_clip(self, score, wavs, lengths, texts=None):
         """Apply `score` to clips' hidden states, see `by_window`, [B, ...]."""
         text = self._read_texts(texts, wavs)
@@ -153,17 +190,6 @@ class EmotionModel(nn.Module):
             wavs = wavs[:, : self.most_samples]
             lengths = lengths.clamp(max=self.most_samples)
         return wavs, lengths
-
-    def _score(self, clip, texts, device):
-        """Score one clip, [1, ...]; a long file is not read whole."""
-        if not isinstance(clip, Recording):
-            return self(clip[None].to(device), texts=texts)
-        text = self._read_texts(texts, [clip])
-        length = min(len(clip), self.most_samples)
-        count = -(-length // self.encoder.max_samples)
-        windows = (window.to(device) for window in clip.windows(length, count))
-        mean = window_mean(self.encoder, windows, self.head, text)
-        return self.rescale(mean[None])
 
     def _read_texts(self, texts, clips):
         """Hidden states and tokens of texts; nothing without text encoder."""
@@ -180,83 +206,19 @@ class EmotionModel(nn.Module):
         mean, deviation = scale.unbind(1)
         return torch.cat([logits, mean + deviation * values], 1)
 
-    @torch.no_grad()
-    def predict(self, recordings, texts=None):
-        """Name the emotion of each recording.
-
-        Arguments
-        ---------
-        recordings : list of str, Path, numpy.ndarray or torch.Tensor
-            Audio files of any rate, or 16 kHz mono samples in [-1, 1], [T].
-            Oddities of a file are logged, see `read_audio`.
-        texts : list of str, optional
-            See `forward`.
-
-        Returns
-        -------
-        list of dict
-            A model with classes gives ``label``; ``scores``, the calibrated
-            probability of every class, softmax of the logits over the
-            temperature (``<class>_calibrated`` in ``predictions.csv``); and
-            ``uncalibrated``, the same without temperature (``<class>``
-            there). A model with dimensions gives ``dimensions``, as
-            ``{"arousal": 3.2}``, on the scale of the corpus.
-
-        Raises
-        ------
-        InputError
-            If files or arrays cannot be used (all are named; give them one by
-            one to have the answers for the others), or scores are NaN or
-            infinite.
-        """
-        if isinstance(recordings, (str, Path)):
-            recordings = [recordings]
-            texts = texts if texts is None else [texts]
-        texts = _one_each(texts, recordings)
+    def score(self, wavs, lengths, texts=None):
+        """Score clips by NumPy's arrays, see `Recognizer.score`."""
         self.eval()
         device = next(self.head.parameters()).device
-        answers, broken = [], {}
-        for number, recording in enumerate(recordings):
-            file = isinstance(recording, (str, Path))
-            name = str(recording) if file else f"recordings[{number}]"
-            text = texts and [clean_text(texts[number] or "")]
-            clip = ()
-            try:
-                clip = _clip(recording, name)
-                scores = self._score(clip, text, device)
-            except InputError as error:
-                broken[name] = str(error)
-                continue
-            except (MemoryError, RuntimeError) as error:
-                if not out_of_memory(error):
-                    raise
-                seconds = len(clip) / SAMPLE_RATE
-                raise InputError(
-                    f"{name}: memory ran out"
-                    + f" on its {seconds:.1f} s" * bool(seconds)
-                    + "; cut it, or take a machine with more memory"
-                ) from error
-            check_scores(scores, name)
-            answers.append(self._answer(scores[0]))
-        if broken:
-            raise InputError(summary(broken, len(recordings)))
-        return answers
-
-    def _answer(self, scores):
-        logits, values = scores.tensor_split([len(self.classes)])
-        answer = {}
-        if self.classes:
-            answer["label"] = self.classes[int(logits.argmax())]
-            for key, temperature in (
-                ("scores", self.temperature),
-                ("uncalibrated", 1.0),
-            ):
-                chances = (logits / temperature).softmax(-1).tolist()
-                answer[key] = dict(zip(self.classes, chances, strict=True))
-        if self.dimensions:
-            named = zip(self.dimensions, values.tolist(), strict=True)
-            answer["dimensions"] = dict(named)
-        return answer
+        if self.text_encoder and texts:
+            texts = [clean_text(text) for text in texts]
+        dtype = AMPConfig.from_name(self.precision).dtype
+        mixed = torch.autocast(
+            device.type, dtype, enabled=dtype is not torch.float32
+        )
+        with torch.no_grad(), mixed:
+            scores = self(torch.from_numpy(wavs).to(device), lengths, texts)
+        return scores.float().cpu().numpy()
 
     def save(self, folder, heard=None):
         """Write adapter, head and a description: all that inference needs.
@@ -300,29 +262,6 @@ class EmotionModel(nn.Module):
             seal(tmp, identities(self.encoders))
 
 
-def check_scores(scores, name):
-    """Refuse scores that have no probabilities.
-
-    Arguments
-    ---------
-    scores : torch.Tensor
-        From `EmotionModel.forward`, [B, ...].
-    name : str
-        Name of the clips, for the message.
-
-    Raises
-    ------
-    InputError
-        If one is NaN, infinite or near it.
-    """
-    if not (scores.abs() < LARGEST_SCORE).all():
-        raise InputError(
-            f"{name}: the model scores it {scores.flatten().tolist()[:8]}: its "
-            "weights are damaged, or its training went astray; copy it again, "
-            "or train it again with a lower learning rate"
-        )
-
-
 def identities(encoders):
     """Sources and hashes of encoders, for the manifest of a model folder.
 
@@ -343,31 +282,6 @@ def identities(encoders):
         }
         for name, encoder in encoders.items()
     }
-
-
-def _clip(recording, name):
-    """`Recording` of a long file; all else as 16 kHz mono, checked, [T]."""
-    if isinstance(recording, (str, Path)):
-        clip = Recording(name, warn=True)
-        return clip.read() if clip.held else clip
-    wav = recording
-    if not torch.is_tensor(wav):
-        try:
-            wav = np.asarray(wav)
-            if wav.dtype.kind == "f":
-                # A copy: torch takes no array of foreign byte order, read
-                # backwards, or read-only.
-                wav = torch.from_numpy(np.array(wav, np.float32, order="C"))
-        except ValueError as error:  # lists of several lengths
-            raise InputError(f"{name}: is no array ({error})") from error
-    if wav.ndim != 1 or not (torch.is_tensor(wav) and wav.is_floating_point()):
-        raise InputError(
-            f"{name}: {wav.dtype} {list(wav.shape)}; give 16 kHz mono "
-            "samples [T], floats in [-1, 1]"
-        )
-    wav = wav.float()
-    check_samples(wav, SAMPLE_RATE, name)
-    return wav
 
 
 def _one_each(texts, clips):

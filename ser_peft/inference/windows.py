@@ -7,7 +7,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ser_peft.data.audio import SAMPLE_RATE
 
-__all__ = ["by_window", "window_mean"]
+__all__ = ["by_window"]
 
 TOGETHER = 30 * SAMPLE_RATE
 """Samples of the windows that are encoded at once: base-sized wav2vec 2.0 and
@@ -47,11 +47,11 @@ def by_window(encoder, wavs, lengths, score, text=()):
     for i, (wav, length) in enumerate(zip(wavs, lengths.tolist(), strict=True)):
         windows = wav[:length].tensor_split(-(-length // limit))
         one = (text[0][:, i : i + 1], text[1][i : i + 1]) if text else ()
-        means.append(window_mean(encoder, windows, score, one))
+        means.append(_window_mean(encoder, windows, score, one))
     return torch.stack(means)
 
 
-def window_mean(encoder, windows, score, text=()):
+def _window_mean(encoder, windows, score, text=()):
     """Average the results of one clip's windows, see `by_window`.
 
     Arguments

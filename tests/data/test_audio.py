@@ -51,12 +51,8 @@ def test_no_rate_is_dear():
     """A kernel for 44099 Hz would take 3 GB, and as many seconds."""
     start, peak = time.process_time(), memory_peak()
     for rate in (44099, 47999, 16001):
-        wav = torch.from_numpy(tone(rate, 1)).float()
-        assert torch.allclose(
-            resample(wav, rate, 16000),
-            torch.from_numpy(tone(16000, 1)).float(),
-            atol=2e-3,
-        )
+        wav = resample(tone(rate, 1), rate, 16000)
+        np.testing.assert_allclose(wav, tone(16000, 1), atol=2e-3)
     assert time.process_time() - start < 1
     assert memory_peak() - peak < 100
 
@@ -208,18 +204,19 @@ def test_a_long_file_is_read_like_a_short_one(
     left = tone(rate, 3)  # of several blocks
     right = -left if kind == "phase" else 0.5 * left[::-1]
     soundfile.write(path, np.stack([left, right], 1), rate)
-    short = read_audio(path)
+    short = read_audio(path).numpy()
     monkeypatch.setattr(audio, "HELD", 0)
     monkeypatch.setattr("ser_peft.data.soundfiles.BLOCK", 0)
     recording = audio.Recording(path)
     assert not recording.held and len(recording) == len(short)
-    assert torch.equal(recording.read(), short)
+    assert np.array_equal(recording.read(), short)
     for count in (1, 3, 7):
         windows = recording.windows(len(short), count)
-        for one, other in zip(windows, short.tensor_split(count), strict=True):
-            assert torch.equal(one, other)
-    beginning = torch.cat([*recording.windows(1000, 2)])
-    assert torch.equal(beginning, short[:1000])
+        parts = np.array_split(short, count)
+        for one, other in zip(windows, parts, strict=True):
+            assert np.array_equal(one, other)
+    beginning = np.concatenate([*recording.windows(1000, 2)])
+    assert np.array_equal(beginning, short[:1000])
 
 
 def test_a_long_file_is_never_held(tmp_path, monkeypatch):
