@@ -4,6 +4,7 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+SERVE = ["gradio>=6.31,<7", "fastapi", "uvicorn", "python-multipart"]
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.7,<10", "mkdocstrings[python]"]
 
 setup(
@@ -46,13 +47,18 @@ setup(
         # To sign model folders, and to check signatures.
         # (pyopenssl: model-signing imports it without saying so.)
         "sign": ["model-signing>=1.1,<2", "pyopenssl"],
+        # For `ser-peft serve`.
+        "serve": SERVE,
         # For `ser-peft crossval --cluster slurm`.
         "slurm": ["submitit"],
         # For `mkdocs build`.
         "docs": DOCS,
         "dev": [
             *DOCS,
+            *SERVE,
+            "httpx",
             "hypothesis",
+            "playwright",
             "pytest",
             "pytest-xdist",
             "ruff",

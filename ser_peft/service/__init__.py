@@ -1,19 +1,14 @@
 """A model as a service: a page for people, addresses for programs."""
 
-from ser_peft.errors import extra
+from ser_peft.lazy import lazy
 
-with extra("serve"):
-    from ser_peft.service.about import About, about
-    from ser_peft.service.page import page
-    from ser_peft.service.server import application, serve
-    from ser_peft.service.serving import Limits, Service
-
-__all__ = [
-    "About",
-    "Limits",
-    "Service",
-    "about",
-    "application",
-    "page",
-    "serve",
-]
+__getattr__, __all__ = lazy(
+    __name__,
+    {
+        "about": "About",
+        "batching": "Batcher",
+        "page": "make_page",
+        "server": "application serve",
+        "serving": "Limits Service TooLong",
+    },
+)

@@ -9,7 +9,7 @@ from pathlib import Path
 from ser_peft.inference.loading import read_model
 from ser_peft.report.rendering import render
 
-__all__ = ["About", "about"]
+__all__ = ["About"]
 
 
 @dataclass(frozen=True)
@@ -42,31 +42,32 @@ class About:
         """HTML about the model."""
         return render("about", {}, about=self, r=self.results)
 
+    @classmethod
+    def of(cls, model):
+        """Collect what lies beside a model.
 
-def about(model):
-    """Collect what lies beside a model.
+        Arguments
+        ---------
+        model : str or Path
+            A finished run, its ``model/`` folder, or a released model's name.
 
-    Arguments
-    ---------
-    model : str or Path
-        A finished run, its ``model/`` folder, or a released model's name.
+        Returns
+        -------
+        About
 
-    Returns
-    -------
-    About
-
-    Raises
-    ------
-    InputError
-        If there is no model.
-    """
-    folder, described = read_model(model)
-    run = folder.parent if folder.name == "model" else folder
-    card, results = folder / "README.md", run / "results.json"
-    text = card.read_text("utf-8") if card.is_file() else ""
-    return About(
-        Path(model).name if Path(model).name != "model" else run.name,
-        re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.DOTALL),
-        described,
-        json.loads(results.read_text("utf-8")) if results.is_file() else {},
-    )
+        Raises
+        ------
+        InputError
+            If there is no model.
+        """
+        folder, described = read_model(model)
+        run = folder.parent if folder.name == "model" else folder
+        card, results = folder / "README.md", run / "results.json"
+        text = card.read_text("utf-8") if card.is_file() else ""
+        name = Path(model).resolve().name
+        return cls(
+            run.name if name == "model" else name,
+            re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.DOTALL),
+            described,
+            json.loads(results.read_text("utf-8")) if results.is_file() else {},
+        )

@@ -10,7 +10,7 @@ import gradio as gr
 from ser_peft.errors import InputError
 from ser_peft.storage.cells import as_cell
 
-__all__ = ["page", "STYLE"]
+__all__ = ["STYLE", "make_page"]
 
 KEPT = 300
 """Seconds that the page's player can ask for an upload again."""
@@ -27,7 +27,7 @@ STYLE = {
 there, nothing from elsewhere."""
 
 
-def page(service):
+def make_page(service):
     """Gradio page of a service.
 
     Arguments

@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from ser_peft.errors import InputError
 from ser_peft.service.guard import Guard, refusal
-from ser_peft.service.page import STYLE, page
+from ser_peft.service.page import STYLE, make_page
 from ser_peft.service.rest import router
 
 __all__ = ["application", "serve"]
@@ -71,7 +71,7 @@ def application(service, token=None):
         line = "an error of the service; its log says which"
         return refusal(request, HTTPException(500, line))
 
-    blocks = page(service)
+    blocks = make_page(service)
     gr.mount_gradio_app(
         app,
         blocks,
