@@ -117,10 +117,11 @@ class Batcher:
         items = [(clip.name, clip.wav, clip.text) for clip in clips]
         try:
             found = [*self.model.judged(items, self.batch_seconds)]
-        except Exception as error:  # theirs, who wait; the thread goes on
+        except Exception:  # the thread goes on
             logger.exception("no scores for %d clips", len(clips))
             for clip in clips:
-                clip.found.set_exception(error)
+                # Not the error itself, which may name another client's clip.
+                clip.found.set_exception(RuntimeError("the model failed"))
             return
         for clip, one in zip(clips, found, strict=True):
             clip.found.set_result(one)

@@ -1,6 +1,8 @@
 """The page for people: one clip, many files, and what the model is."""
 
+import asyncio
 import csv
+import html
 import os
 from pathlib import Path
 from uuid import uuid4
@@ -91,7 +93,7 @@ def _clip_tab(service):
             return None, gr.update(visible=False), None
         answer = await _answer(service, path)
         if "error" in answer:
-            raise gr.Error(answer["error"], duration=None, title="No answer")
+            raise _refused(answer["error"])
         unsure = "**Unsure**: no class is likely enough to be relied on."
         return (
             answer.get("scores"),
@@ -113,25 +115,45 @@ def _files_tab(service):
     )
     ask = gr.Button("Name the emotions", variant="primary")
     columns = _columns(service.model)
-    table = gr.Dataframe(headers=columns, label="Answers", interactive=False)
+    table = gr.Dataframe(
+        headers=columns, label="Answers", interactive=False, wrap=True
+    )
     download = gr.DownloadButton("Download as CSV", visible=False)
 
     async def listen(paths, progress=gr.Progress()):  # noqa: B008, Gradio's way
         if not paths:
-            raise gr.Error("Choose recordings first.", title="No answer")
-        rows = []
-        for path in progress.tqdm(paths, unit="file"):
-            rows.append(_row(await _answer(service, path), columns))
+            raise _refused("Choose recordings first.")
+        done = 0
+
+        async def one(path):
+            nonlocal done
+            answer = await _answer(service, path)
             Path(path).unlink(missing_ok=True)
+            done += 1
+            progress((done, len(paths)), unit="files")
+            return _row(answer, columns)
+
+        rows = await asyncio.gather(*map(one, paths))
         out = service.folder / uuid4().hex / "emotions.csv"
         out.parent.mkdir()
         with open(out, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            writer.writerows([[*map(as_cell, row)] for row in [columns, *rows]])
+            for row in [columns, *rows]:
+                writer.writerow(
+                    as_cell(cell) if isinstance(cell, str) else cell
+                    for cell in row
+                )
         return rows, gr.update(value=str(out), visible=True), None
 
-    ask.click(
-        listen, files, [table, download, files], api_visibility="private"
+    ask.click(listen, files, [table, download, files], api_visibility="private")
+
+
+def _refused(message):
+    return gr.Error(
+        html.escape(message),
+        duration=None,
+        title="No answer",
+        print_exception=False,
     )
 
 
