@@ -2,6 +2,7 @@
 
 import asyncio
 import hmac
+import re
 import secrets
 from urllib.parse import urlsplit
 
@@ -15,7 +16,15 @@ __all__ = ["Guard", "refusal"]
 
 LOCAL = {"localhost", "127.0.0.1", "::1"}
 REST = ("/v1/", "/healthz", "/openapi.json")
-"""Addresses of programs; all others belong to the page."""
+"""Beginnings of addresses for programs."""
+PAGE = re.compile(
+    r"/|/(config|theme\.css|favicon\.ico|manifest\.json)"
+    r"|/(assets|static|svelte)/.*"
+    r"|/gradio_api/(upload|upload_progress|startup-events|info|cancel"
+    r"|queue/(join|data)|heartbeat/\w+|file=/.*)"
+)
+"""Addresses that the page asks for: of Gradio's, those that fetch from other
+servers, convert or log, are not among them."""
 COOKIE = "ser_peft_session"
 FORM = 4096
 """Bytes of the form that takes a token."""
@@ -80,6 +89,8 @@ class Guard:
                 response = await self._login(Request(scope, body.receive))
                 return await response(scope, receive, send_closed)
             self._check_token(request)
+            if not _is_rest(request) and not PAGE.fullmatch(request.url.path):
+                raise HTTPException(404, "nothing here")
             self._check_size(request)
             if posts and not self.slots:
                 raise HTTPException(

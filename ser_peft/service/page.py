@@ -76,6 +76,7 @@ def _clip_tab(service):
             buttons=[],
             editable=False,
         )
+        _take_uploads_only(clip, service)
         with gr.Column():
             label = gr.Label(
                 label="Emotion", visible=bool(service.model.classes)
@@ -113,6 +114,7 @@ def _files_tab(service):
     files = gr.File(
         file_count="multiple", type="filepath", label="Recordings", height=160
     )
+    _take_uploads_only(files, service)
     ask = gr.Button("Name the emotions", variant="primary")
     columns = _columns(service.model)
     table = gr.Dataframe(
@@ -146,6 +148,18 @@ def _files_tab(service):
         return rows, gr.update(value=str(out), visible=True), None
 
     ask.click(listen, files, [table, download, files], api_visibility="private")
+
+
+def _take_uploads_only(component, service):
+    """Let no client name a file of the server, or an address to fetch."""
+
+    async def take(path):
+        found = Path(path).resolve()
+        if service.folder.resolve() not in found.parents:
+            raise _refused("This was not uploaded.")
+        return str(found)
+
+    component.async_move_resource_to_block_cache = take
 
 
 def _refused(message):

@@ -80,6 +80,7 @@ def application(service, token=None):
         show_error=False,
         **STYLE,
     )
+    blocks.has_launched = True  # or Gradio would read any file it is told to
     guard = Guard(app, service.limits, token)
     guard.page = blocks
     return guard

@@ -78,6 +78,12 @@ def _served(model, run, token=None, **limits):
 
 
 @pytest.fixture(scope="session")
+def served():
+    """Context: model, run, token and limits -> client of a service."""
+    return _served
+
+
+@pytest.fixture(scope="session")
 def client(model, run):
     """Client of a service that takes 2 s and 1 MB."""
     with _served(model, run, max_seconds=2, max_mb=1) as client:
