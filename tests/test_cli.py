@@ -1,14 +1,16 @@
 """The commands, as a user types them."""
 
+import csv
 import json
 import re
 import shutil
 import subprocess
 import sys
-from contextlib import redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from io import StringIO
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 
@@ -374,3 +376,53 @@ def test_help_names_every_corpus(capsys):
         main(["prepare", "--help"])
     out = capsys.readouterr().out
     assert all(name in out for name in CORPORA)
+
+
+def test_predict_to_a_table(probe, ravdess_tree, tmp_path, capsys):
+    """Alone, by two jobs, and by two processes of torchrun: the same rows."""
+    bad = tmp_path / "bad.wav"
+    bad.touch()
+    soundfile.write(tmp_path / "silent.wav", np.zeros(16000), 16000)
+    files = [*sorted(ravdess_tree.rglob("*.wav"))[:5], bad,
+             tmp_path / "silent.wav"]  # fmt: skip
+    argv = [str(arg) for arg in ("predict", probe[0], *files)]
+    argv += ["--precision", "fp32", "--out"]
+    tables = []
+    for name, more in (("a", []), ("b", ["--jobs", "2"]), ("c", None)):
+        out = tmp_path / f"{name} ä.csv"
+        if more is None:
+            for rank in "10":
+                with pytest.MonkeyPatch.context() as patch:
+                    patch.setenv("RANK", rank)
+                    patch.setenv("WORLD_SIZE", "2")
+                    ends = rank == "0"
+                    with pytest.raises(SystemExit) if ends else nullcontext():
+                        main([*argv, str(out)])
+        else:
+            with pytest.raises(SystemExit) as stop:
+                main([*argv, str(out), *more])
+            assert stop.value.code == 2
+        text, err = capsys.readouterr()
+        assert text.endswith(f"7 files in {out}, 1 of them silent\n")
+        assert err.splitlines()[-1] == (
+            "error: 1 of 7 recordings cannot be used; the column problem of "
+            f"{out} says why"
+        )
+        assert {p.name for p in tmp_path.glob(f"{name} *")} == {
+            out.name, f"{out.name}.json",
+        }  # fmt: skip
+        with open(out, newline="", encoding="utf-8") as file:
+            tables.append([*csv.DictReader(file)])
+    for table in tables:
+        assert [row["path"] for row in table] == [*map(str, files)]
+        problems = [bool(row["problem"]) for row in table]
+        assert problems == [*[False] * 5, True, True]
+        for row, other in zip(table[:5], tables[0], strict=False):
+            assert row["label"] == other["label"]
+            assert float(row["sad"]) == pytest.approx(
+                float(other["sad"]), abs=2e-6
+            )
+    line = fails(capsys, *argv[:3], "--jobs", "2")
+    assert "--jobs, --cluster slurm: give --out too" in line
+    for flag in ("--jobs", "--batch-seconds", "--unsure"):
+        assert f"{flag} 0: give more" in fails(capsys, *argv[:3], flag, "0")

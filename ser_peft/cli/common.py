@@ -1,22 +1,32 @@
 """Arguments, output and locks that commands share."""
 
 import shlex
+import signal
 from contextlib import contextmanager
 
-from ser_peft.errors import printable
+from ser_peft.errors import InputError, printable
 from ser_peft.io import atomic_path, check_writable
 from ser_peft.storage.lock import only_process
 
 __all__ = [
+    "MODEL",
     "class_set",
     "computing",
     "encoders",
+    "inference",
+    "load",
     "new_command",
     "print_counts",
     "protocols",
     "say",
+    "slurm_of",
+    "slurm_parameters",
+    "stoppable",
     "write_page",
 ]
+
+
+MODEL = "a finished run, its model/ folder, or a released model's name"
 
 
 def new_command(commands, run, **options):
@@ -62,6 +72,35 @@ def encoders(add, text="where the encoder is, if it moved"):
     add("--text_backbone", help="the same for its text encoder")
 
 
+def inference(add):
+    """Add the arguments of commands that load a model to use it."""
+    add("model", help=MODEL)
+    encoders(add)
+    add("--device", help="default: a GPU if there is one")
+    add(
+        "--precision", choices=["auto", "fp32", "bf16", "fp16"], default="auto",
+        help="default: auto, bf16 where the device computes in it; scores in "
+        "fp32 are the same on all devices",
+    )  # fmt: skip
+    key = "public key (PEM) of the person who must have signed the model"
+    add("--verify", metavar="KEY", help=key)
+
+
+def load(args):
+    """Load the model that a command was given, for inference."""
+    from ser_peft.device import find_device
+    from ser_peft.inference import load_model
+
+    model = load_model(
+        args.model,
+        args.backbone,
+        device=find_device(args.device),
+        text_backbone=args.text_backbone,
+        verify=args.verify,
+    )
+    return model.optimize_for_inference(args.precision)
+
+
 @contextmanager
 def computing(args, out):
     """Check a command's output folder and device; hold the folder meanwhile.
@@ -84,6 +123,50 @@ def computing(args, out):
     command = shlex.join(["ser-peft", *args.argv])
     with only_process(out, "out"):
         yield {"device": find_device(args.device), "command": command}
+
+
+def slurm_parameters(add):
+    """Add the arguments that say where jobs run."""
+    add("--cluster", choices=["local", "slurm"], default="local")
+    add(
+        "--slurm", nargs="+", default=[], metavar="KEY=VALUE",
+        help="as time=240 (minutes) partition=gpu gpus_per_node=1; needs "
+        "pip install 'ser_peft[slurm]'",
+    )  # fmt: skip
+
+
+def slurm_of(args):
+    """Parameters of sbatch that were given; None for jobs on this machine."""
+    slurm = {} if args.cluster == "slurm" else None
+    for text in args.slurm:
+        key, equals, value = text.partition("=")
+        if slurm is None or not equals:
+            raise InputError(
+                f"--slurm {text}: write key=value, and --cluster slurm"
+            )
+        slurm[key] = int(value) if value.isdigit() else value
+    return slurm
+
+
+@contextmanager
+def stoppable():
+    """Let any polite signal end this process by an exception, once."""
+
+    def stop(number, frame):
+        for other in before:
+            signal.signal(other, signal.SIG_IGN)  # while it cleans up
+        raise SystemExit(128 + number)
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {n: signal.getsignal(n) for n in numbers}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:  # nohup
+            signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def say(line, file=None):

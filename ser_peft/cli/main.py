@@ -4,7 +4,15 @@ import argparse
 import sys
 from pathlib import Path
 
-from ser_peft.cli import corpora, models, results, runs, service
+from ser_peft.cli import (
+    corpora,
+    embed,
+    models,
+    predict,
+    results,
+    runs,
+    service,
+)
 from ser_peft.errors import InputError, one_line_errors
 from ser_peft.io import check_writable
 from ser_peft.settings.flags import place
@@ -64,7 +72,8 @@ def _arguments(argv):
     )
     parser.add_argument("--version", action=_Versions, nargs=0)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in (corpora, models, service, runs, results):
+    rooms = (corpora, models, predict, embed, service, runs, results)
+    for module in rooms:
         module.add_commands(commands)
     overrides = []
     if argv[:1] == ["crossval"]:

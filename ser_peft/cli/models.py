@@ -5,8 +5,8 @@ import re
 import sys
 from pathlib import Path
 
-from ser_peft.cli.common import computing, encoders, new_command, say
-from ser_peft.errors import InputError, printable, summary
+from ser_peft.cli.common import MODEL, computing, encoders, new_command, say
+from ser_peft.errors import InputError
 
 __all__ = ["add_commands"]
 
@@ -27,22 +27,8 @@ def add_commands(commands):
     add("--yaml", help="count a recipe's own settings instead")
     add("--json", action="store_true", help="one object a line")
 
-    add = new_command(commands, predict)
-    model = "a finished run, its model/ folder, or a released model's name"
-    add("model", help=model)
-    audio = "audio files; unusable ones are named at the end (exit status 2)"
-    add("audio", nargs="+", help=audio)
-    encoders(add)
-    texts = "transcripts, one a file, for a model that reads them"
-    add("--texts", nargs="+", metavar="TEXT", help=texts)
-    add("--device", help="default: a GPU if there is one")
-    line = "one object a line: calibrated (scores) and uncalibrated ones"
-    add("--json", action="store_true", help=line)
-    key = "public key (PEM) of the person who must have signed the model"
-    add("--verify", metavar="KEY", help=key)
-
     add = new_command(commands, evaluate)
-    add("model", help=model)
+    add("model", help=MODEL)
     add(
         "test",
         help="a folder of manifests, one split in it (test.json), or the name "
@@ -58,7 +44,7 @@ def add_commands(commands):
     add("--device", help="default: a GPU if there is one")
 
     add = new_command(commands, export)
-    add("model", help=model)
+    add("model", help=MODEL)
     add("out", help="new folder; its name is the model's")
     merge = "merge the adapter into the encoder, and write that too"
     add("--merge", action="store_true", help=merge)
@@ -94,59 +80,6 @@ def params(args):
         print("\n".join(map(json.dumps, rows)))
     else:
         print(format_table(rows), end="")
-
-
-def predict(args):
-    """The emotion of recordings, with calibrated probabilities."""
-    from tqdm import tqdm
-
-    from ser_peft.device import find_device
-    from ser_peft.inference import load_model
-
-    model = load_model(
-        args.model,
-        args.backbone,
-        device=find_device(args.device),
-        text_backbone=args.text_backbone,
-        verify=args.verify,
-    )
-    texts = args.texts or [""] * len(args.audio)
-    if len(texts) != len(args.audio):
-        raise InputError(
-            f"--texts: {len(texts)} for {len(args.audio)} audio files; give "
-            "one each"
-        )
-    if model.text_encoder and not args.texts:
-        print(
-            "no --texts: this model reads transcripts too, and does without",
-            file=sys.stderr,
-        )
-    pairs = list(zip(args.audio, texts, strict=True))
-    broken = {}
-    for path, text in tqdm(pairs, unit="file", disable=len(pairs) < 2 or None):
-        try:
-            answer = model.predict([path], [text])[0]
-        except InputError as error:
-            broken[path] = str(error)
-            continue
-        if args.json:
-            tqdm.write(json.dumps({"file": path, **answer}))
-            continue
-        parts = [f"{path}:"]
-        if "label" in answer:
-            parts.append(f"{answer['label']}  ({_listed(answer['scores'])})")
-        if "dimensions" in answer:
-            parts.append(_listed(answer["dimensions"]))
-        tqdm.write(printable(" ".join(parts)))
-    if len(broken) > 1:
-        for message in broken.values():
-            say(message, file=sys.stderr)
-    if broken:
-        raise InputError(summary(broken, len(pairs)))
-
-
-def _listed(values):
-    return "  ".join(f"{name} {value:.2f}" for name, value in values.items())
 
 
 def evaluate(args):

@@ -1,11 +1,15 @@
 """The command that trains many times: ``ser-peft crossval``."""
 
 import re
-import signal
 import sys
-from contextlib import contextmanager
 
-from ser_peft.cli.common import new_command, say
+from ser_peft.cli.common import (
+    new_command,
+    say,
+    slurm_of,
+    slurm_parameters,
+    stoppable,
+)
 from ser_peft.cli.results import write_summary
 from ser_peft.errors import InputError
 from ser_peft.storage.lock import only_process
@@ -47,12 +51,7 @@ def add_commands(commands):
         "seed; the runs start from it",
     )  # fmt: skip
     add("--jobs", type=int, default=1, help="runs at once on this machine")
-    add("--cluster", choices=["local", "slurm"], default="local")
-    add(
-        "--slurm", nargs="+", default=[], metavar="KEY=VALUE",
-        help="as time=240 (minutes) partition=gpu gpus_per_node=1; needs "
-        "pip install 'ser_peft[slurm]'",
-    )  # fmt: skip
+    slurm_parameters(add)
 
 
 def crossval(args):
@@ -63,14 +62,7 @@ def crossval(args):
 
     if args.jobs < 1:
         raise InputError(f"--jobs {args.jobs}: give 1 or more")
-    slurm = {} if args.cluster == "slurm" else None
-    for text in args.slurm:
-        key, equals, value = text.partition("=")
-        if slurm is None or not equals:
-            raise InputError(
-                f"--slurm {text}: write key=value, and --cluster slurm"
-            )
-        slurm[key] = int(value) if value.isdigit() else value
+    slurm = slurm_of(args)
     runs = trainings(
         args.script,
         args.hparams,
@@ -82,7 +74,7 @@ def crossval(args):
         [*dict.fromkeys(args.methods.split(","))] if args.methods else (),
     )
     out = runs[0].folder.parents[2]
-    with only_process(out, "output_folder"), _stoppable():
+    with only_process(out, "output_folder"), stoppable():
         check(runs)
         failed = crossval(runs, args.jobs, slurm)
     finished = [run.results for run in runs if run.results.exists()]
@@ -96,24 +88,3 @@ def crossval(args):
         say(f"failed: {name}: {reason}", file=sys.stderr)
     if failed:
         raise SystemExit(1)
-
-
-@contextmanager
-def _stoppable():
-    """Let any polite signal end this process by an exception, once."""
-
-    def stop(number, frame):
-        for other in before:
-            signal.signal(other, signal.SIG_IGN)  # while it cleans up
-        raise SystemExit(128 + number)
-
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {n: signal.getsignal(n) for n in numbers}
-    for number, handler in before.items():
-        if handler is not signal.SIG_IGN:  # nohup
-            signal.signal(number, stop)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

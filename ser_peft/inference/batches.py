@@ -24,7 +24,7 @@ __all__ = ["BATCH_SECONDS", "Judged", "Group", "judge", "score_pieces"]
 BATCH_SECONDS = 30
 """Seconds of audio in a batch, padding included: larger ones are no faster on
 a CPU, whose caches they outgrow."""
-CLIPS, SECONDS = 256, 1200
+CLIPS, SECONDS = 128, 900
 """Size of a group: recordings, and seconds of audio."""
 AHEAD = 64, 1 << 25
 """Recordings, and bytes of their files, that are decoded ahead at most."""

@@ -1,6 +1,8 @@
 """Model folders, of trainings and releases: read, proven, loaded."""
 
+import hashlib
 import inspect
+import json
 import logging
 from pathlib import Path
 
@@ -11,12 +13,12 @@ from ser_peft.adapters.folder import CONFIG, refuse_nonfinite, several
 from ser_peft.errors import InputError
 from ser_peft.heads import HEADS
 from ser_peft.heads.fusion import FUSIONS
-from ser_peft.inference.model import FORMAT, EmotionModel
+from ser_peft.inference.model import FORMAT, EmotionModel, identities
 from ser_peft.lobes import load_lobe, load_text
 from ser_peft.lobes.configs import SCRATCH
 from ser_peft.lobes.transformer import weights_of
 from ser_peft.storage.checkpoints import load_tensors
-from ser_peft.storage.closed import MANIFEST, check_signature
+from ser_peft.storage.closed import MANIFEST, check_signature, hashes
 from ser_peft.storage.closed import verify as verify_folder
 from ser_peft.storage.model_files import ModelFile
 from ser_peft.storage.released import find, is_name, is_registered
@@ -256,4 +258,7 @@ def load_model(
     taken = ("temperature", "dimensions", "first_seconds")
     settings = {key: about[key] for key in taken}
     model = EmotionModel(encoder, head, classes, **settings, **text)
+    files = [hashes(folder), identities(model.encoders)]
+    content = json.dumps(files, sort_keys=True).encode()
+    model.fingerprint = hashlib.sha256(content).hexdigest()
     return model.eval().to(device)

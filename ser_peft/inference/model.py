@@ -46,9 +46,6 @@ class EmotionModel(nn.Module, Recognizer):
         Answers whose highest calibrated probability is lower are unsure.
     """
 
-    precision = "fp32"
-    """Precision that `predict` computes in, see `load_model`."""
-
     def __init__(
         self,
         encoder,
@@ -208,6 +205,23 @@ class EmotionModel(nn.Module, Recognizer):
 
     def score(self, wavs, lengths, texts=None):
         """Score clips by NumPy's arrays, see `Recognizer.score`."""
+        return self.computed(self, wavs, lengths, texts)
+
+    def computed(self, function, wavs, lengths, texts):
+        """Call a function of tensors as `score` calls the model.
+
+        Arguments
+        ---------
+        function : callable
+            Takes what `forward` takes.
+        wavs, lengths, texts
+            See `Recognizer.score`.
+
+        Returns
+        -------
+        numpy.ndarray
+            Its result, float32 [B, ...].
+        """
         self.eval()
         device = next(self.head.parameters()).device
         if self.text_encoder and texts:
@@ -217,8 +231,9 @@ class EmotionModel(nn.Module, Recognizer):
             device.type, dtype, enabled=dtype is not torch.float32
         )
         with torch.no_grad(), mixed:
-            scores = self(torch.from_numpy(wavs).to(device), lengths, texts)
-        return scores.float().cpu().numpy()
+            wavs = torch.from_numpy(wavs).to(device)
+            result = function(wavs, torch.from_numpy(lengths), texts)
+        return result.float().cpu().numpy()
 
     def save(self, folder, heard=None):
         """Write adapter, head and a description: all that inference needs.

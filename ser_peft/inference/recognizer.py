@@ -2,6 +2,7 @@
 
 import math
 import os
+from contextlib import nullcontext
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from ser_peft.inference.batches import judge
 from ser_peft.inference.clips import several
 from ser_peft.io import SAMPLE_RATE
 
-__all__ = ["Recognizer", "check_scores"]
+__all__ = ["Recognizer", "check_scores", "progress_bar"]
 
 LARGEST_SCORE = 1e30
 """Larger scores may become infinite by the temperature."""
@@ -40,6 +41,10 @@ class Recognizer:
         are averaged.
     reads_text : bool
         Whether transcripts are read too.
+    fingerprint : str
+        SHA-256 of the files that it was loaded from; empty for none.
+    precision : str
+        Precision that it computes in.
     """
 
     temperature = 1.0
@@ -47,6 +52,8 @@ class Recognizer:
     first_seconds = None
     max_samples = math.inf
     reads_text = False
+    fingerprint = ""
+    precision = "fp32"
 
     sample_rate = SAMPLE_RATE
     """Sample rate of the waveforms, Hz."""
@@ -143,17 +150,22 @@ class Recognizer:
             for number, one in enumerate(recordings)
         )
         answers, broken = [], {}
-        for one in self.judged(items, batch_seconds, progress and total):
-            if one.problem:
-                broken[one.name] = str(one.problem)
-            else:
-                answers.append(self.answer(one.scores, top_k, unsure))
+        with progress_bar(total) if progress else nullcontext() as bar:
+            for group in self.judged(items, batch_seconds):
+                for one in group:
+                    if one.problem:
+                        broken[one.name] = str(one.problem)
+                    else:
+                        answer = self.answer(one.scores, top_k, unsure)
+                        answers.append(answer)
+                if progress:
+                    bar.update(len(group))
         if broken:
             raise InputError(summary(broken, total))
         return answers
 
-    def judged(self, items, batch_seconds=None, total=False, groups=False):
-        """Score recordings one by one, for more than fit in a list.
+    def judged(self, items, batch_seconds=None):
+        """Score recordings, more than fit into a list.
 
         Arguments
         ---------
@@ -161,40 +173,26 @@ class Recognizer:
             Name, recording and text of each.
         batch_seconds : float, optional
             See `predict`.
-        total : int or False
-            Number of recordings, for a progress bar; no bar without it.
-        groups : bool
-            Yield whole groups, see `ser_peft.inference.batches`.
 
         Yields
         ------
-        Judged
-            Name, seconds, and scores or a problem; lists of these for groups.
+        list of Judged
+            The next ones, in order: name, seconds, and scores or a problem.
 
         Raises
         ------
         InputError
             If scores are NaN or infinite.
         """
-        bar = None
-        if total is not False:
-            from tqdm import tqdm  # the one thing here that only it needs
+        for group in judge(self, items, batch_seconds):
+            for one in group:
+                if one.scores is not None:
+                    check_scores(one.scores, one.name)
+            yield group
 
-            bar = tqdm(total=total, unit="file", dynamic_ncols=True)
-        try:
-            for group in judge(self, items, batch_seconds):
-                for one in group:
-                    if one.scores is not None:
-                        check_scores(one.scores, one.name)
-                if groups:
-                    yield group
-                else:
-                    yield from group
-                if bar is not None:
-                    bar.update(len(group))
-        finally:
-            if bar is not None:
-                bar.close()
+    def optimize_for_inference(self, precision="fp32"):
+        """Compute as fast as can be; here all is done already."""
+        return self
 
     def answer(self, scores, top_k=None, unsure=None):
         """Put scores into words.
@@ -245,6 +243,13 @@ class Recognizer:
                 zip(self.dimensions, values.tolist(), strict=True)
             )
         return answer
+
+
+def progress_bar(total, done=0):
+    """Progress bar of recordings, with their rate and the time left."""
+    from tqdm import tqdm  # only bars need it
+
+    return tqdm(total=total, initial=done, unit="file", dynamic_ncols=True)
 
 
 def _softmax(logits):

@@ -9,6 +9,8 @@ __all__ = ["ATTENTION", "LeanDropout", "LeanLinear", "make_lean"]
 
 ATTENTION = "ser_peft"
 """Name under which transformers finds the attention of this module."""
+SHORT = 512
+"""Most frames of a clip whose attention scores stay in a CPU's cache."""
 
 
 def _attend(module, query, key, value, mask, dropout=0.0, **kwargs):
@@ -19,6 +21,14 @@ def _attend(module, query, key, value, mask, dropout=0.0, **kwargs):
     the backward pass.
     """
     inputs = (module, query, key, value, mask)
+    short = (
+        query.dtype is torch.bfloat16
+        and query.device.type == "cpu"
+        and query.shape[2] <= SHORT
+        and not (torch.is_grad_enabled() or torch.compiler.is_compiling())
+    )
+    if short:
+        return _attend_short(query, key, value, mask, **kwargs), None
     trains = query.requires_grad or key.requires_grad or value.requires_grad
     if dropout and query.device.type == "cpu" and trains:
         return checkpoint(
@@ -26,6 +36,24 @@ def _attend(module, query, key, value, mask, dropout=0.0, **kwargs):
             use_reentrant=False, **kwargs,
         )  # fmt: skip
     return sdpa_attention_forward(*inputs, dropout=dropout, **kwargs)
+
+
+def _attend_short(query, key, value, mask, scaling=None, **kwargs):
+    """Attention of short clips in bf16, one by one: see `_attend`.
+
+    torch's fused kernel for CPUs multiplies in float32 there. The scores of
+    one clip stay in the cache, and need no mask.
+    """
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    output = query.new_zeros(query.shape).transpose(1, 2).contiguous()
+    lengths = [query.shape[2]] * len(query)
+    if mask is not None:
+        lengths = mask[:, 0, -1].sum(-1).tolist()
+    for clip, n in enumerate(lengths):
+        q, k, v = (part[clip, :, :n] for part in (query, key, value))
+        weights = (q * scale @ k.transpose(1, 2)).float().softmax(-1)
+        output[clip, :n] = (weights.to(v.dtype) @ v).transpose(0, 1)
+    return output
 
 
 AttentionInterface.register(ATTENTION, _attend)
