@@ -5,6 +5,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 ONNX = ["onnx", "onnxruntime", "onnxscript"]
+SERVE = ["gradio>=6.31,<7", "fastapi", "uvicorn", "python-multipart"]
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.7,<10", "mkdocstrings[python]"]
 
 setup(
@@ -57,6 +58,8 @@ setup(
         "onnx": ONNX,
         # To read m4a, mp4, webm, mkv, wma and the like.
         "media": ["av>=16"],
+        # For `ser-peft serve`.
+        "serve": SERVE,
         # For `ser-peft crossval --cluster slurm`.
         "slurm": ["submitit"],
         # For `mkdocs build`.
@@ -65,7 +68,10 @@ setup(
             *DOCS,
             *ONNX,
             "av>=16",
+            *SERVE,
+            "httpx",
             "hypothesis",
+            "playwright",
             "pytest",
             "pytest-xdist",
             "ruff",

@@ -12,6 +12,7 @@ from ser_peft.cli import (
     predict,
     results,
     runs,
+    service,
     timelines,
 )
 from ser_peft.errors import InputError, one_line_errors
@@ -73,7 +74,9 @@ def _arguments(argv):
     )
     parser.add_argument("--version", action=_Versions, nargs=0)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    rooms = corpora, models, predict, embed, hub, timelines, runs, results
+    rooms = (
+        corpora, models, predict, timelines, embed, service, hub, runs, results,
+    )  # fmt: skip
     for module in rooms:
         module.add_commands(commands)
     overrides = []
