@@ -16,9 +16,9 @@ __all__ = ["clock", "render_timeline"]
 
 WIDTH = 1000
 """Columns of a row of the drawing."""
-ROWS = 24
+ROWS = 20
 """Rows at most, but for recordings of many hours."""
-SPANS = 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600
+SPANS = 10, 30, 60, 120, 300, 600, 1200, 1800, 3600
 """Seconds that a row can have."""
 AUDIO_BYTES = 12_000_000
 """Sound in a page at most; a third more as text."""
