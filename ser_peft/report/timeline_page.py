@@ -14,6 +14,8 @@ from ser_peft.report.rendering import render
 
 __all__ = ["clock", "render_timeline"]
 
+STEP = 1 << 20
+"""Samples that are drawn at once."""
 WIDTH = 1000
 """Columns of a row of the drawing."""
 ROWS = 20
@@ -152,17 +154,22 @@ class _Opus:
 
 def _envelope(recording, step, sound):
     """Lowest and highest sample of every column, [columns, 2]."""
-    size = -(-len(recording) // step)
-    envelope = np.zeros((int(size), 2), np.float32)
+    envelope = np.zeros((-int(-len(recording) // step), 2), np.float32)
     at = 0
     for block in recording.blocks():
-        if sound:
-            sound.write(block)
-        column = (np.arange(at, at + len(block)) / step).astype(int)
-        column = column.clip(max=len(envelope) - 1)
-        np.minimum.at(envelope[:, 0], column, block)
-        np.maximum.at(envelope[:, 1], column, block)
-        at += len(block)
+        for start in range(0, len(block), STEP):
+            some = block[start : start + STEP]
+            if sound:
+                sound.write(some)
+            first, last = int(at // step), int((at + len(some) - 1) // step)
+            columns = np.arange(first, last + 1)
+            starts = np.ceil(columns * step).astype(int) - at
+            starts[0] = 0
+            part = envelope[first : last + 1]
+            for i, extreme in enumerate((np.minimum, np.maximum)):
+                found = extreme.reduceat(some, starts)[: len(part)]
+                part[:, i] = extreme(part[:, i], found)
+            at += len(some)
     loud = np.quantile(np.abs(envelope), 0.999)
     return (envelope / max(loud, 1e-6)).clip(-1, 1)
 
