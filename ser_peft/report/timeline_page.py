@@ -8,7 +8,7 @@ from importlib import resources
 import numpy as np
 import soundfile
 
-from ser_peft.inference.timeline import label_of
+from ser_peft.inference.timeline import label_of, progress_bar
 from ser_peft.io import SAMPLE_RATE
 from ser_peft.report.rendering import render
 
@@ -42,7 +42,9 @@ SPARE = "#882255", "#44aa99", "#999933", "#aa4499", "#332288", "#117733"
 DASHES = "", "7 4", "2 3"
 
 
-def render_timeline(timeline, recording, audio=True, model=None):
+def render_timeline(
+    timeline, recording, audio=True, model=None, progress=False
+):
     """Render a timeline as one HTML page that needs nothing else.
 
     Arguments
@@ -57,6 +59,8 @@ def render_timeline(timeline, recording, audio=True, model=None):
         does not fit is left out.
     model : str, optional
         Name of the model.
+    progress : bool
+        Show a progress bar.
 
     Returns
     -------
@@ -75,7 +79,9 @@ def render_timeline(timeline, recording, audio=True, model=None):
     if timeline.seconds <= SPANS[0]:
         span = max(1.0, timeline.seconds)
     sound = _Opus(timeline.seconds) if audio else None
-    envelope = _envelope(recording, span * SAMPLE_RATE / WIDTH, sound)
+    with progress_bar(timeline.seconds, progress, "page") as count:
+        step = span * SAMPLE_RATE / WIDTH
+        envelope = _envelope(recording, step, sound, count)
     colors = _colors(timeline.classes)
     values = [v for one in timeline.windows for v in one.dimensions.values()]
     limits = (min(values), max(values)) if values else None
@@ -152,7 +158,7 @@ class _Opus:
         return {"text": text, "seconds": self.seconds, "kbit": self.kbit}
 
 
-def _envelope(recording, step, sound):
+def _envelope(recording, step, sound, count):
     """Lowest and highest sample of every column, [columns, 2]."""
     envelope = np.zeros((-int(-len(recording) // step), 2), np.float32)
     at = 0
@@ -170,6 +176,7 @@ def _envelope(recording, step, sound):
                 found = extreme.reduceat(some, starts)[: len(part)]
                 part[:, i] = extreme(part[:, i], found)
             at += len(some)
+            count(len(some) / SAMPLE_RATE)
     loud = np.quantile(np.abs(envelope), 0.999)
     return (envelope / max(loud, 1e-6)).clip(-1, 1)
 
