@@ -18,9 +18,9 @@ STEP = 1 << 20
 """Samples that are drawn at once."""
 WIDTH = 1000
 """Columns of a row of the drawing."""
-ROWS = 20
+ROWS = 18
 """Rows at most, but for recordings of many hours."""
-SPANS = 10, 30, 60, 120, 300, 600, 1200, 1800, 3600
+SPANS = 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600
 """Seconds that a row can have."""
 AUDIO_BYTES = 12_000_000
 """Sound in a page at most; a third more as text."""
