@@ -54,6 +54,7 @@ setup(
         "dev": [
             *DOCS,
             "hypothesis",
+            "markdown-it-py",
             "pytest",
             "pytest-xdist",
             "ruff",

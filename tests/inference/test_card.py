@@ -162,6 +162,7 @@ def test_licences_are_told_and_not_guessed(card_of):
     card = ModelCard(card_of(results_of()))
     assert card.data.license == "other"
     assert card.data["license_name"] == "corpus-cc-by-nc-sa-4.0"
+    assert re.fullmatch("[a-z0-9.-]+", card.data["license_name"])
     assert "non-commercial" in card.data.tags
     assert "**Not for commercial use.**" in card.text
     heard = {"speakers": {"a corpus": ["x"], "emodb": ["03"]}}
