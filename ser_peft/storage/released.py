@@ -216,7 +216,7 @@ def _fetch(name, entry, save_path):
             snapshot_download(
                 source,
                 cache_dir=str(save_path) or None,
-                allow_patterns=["*.json", "*.safetensors"],
+                allow_patterns=KINDS,
                 **pinned,
             )
         )
