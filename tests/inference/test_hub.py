@@ -177,6 +177,16 @@ def test_other_folders_have_no_origins(tmp_path):
     assert origins_of(tmp_path / "whisper") == []
 
 
+def test_an_encoder_is_no_model(hub):
+    """Which is told before its weights are downloaded."""
+    hub.create("anna/whisper")
+    weights = {"config.json": b"{}", "model.safetensors": b"0" * 100}
+    hub.commit("anna/whisper", "main", weights)
+    with pytest.raises(InputError, match="^anna/whisper: is on the"):
+        load_model("anna/whisper")
+    assert not [path for _, path in hub.asked if path.endswith("safetensors")]
+
+
 def test_a_folder_goes_first(hub, folders, tmp_path):
     push(folders.merged, "anna/emotion")
     export(folders.merged, tmp_path / "anna" / "emotion")
@@ -261,5 +271,5 @@ def test_private_is_private(hub, folders):
     assert hub.repositories["anna/secret"]["private"]
     assert load_model("anna/secret").classes == CLASSES
     push(folders.merged, "anna/emotion")
-    with pytest.raises(InputError, match="--private: anna/emotion is there"):
+    with pytest.raises(InputError, match="^--private: anna/emotion is there"):
         push(folders.merged, "anna/emotion", private=True)
