@@ -4,6 +4,8 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+ONNX = ["onnx", "onnxruntime", "onnxscript"]
+SERVE = ["gradio>=6.31,<7", "fastapi", "uvicorn", "python-multipart"]
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.7,<10", "mkdocstrings[python]"]
 
 setup(
@@ -40,6 +42,10 @@ setup(
         "jinja2",
         "markupsafe",
         "tqdm",
+        # Timelines and streams: where somebody speaks. Of silero-vad only the
+        # weights are used; it needs torch, which they do not.
+        "onnxruntime",
+        "silero-vad>=6.2.3,<7",
     ],
     extras_require={
         # GPL, and only ever run in a process of its own.
@@ -47,14 +53,26 @@ setup(
         # To sign model folders, and to check signatures.
         # (pyopenssl: model-signing imports it without saying so.)
         "sign": ["model-signing>=1.1,<2", "pyopenssl"],
+        # For `ser-peft export --onnx`. Its files run with onnxruntime, numpy,
+        # soundfile and soxr alone: docs/onnx.md.
+        "onnx": ONNX,
+        # To read m4a, mp4, webm, mkv, wma and the like.
+        "media": ["av>=16"],
+        # For `ser-peft serve`.
+        "serve": SERVE,
         # For `ser-peft crossval --cluster slurm`.
         "slurm": ["submitit"],
         # For `mkdocs build`.
         "docs": DOCS,
         "dev": [
             *DOCS,
+            *ONNX,
+            "av>=16",
+            *SERVE,
+            "httpx",
             "hypothesis",
             "markdown-it-py",
+            "playwright",
             "pytest",
             "pytest-xdist",
             "ruff",

@@ -8,8 +8,11 @@ __getattr__, __all__ = lazy(
         "classifier": "EmotionClassifier",
         "loading": "load_model read_model",
         "model": "EmotionModel identities",
+        "onnx": "OnnxModel load_onnx",
         "pipelines": "EmotionPipeline pipeline",
         "recognizer": "Recognizer check_scores",
+        "streams": "Stream Window",
+        "timeline": "Segment Timeline",
         "windows": "by_window",
     },
 )

@@ -14,6 +14,7 @@ from ser_peft.errors import InputError
 from ser_peft.heads import HEADS
 from ser_peft.heads.fusion import FUSIONS
 from ser_peft.inference.model import FORMAT, EmotionModel, identities
+from ser_peft.inference.onnx import is_onnx, load_onnx
 from ser_peft.lobes import load_lobe, load_text
 from ser_peft.lobes.configs import SCRATCH
 from ser_peft.lobes.transformer import weights_of
@@ -216,7 +217,8 @@ def load_model(
         The ``model/`` folder of a run, the run's folder, the name of a
         released model (see `ser_peft.storage.released`), or of one on the
         Hugging Face hub: ``user/name``, or ``user/name@revision``. No code
-        of it is run; its commit is named in what is made from it.
+        of it is run; its commit is named in what is made from it. A ``.onnx``
+        file too, see `ser_peft.inference.onnx`.
     backbone : str, optional
         Place of the encoder now, if training found it elsewhere. Weights that
         differ from those of the training are taken too, with a warning.
@@ -236,7 +238,7 @@ def load_model(
     Returns
     -------
     EmotionModel
-        In eval mode.
+        In eval mode; of a ``.onnx`` file an `OnnxModel`.
 
     Raises
     ------
@@ -250,6 +252,9 @@ def load_model(
     >>> model.predict(["clip.wav"])[0]["label"]  # doctest: +SKIP
     'happy'
     """
+    if is_onnx(folder):
+        places = {"backbone": backbone, "text_backbone": text_backbone}
+        return load_onnx(folder, device=device, verify=verify, **places)
     named = f"{folder}@{revision}" if revision else folder
     if revision and not hub_name(named):
         raise InputError(
@@ -284,7 +289,7 @@ def load_model(
     refuse_nonfinite(head.state_dict(), folder / "head.safetensors")
     for one in (encoder, *text.values()):
         refuse_nonfinite(one.state_dict(), one.lobe.source)
-    taken = ("temperature", "dimensions", "first_seconds")
+    taken = ("temperature", "dimensions", "first_seconds", "unsure")
     settings = {key: about[key] for key in taken}
     model = EmotionModel(encoder, head, classes, **settings, **text)
     files = [hashes(folder), identities(model.encoders)]

@@ -43,7 +43,9 @@ class EmotionModel(nn.Module, Recognizer):
     first_seconds : float, optional
         Hear only the beginning of longer clips, as in training.
     unsure : float, optional
-        Answers whose highest calibrated probability is lower are unsure.
+        Answers whose highest calibrated probability is lower are unsure;
+        chosen on the valid set: see
+        `ser_peft.evaluation.calibration.unsure_below`.
     """
 
     def __init__(
@@ -260,6 +262,7 @@ class EmotionModel(nn.Module, Recognizer):
             "temperature": self.temperature,
             "dimensions": self.dimensions,
             "first_seconds": self.first_seconds,
+            "unsure": self.unsure,
         }
         with atomic_path(folder) as tmp:
             tmp.mkdir()

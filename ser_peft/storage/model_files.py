@@ -70,6 +70,7 @@ class ModelFile(_File):
     head: Name
     head_settings: _HeadSettings
     temperature: Annotated[float, Field(ge=1e-3, le=1e3)] = 1.0
+    unsure: Annotated[float, Field(ge=0, le=1)] | None = None
     # Name -> mean and standard deviation.
     dimensions: dict[
         Name,

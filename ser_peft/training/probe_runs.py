@@ -151,7 +151,8 @@ def _run(
     )
     results["method"] = "probe"
     if classes:
-        model.temperature = results["calibration"]["temperature"]
+        found = results["calibration"]
+        model.temperature, model.unsure = found["temperature"], found["unsure"]
     model.save(out / "model", heard)
     write_card(out / "model", results)
     write_report(

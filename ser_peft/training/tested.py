@@ -181,7 +181,9 @@ class TestedBrain(CachingBrain):
                 self.evaluate(self.eval_loader("test", {"test": dataset}))
                 results["robustness"][name] = self.measured["scores"]["ua"]
         if self.about["classes"]:
-            self.model.temperature = results["calibration"]["temperature"]
+            found = results["calibration"]
+            self.model.temperature = found["temperature"]
+            self.model.unsure = found["unsure"]
         return results
 
     def report(self, command=None):
