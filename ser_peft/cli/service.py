@@ -2,7 +2,7 @@
 
 import os
 
-from ser_peft.cli.common import encoders, new_command
+from ser_peft.cli.common import MODEL, encoders, new_command
 from ser_peft.errors import extra
 
 __all__ = ["add_commands"]
@@ -11,8 +11,7 @@ __all__ = ["add_commands"]
 def add_commands(commands):
     """Add the commands to ``ser-peft``."""
     add = new_command(commands, serve)
-    model = "a finished run, its model/ folder, or a released model's name"
-    add("model", help=model)
+    add("model", help=MODEL)
     host = "address to listen on; another one than 127.0.0.1 needs a token"
     add("--host", default="127.0.0.1", help=host)
     add("--port", type=int, default=8000, help="0: a free one; default: 8000")

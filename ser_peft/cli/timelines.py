@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ser_peft.cli.common import encoders, new_command, say, write_page
+from ser_peft.cli.common import MODEL, encoders, new_command, say, write_page
 from ser_peft.errors import InputError
 
 __all__ = ["add_commands"]
@@ -13,8 +13,7 @@ KINDS = ".csv", ".textgrid", ".html"
 def add_commands(commands):
     """Add the commands to ``ser-peft``."""
     add = new_command(commands, timeline)
-    model = "a finished run, its model/ folder, or a released model's name"
-    add("model", help=model)
+    add("model", help=MODEL)
     add("recording", help="audio file of any length")
     add(
         "--out", required=True,
