@@ -288,7 +288,14 @@ def test_an_export_has_the_figures(saved, card_of, tmp_path):
     card = ModelCard.load(tmp_path / "out" / CARD)
     assert card.data.eval_results == before.data.eval_results
     assert card.data.base_model == ["openai/whisper-tiny.en"]
-    assert card.data["base_model_relation"] == "adapter"
+    merged = tmp_path / "merged"
+    export(saved, merged, merge=True)
+    (merged / CARD).write_text(str(card))
+    export(merged, tmp_path / "again")
+    again = ModelCard.load(tmp_path / "again" / CARD)
+    # Whose weights are in it is known from before.
+    assert again.data.base_model == ["openai/whisper-tiny.en"]
+    assert "Its encoder is in this folder." in again.text
     assert "Its encoder is openai/whisper-tiny.en, which is" in card.text
 
 
