@@ -3,6 +3,7 @@
 import logging
 import time
 from concurrent.futures import Future
+from itertools import chain
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import NamedTuple
@@ -116,12 +117,14 @@ class Batcher:
         ]
         items = [(clip.name, clip.wav, clip.text) for clip in clips]
         try:
-            found = [*self.model.judged(items, self.batch_seconds)]
+            groups = self.model.judged(items, self.batch_seconds)
+            found = chain.from_iterable(groups)
+            pairs = [*zip(clips, found, strict=True)]
         except Exception:  # the thread goes on
             logger.exception("no scores for %d clips", len(clips))
             for clip in clips:
                 # Not the error itself, which may name another client's clip.
                 clip.found.set_exception(RuntimeError("the model failed"))
             return
-        for clip, one in zip(clips, found, strict=True):
+        for clip, one in pairs:
             clip.found.set_result(one)
