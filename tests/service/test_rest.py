@@ -1,9 +1,11 @@
 """Addresses for programs."""
 
+import asyncio
 import io
 import json
 import threading
 
+import httpx
 import numpy as np
 import pytest
 import soundfile
@@ -210,3 +212,50 @@ def test_uploads_are_removed(model, run, clips):
 def test_limits_are_above_nothing():
     with pytest.raises(InputError, match="--max-seconds 0"):
         Limits(max_seconds=0)
+
+
+def test_work_for_a_client_that_left_is_dropped(serving, clips, monkeypatch):
+    client = serving()
+    model = client.service.model
+    begun, go_on, judged = threading.Event(), threading.Event(), []
+    judge = model.judged
+
+    def slow(items, *args):
+        judged.extend(name for name, *_ in items)
+        begun.set()
+        go_on.wait(10)
+        return judge(items, *args)
+
+    monkeypatch.setattr(model, "judged", slow, raising=False)
+    request = httpx.Request(
+        "POST", "http://localhost/v1/predict", files=sent(clips[1])
+    )
+    messages = [{"type": "http.request", "body": request.read()}]
+
+    async def receive():
+        if messages:
+            return messages.pop()
+        await asyncio.sleep(0.2)  # its clip waits for the model by now
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        pass
+
+    scope = {
+        "type": "http", "method": "POST", "path": "/v1/predict",
+        "raw_path": b"/v1/predict", "query_string": b"", "root_path": "",
+        "scheme": "http", "http_version": "1.1",
+        "headers": [(k.lower(), v) for k, v in request.headers.raw],
+    }  # fmt: skip
+    first = threading.Thread(
+        target=client.post, args=["/v1/predict"],
+        kwargs={"files": sent(clips[0])},
+    )  # fmt: skip
+    first.start()
+    assert begun.wait(10)
+    client.portal.call(client.app, scope, receive, send)
+    go_on.set()
+    first.join()
+    client.post("/v1/predict", files=sent(clips[2]))
+    assert judged == [clips[0].name, clips[2].name]
+    assert not [p for p in client.service.folder.iterdir() if p.is_file()]
