@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
 
@@ -169,10 +170,10 @@ def run(command, environment, kill=None):
         if kill and time.perf_counter() - start > kill:
             process.kill()
         # Not of rusage: that counts what this process had when it forked.
-        found = re.search(
-            r"VmHWM:\s+(\d+)", Path(f"/proc/{process.pid}/status").read_text()
-        )
-        peak = int(found[1]) / 1024 if found else peak
+        with suppress(FileNotFoundError):
+            status = Path(f"/proc/{process.pid}/status").read_text()
+            found = re.search(r"VmHWM:\s+(\d+)", status)
+            peak = int(found[1]) / 1024 if found else peak
     return process.returncode, time.perf_counter() - start, peak
 
 

@@ -7,15 +7,17 @@ from pathlib import Path
 from ser_peft.cli import (
     corpora,
     embed,
+    hub,
     models,
     predict,
     results,
     runs,
     service,
+    timelines,
 )
 from ser_peft.errors import InputError, one_line_errors
 from ser_peft.io import check_writable
-from ser_peft.settings.flags import place
+from ser_peft.settings.places import place
 
 # Heavy imports wait for the command that needs them: --help is quick.
 
@@ -72,7 +74,9 @@ def _arguments(argv):
     )
     parser.add_argument("--version", action=_Versions, nargs=0)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    rooms = (corpora, models, predict, embed, service, runs, results)
+    rooms = (
+        corpora, models, predict, timelines, embed, service, hub, runs, results,
+    )  # fmt: skip
     for module in rooms:
         module.add_commands(commands)
     overrides = []
