@@ -54,7 +54,57 @@ def test_answers_are_those_of_predict(client, model, clips):
             soundfile.info(path).duration, abs=1e-3
         )
         for key in ("scores", "uncalibrated", "dimensions"):
-            assert one[key] == pytest.approx(expected[key], abs=1e-4)
+            assert one[key] == pytest.approx(expected[key], 1e-5, 1e-4)
+
+
+class Loud:
+    """A detector to which everything is speech."""
+
+    def __init__(self):
+        self.samples = 0
+
+    def __call__(self, wav):
+        before, self.samples = self.samples, self.samples + len(wav)
+        return np.ones(self.samples // 512 - before // 512, np.float32)
+
+    def close(self):
+        return np.ones(int(self.samples % 512 > 0), np.float32)
+
+
+def test_timeline_is_that_of_the_model(client, model, clips, monkeypatch):
+    monkeypatch.setattr("ser_peft.inference.streams.SpeechDetector", Loud)
+    speech = clips[-1]
+    file = {"file": (speech.name, speech.read_bytes())}
+    form = {"window": "0.5", "hop": "0.25"}
+    response = client.post("/v1/timeline", files=file, data=form)
+    assert response.status_code == 200, response.text
+    found, expected = response.json(), model.timeline(speech, 0.5, 0.25)
+    assert (found["file"], found["window"], found["hop"]) == (
+        speech.name, 0.5, 0.25,
+    )  # fmt: skip
+    assert found["seconds"] == pytest.approx(expected.seconds)
+    assert len(found["segments"]) == len(expected.segments) > 0
+    for one, other in zip(found["segments"], expected.segments, strict=True):
+        assert (one["start"], one["end"]) == (other.start, other.end)
+        assert one["label"] == other.label
+        for key in ("scores", "dimensions"):
+            assert one[key] == pytest.approx(getattr(other, key), 1e-5, 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("content", "form", "code", "words"),
+    [
+        (b"no audio", {}, 422, "a.wav: cannot be read as audio"),
+        (wav(np.full(33000, 0.5)), {}, 413, "longer than 2 s"),
+        (wav(np.full(9000, 0.5)), {"hop": 0.001}, 422, "hop: "),
+        (wav(np.full(9000, 0.5)), {"hop": 9}, 422, "hop 9.0: "),
+        (wav(np.full(9000, 0.5)), {"window": "x"}, 422, "window: "),
+    ],
+)
+def test_a_timeline_that_cannot_be(client, content, form, code, words):
+    file = {"file": ("a.wav", content)}
+    response = client.post("/v1/timeline", files=file, data=form)
+    refused(response, code, words)
 
 
 def test_what_cannot_be_used_is_named_beside_the_others(client, clips):
