@@ -139,6 +139,21 @@ def page(process):
     assert not elsewhere
 
 
+def table_of(page):
+    """Content of the csv that a button downloads."""
+    from playwright.sync_api import TimeoutError
+
+    for _ in range(20):  # shown a little earlier than it works
+        try:
+            with page.expect_download(timeout=1000) as download:
+                button = page.get_by_text("Download as CSV")
+                button.locator("visible=true").click()
+            return Path(download.value.path()).read_text("utf-8")
+        except TimeoutError:
+            pass
+    raise AssertionError("nothing is downloaded")
+
+
 def test_a_clip_in_the_browser(page, model, clips):
     (expected,) = model.predict(clips[0])
     page.set_input_files("input[type=file][accept*=audio]", clips[0])
@@ -156,10 +171,7 @@ def test_a_timeline_in_the_browser(page, clips, tmp_path):
     frame = page.frame_locator("iframe[title=Timeline]")
     frame.get_by_role("heading", name=clips[0].name).wait_for()
     frame.get_by_text("Nobody speaks in this recording").first.wait_for()
-    with page.expect_download() as download:
-        page.get_by_text("Download as CSV").locator("visible=true").click()
-    text = Path(download.value.path()).read_text("utf-8")
-    assert text == "start,end,label,neutral,angry,sad,happy,arousal\n"
+    assert table_of(page) == "start,end,label,neutral,angry,sad,happy,arousal\n"
 
 
 def test_files_in_the_browser(page, model, clips, tmp_path):
@@ -171,9 +183,7 @@ def test_files_in_the_browser(page, model, clips, tmp_path):
     )
     page.get_by_text(clips[2].stem).wait_for()
     page.get_by_role("button", name="Name the emotions").click()
-    with page.expect_download() as download:
-        page.get_by_text("Download as CSV").locator("visible=true").click()
-    lines = Path(download.value.path()).read_text("utf-8").splitlines()
+    lines = table_of(page).splitlines()
     assert lines[0].startswith("file,seconds,label,neutral,angry,sad,happy")
     assert len(lines) == 4 and "cannot be read as audio" in lines[2]
     labels = [answer["label"] for answer in model.predict(clips[1:3])]
