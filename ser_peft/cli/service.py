@@ -2,7 +2,14 @@
 
 import os
 
-from ser_peft.cli.common import inference, load, new_command
+from ser_peft.cli.common import (
+    MODEL,
+    encoders,
+    inference,
+    load,
+    new_command,
+    say,
+)
 from ser_peft.errors import extra
 
 __all__ = ["add_commands"]
@@ -34,6 +41,13 @@ def add_commands(commands):
         help="seconds of audio that are scored at once",
     )  # fmt: skip
 
+    add = new_command(commands, space)
+    add("model", help=MODEL)
+    add("out", help="new folder, to be pushed to the hub as a Space")
+    merge = "merge the adapter into the encoder, and write that too"
+    add("--merge", action="store_true", help=merge)
+    encoders(add, "where the encoder is for the Space")
+
 
 def serve(args):
     """A page and a REST interface that name emotions, with one model."""
@@ -47,3 +61,13 @@ def serve(args):
 
     token = args.token or os.environ.get("SER_PEFT_TOKEN") or None
     serve(service, args.host, args.port, token)
+
+
+def space(args):
+    """Write a Hugging Face Space that shows the page of a model."""
+    with extra("serve"):
+        from ser_peft.service import export_space
+
+    places = args.backbone, args.text_backbone
+    export_space(args.model, args.out, args.merge, *places)
+    say(f"{args.out}: done; push it with `hf upload --repo-type space`")

@@ -49,7 +49,8 @@ class About:
         About
         """
         path = Path(model).resolve()
-        name = path.parent.name if path.name == "model" else path.name
+        run = path.name == "model" and path.parent.name
+        name = run or path.name
         try:
             return cls(name, read_card(model).text)
         except InputError as error:
