@@ -1,21 +1,17 @@
 """Adapters on disk, in Hugging Face PEFT's layout."""
 
-import functools
 import json
 import math
 import typing
 from dataclasses import asdict
 from pathlib import Path
 
-import peft
 import torch
-from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
-from pydantic import ConfigDict, TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from ser_peft.adapters.bottleneck import BottleneckConfig
-from ser_peft.adapters.methods import WHOLE, check_pattern
+from ser_peft.adapters.methods import WHOLE, is_of_peft
 from ser_peft.adapters.prompts import PromptConfig
 from ser_peft.errors import InputError
 from ser_peft.io import refuse_pointer
@@ -54,8 +50,6 @@ LARGEST = 1024
 FREE = ("alpha", "seed", "key", "step", "tinit", "tfinal", "deltaT", "warmup",
         "interval")  # fmt: skip
 """Parts of the names of PEFT's settings that are not sizes."""
-PATTERNS = ("_modules", "_pattern", "_parameters", "modules_to_save")
-"""Ends of the names of PEFT's settings that name modules, some by regex."""
 
 
 def find(run, name="adapter"):
@@ -125,7 +119,7 @@ def write(lobe, method, layers, own, folder):
         ``adapter_model.safetensors`` unless the method is "frozen".
     """
     folder.mkdir(parents=True)
-    if isinstance(method, peft.PeftConfig):
+    if is_of_peft(method):
         lobe.model.peft_config["default"].base_model_name_or_path = lobe.source
         lobe.model.save_pretrained(folder, save_embedding_layers=False)
         (folder / "README.md").unlink(missing_ok=True)
@@ -184,11 +178,11 @@ def read(folder):
     kind = str(config.get("peft_type"))
     try:
         check_values(config, max(LARGEST, _largest(folder / TENSORS)), FREE)
-        if kind in PEFT_TYPE_TO_CONFIG_MAPPING:
-            mapping = config.get("auto_mapping") or {}
-            return _of_peft(config), None, mapping.get("base_model_class")
         if kind.lower() not in WHOLE and kind not in OURS:
-            raise ValueError(f"peft_type: {kind!r}: no such method")
+            from ser_peft.adapters.of_peft import configuration
+
+            mapping = config.get("auto_mapping") or {}
+            return configuration(config), None, mapping.get("base_model_class")
     except (TypeError, ValueError) as error:
         raise InputError(f"{path}: {how[0]} ({error}); {how[1]}") from error
     build, schema = OURS.get(kind, (None, AdapterFile))
@@ -208,42 +202,6 @@ def _largest(path):
     except (OSError, SafetensorError):
         return 0  # loading it gives the error
     return max((max(s, default=0) for s in shapes if math.prod(s)), default=0)
-
-
-@functools.cache
-def _hints(kind):
-    """Fields of one of PEFT's configurations -> validators of pydantic."""
-    hints = typing.get_type_hints(PEFT_TYPE_TO_CONFIG_MAPPING[kind])
-    strict = ConfigDict(strict=True)
-    return {
-        name: TypeAdapter(hint, config=strict)
-        for name, hint in hints.items()
-        if not name.endswith("_config")
-    }
-
-
-def _of_peft(config):
-    """Build a configuration of PEFT from its file's content."""
-    kind = config["peft_type"]
-    for key, value in config.items():
-        if key.endswith("_config") and value:
-            raise ValueError(f"{key}: {value!r:.60}: leave it out")
-        if key in _hints(kind):
-            try:
-                _hints(kind)[key].validate_json(json.dumps(value))
-            except ValueError as error:
-                reason = error.errors()[0]["msg"]
-                raise ValueError(f"{key}: {value!r:.60}: {reason}") from error
-        if key.endswith(PATTERNS):
-            for pattern in [value] if isinstance(value, str) else value or ():
-                check_pattern(pattern, key)
-    if config.get("layer_replication"):
-        raise ValueError("layer_replication: copies layers; leave it out")
-    method = peft.PeftConfig.from_peft_type(**config)
-    method.inference_mode = False  # else PEFT builds it without parameters
-    # PEFT would warn that the backbone has moved, which does not matter.
-    method.base_model_name_or_path = None
-    return method
 
 
 def read_tensors(path):
@@ -306,15 +264,14 @@ def load(lobe, method, own, folder):
     path = folder / TENSORS
     tensors = read_tensors(path)
     refuse_nonfinite(tensors, path)
-    if not isinstance(method, peft.PeftConfig):
+    if not is_of_peft(method):
         copy_tensors(tensors, own, path)
         return
-    expected = peft.get_peft_model_state_dict(
-        lobe.model, save_embedding_layers=False
-    )
-    same_keys(tensors, expected, path)
+    from ser_peft.adapters.of_peft import set_tensors, tensors_of
+
+    same_keys(tensors, tensors_of(lobe), path)
     try:
-        peft.set_peft_model_state_dict(lobe.model, tensors)
+        set_tensors(lobe, tensors)
     except RuntimeError as error:
         shapes = " ".join(str(error).split())
         raise InputError(f"{path}: does not fit: {shapes}") from error

@@ -1,17 +1,12 @@
 """Methods are put into a lobe, and the rest of it is frozen."""
 
 import logging
-import warnings
 from itertools import chain
 
-import peft
-import torch
-
 from ser_peft.adapters.liveness import gradients, reference_states
-from ser_peft.adapters.methods import method_name, prepare
+from ser_peft.adapters.methods import is_of_peft, method_name
 from ser_peft.adapters.prompts import PromptConfig
 from ser_peft.errors import InputError
-from ser_peft.lobes.lean import LeanLinear
 
 __all__ = [
     "check_layers",
@@ -91,10 +86,12 @@ def insert(lobe, methods, targets, layers, trainable):
     lobe.model.requires_grad_(False)
     # PEFT's method first, since it freezes all that it finds.
     for method in methods:
-        if isinstance(method, peft.PeftConfig):
+        if is_of_peft(method):
+            from ser_peft.adapters.of_peft import inject, prepare
+
             config = prepare(lobe, method, targets, layers)
             before = reference_states(lobe) if trainable else None
-            _inject(lobe, config, method_name(methods))
+            inject(lobe, config, method_name(methods))
             if trainable:
                 when = f"{method_name(methods)}: before any training"
                 warn_if_shifted(lobe, before, when)
@@ -108,36 +105,6 @@ def insert(lobe, methods, targets, layers, trainable):
                 )
             chosen = method.layers or layers or range(lobe.num_layers)
             method.attach(lobe, [lobe.layers[i] for i in chosen])
-
-
-def _inject(lobe, config, name):
-    modules = [*lobe.model.modules()]
-    # PEFT answers gradient checkpointing with gradients for the input, which
-    # only the reentrant kind needs.
-    recomputed = [
-        m for m in modules if getattr(m, "gradient_checkpointing", False)
-    ]
-    for module in recomputed:
-        module.gradient_checkpointing = False
-    # Some methods know torch's own class only.
-    for module in modules:
-        if type(module) is LeanLinear:
-            module.__class__ = torch.nn.Linear
-    try:
-        with warnings.catch_warnings():
-            # PEFT calls a method that transformers will rename.
-            warnings.filterwarnings("ignore", ".*deprecated", FutureWarning)
-            lobe.model = peft.get_peft_model(lobe.model, config)
-    except (NotImplementedError, ValueError) as error:
-        raise InputError(f"method {name}: {error}") from error
-    for module in recomputed:
-        module.gradient_checkpointing = True
-    for target, module in lobe.backbone.named_modules():
-        if getattr(getattr(module, "base_layer", None), "groups", 1) > 1:
-            raise InputError(
-                f"targets: {target} is a grouped convolution, into which "
-                f"peft cannot merge {name}; leave it out"
-            )
 
 
 def warn_if_shifted(lobe, before, when):

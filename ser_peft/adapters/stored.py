@@ -5,7 +5,6 @@ import re
 import shutil
 from pathlib import Path
 
-import peft
 from safetensors import safe_open
 from safetensors.torch import save_file
 from speechbrain.utils.checkpoints import (
@@ -19,7 +18,7 @@ from ser_peft.adapters.adalora import allocator_of, importance
 from ser_peft.adapters.folder import several
 from ser_peft.adapters.insertion import named_tensors, warn_if_shifted
 from ser_peft.adapters.liveness import reference_states
-from ser_peft.adapters.methods import method_name
+from ser_peft.adapters.methods import is_of_peft, method_name
 from ser_peft.errors import BAD_ARGUMENTS, InputError, out_of_memory
 from ser_peft.io import atomic_path
 
@@ -157,7 +156,7 @@ class StoredAdapter:
                     "which cannot become part of the encoder's weights; use "
                     "it unmerged"
                 )
-        if isinstance(self.lobe.model, peft.PeftModel):
+        if any(map(is_of_peft, self.methods)):
             before = reference_states(self.lobe)
             try:
                 self.lobe.model = self.lobe.model.merge_and_unload()

@@ -57,6 +57,8 @@ def add_commands(commands):
         help="sign the folder with this private key (PEM), see `predict "
         "--verify`; needs pip install 'ser_peft[sign]'",
     )  # fmt: skip
+    yaml = "add a hyperparams.yaml for SpeechBrain's own EncoderClassifier"
+    add("--speechbrain", action="store_true", help=yaml)
 
 
 def params(args):
@@ -125,6 +127,7 @@ def export(args):
         args.backbone,
         args.text_backbone,
         args.sign,
+        args.speechbrain,
     )
     print(json.dumps(entry, indent=2))
     say(

@@ -4,7 +4,8 @@ A reader is a module with ``read(folder)``, which lists `Utterance`,
 ``CLASS_SETS`` (name of a set -> {label: class}) and ``PROTOCOLS`` (name ->
 `ser_peft.corpora.protocols.Folds`). Where these depend on the data, it has
 the functions ``class_sets(utterances)`` and ``protocols(utterances,
-class_set)`` instead. A reader outside this package is found by its entry
+class_set)`` instead. ``ABOUT``, an `About`, may say what else the cards of
+models need to know. A reader outside this package is found by its entry
 point in the group ``ser_peft.corpora``; see docs/adding_a_corpus.md. Nothing
 here needs torch.
 """
@@ -22,7 +23,9 @@ from ser_peft.io import refuse_pointer
 __all__ = [
     "CORPORA",
     "DIMENSIONS",
+    "About",
     "Utterance",
+    "about_corpus",
     "corpus_folder",
     "load_corpus",
     "read_table",
@@ -75,6 +78,31 @@ class Utterance:
     text: str | None = None
     labels: dict = field(default_factory=dict)
     group: str | None = None
+
+
+@dataclass(frozen=True)
+class About:
+    """What the card of a model says of the corpus that it was trained on.
+
+    Arguments
+    ---------
+    language : str, optional
+        ISO 639-1 code; None where it is unknown or there are several.
+    speech : str, optional
+        Kind of speech: ``acted: ...``, ``natural: ...``.
+    licence : str, optional
+        Name or terms of the licence; None where none is known.
+    link : str, optional
+        Page with the licence, or the corpus's own.
+    commercial : bool, optional
+        Whether the licence allows commercial use; None where it is unknown.
+    """
+
+    language: str | None = None
+    speech: str | None = None
+    licence: str | None = None
+    link: str | None = None
+    commercial: bool | None = None
 
 
 def load_corpus(name):
@@ -130,6 +158,29 @@ def load_corpus(name):
             f"reader ({error}); correct it, as docs/adding_a_corpus.md says"
         ) from error
     return reader
+
+
+def about_corpus(name):
+    """Find what is known of a corpus, for the card of a model.
+
+    Arguments
+    ---------
+    name : str
+        Name in ``results.json``, which may be one that is unknown here.
+
+    Returns
+    -------
+    About
+
+    Example
+    -------
+    >>> about_corpus("ravdess").licence, about_corpus("mine").licence
+    ('CC BY-NC-SA 4.0', None)
+    """
+    try:
+        return getattr(load_corpus(name), "ABOUT", About())
+    except InputError:
+        return About()
 
 
 def corpus_folder(folder, name, expected, found):

@@ -10,13 +10,21 @@ import math
 import os
 from dataclasses import replace
 
-from ser_peft.corpora import Utterance, corpus_folder, read_table
+from ser_peft.corpora import About, Utterance, corpus_folder, read_table
 from ser_peft.corpora.protocols import Folds, by_name
 from ser_peft.corpora.tables import number
 
-__all__ = ["CLASS_SETS", "PROTOCOLS", "read"]
+__all__ = ["ABOUT", "CLASS_SETS", "PROTOCOLS", "read"]
 
 logger = logging.getLogger(__name__)
+
+ABOUT = About(
+    language="en",
+    speech="natural: podcasts",
+    licence="research only",
+    link="https://www.lab-msp.com/MSP/MSP-Podcast.html",
+    commercial=False,
+)
 
 # Older releases spell it wrongly.
 TABLES = ("labels_consensus.csv", "labels_concensus.csv")

@@ -52,7 +52,8 @@ def read_audio(path, warn=False):
     Arguments
     ---------
     path : str or Path
-        Any format that libsndfile reads, any rate, any number of channels;
+        Any format that libsndfile reads, or PyAV where it is installed (m4a,
+        mp4, webm, mkv, wma, ...); any rate, any number of channels;
         ``long.wav#t=1.5,4`` is the stretch between two times in seconds.
     warn : bool
         Log the recording's `ODDITIES`. ``prepare`` has logged those of all

@@ -8,11 +8,15 @@ import struct
 from pathlib import Path
 from typing import NamedTuple
 
+from soundfile import LibsndfileError
+
+from ser_peft.data.containers import NoSound
 from ser_peft.io import is_pointer
 
 __all__ = [
     "bytes_of",
     "explain",
+    "foreign",
     "has_end",
     "is_sound",
     "nist_frames",
@@ -139,28 +143,45 @@ def nist_frames(file):
     return int(found[1]) if found else None
 
 
+# Place, magic, what it is, and the name of its format in FFmpeg.
 FOREIGN = (
-    (4, b"ftyp", "MPEG-4, as m4a, mp4 and mov"),
-    (4, b"moov", "QuickTime, as mov"),
-    (4, b"mdat", "QuickTime, as mov"),
-    (0, b"\x1aE\xdf\xa3", "Matroska, as webm and mkv"),
-    (0, b"0&\xb2u\x8ef\xcf\x11", "Windows Media, as wma"),
-    (0, b"#!AMR", "AMR"),
-    (0, b"\xff\xf1", "AAC"),
-    (0, b"\xff\xf9", "AAC"),
-    (8, b"AVI ", "a video, as avi"),
-    (0, b"FLV", "a video, as flv"),
-    (0, b"\0\0\1\xba", "a video, as mpg"),
-    (0, b"wvpk", "WavPack"),
-    (0, b"MAC ", "Monkey's Audio"),
-    (0, b".RMF", "RealMedia"),
+    (4, b"ftyp", "MPEG-4, as m4a, mp4 and mov", "mov"),
+    (4, b"moov", "QuickTime, as mov", "mov"),
+    (4, b"mdat", "QuickTime, as mov", "mov"),
+    (0, b"\x1aE\xdf\xa3", "Matroska, as webm and mkv", "matroska"),
+    (0, b"0&\xb2u\x8ef\xcf\x11", "Windows Media, as wma", "asf"),
+    (0, b"#!AMR", "AMR", "amr"),
+    (0, b"\xff\xf1", "AAC", "aac"),
+    (0, b"\xff\xf9", "AAC", "aac"),
+    (8, b"AVI ", "a video, as avi", "avi"),
+    (0, b"FLV", "a video, as flv", "flv"),
+    (0, b"\0\0\1\xba", "a video, as mpg", "mpeg"),
+    (0, b"wvpk", "WavPack", "wv"),
+    (0, b"MAC ", "Monkey's Audio", "ape"),
+    (0, b".RMF", "RealMedia", "rm"),
 )
 ARCHIVES = b"PK\3\4", b"\x1f\x8b", b"7z\xbc\xaf", b"Rar!"
 
 
+def foreign(file):
+    """Kind and FFmpeg's format of a file that libsndfile does not read.
+
+    Returns
+    -------
+    kind, form : str or None
+        None, None of all else.
+    """
+    head = bytes_of(file, 0, 16)
+    for offset, magic, kind, form in FOREIGN:
+        if head.startswith(magic, offset):
+            return kind, form
+    return None, None
+
+
 def explain(file, path, error):
-    """Kind of a file that libsndfile does not read, and what to do."""
+    """Kind of a file that could not be read, and what to do."""
     head = bytes_of(file, 0, 1 << 10)
+    reason = str(error).rpartition(": ")[2].rstrip(".")
     name = shlex.quote(str(path))
     convert = f"convert it with `ffmpeg -i {name} {name}.wav`"
     if not head:
@@ -170,9 +191,16 @@ def explain(file, path, error):
             "a Git LFS pointer, not the recording itself",
             f"run `git lfs pull` in {Path(path).parent}",
         )
-    for offset, magic, kind in FOREIGN:
-        if head.startswith(magic, offset):
-            return kind, convert
+    kind, _ = foreign(file)
+    if kind and isinstance(error, LibsndfileError):
+        return (
+            kind,
+            f"pip install 'ser_peft[media]', which reads it, or {convert}",
+        )
+    if isinstance(error, NoSound):
+        return f"{kind}: {reason}", "give one with sound"
+    if kind:
+        return f"{kind}: {reason}", f"get it again, or {convert}"
     if head.startswith(ARCHIVES):
         return "an archive", "unpack it"
     if head.startswith(b"\0\5\26\7"):
@@ -181,7 +209,6 @@ def explain(file, path, error):
         return "a web page", "download the recording itself; log in if need be"
     if not re.search(rb"[\0-\x08\x0e-\x1f]", head):
         return "a text", "give the recording itself"
-    reason = str(error).rpartition(": ")[2].rstrip(".")
     return reason, (
         "it is damaged, or of a kind that libsndfile does not know: get it "
         f"again, or {convert}"

@@ -7,9 +7,11 @@ from threading import Thread
 import numpy as np
 import soundfile
 
+from ser_peft.data.containers import Container, can_decode
 from ser_peft.data.headers import (
     bytes_of,
     explain,
+    foreign,
     has_end,
     is_sound,
     nist_frames,
@@ -57,7 +59,8 @@ class Sound:
     Arguments
     ---------
     path : str or Path
-        Any format that libsndfile reads.
+        Any format that libsndfile reads, and those of `Container` where PyAV
+        is installed.
     start, stop : float
         The stretch, in seconds; up to the end where `stop` is absent.
     name : str, optional
@@ -114,9 +117,14 @@ class Sound:
         source = file.fileno()
         if chunk and chunk.misleads:
             source = chunk.corrected(file)
+        _, form = foreign(file)
         file.seek(0)
         try:
-            with _Stream(source, closefd=False) as sound:
+            with (
+                Container(file, form)
+                if form and can_decode()
+                else _Stream(source, closefd=False)
+            ) as sound:
                 rate = self.rate = sound.samplerate
                 self.channels = sound.channels
                 if not RATES[0] <= rate <= RATES[1]:
@@ -131,6 +139,10 @@ class Sound:
                 elif sound.format == "MP3":
                     failed, frames = yield from self._read_mp3(file)
                     claimed = self._seconds(frames)
+                elif isinstance(sound, Container):
+                    failed = yield from self._read(sound, 1 << 62)
+                    failed = failed or sound.damaged
+                    claimed = sound.claimed(self.frames / rate)
                 else:
                     failed = yield from self._read(sound, 1 << 62)
                     claimed = self._seconds(sound.frames)
@@ -141,7 +153,8 @@ class Sound:
                         claimed = frames / rate
                     elif sound.format == "OGG":
                         failed = failed or not has_end(file)
-                failed = failed or OGG_DAMAGE.search(sound.extra_info)
+                if isinstance(sound, _Stream):
+                    failed = failed or OGG_DAMAGE.search(sound.extra_info)
         except soundfile.SoundFileError as error:
             raise unreadable(
                 self.name, *explain(file, self.name, error)

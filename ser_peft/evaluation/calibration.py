@@ -1,10 +1,14 @@
-"""Calibration: is a probability of 0.8 right eight times in ten?"""
+"""Calibration: is a probability of 0.8 right eight times in ten?
+
+And from which probability on is an answer worth giving?
+"""
 
 import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
-from scipy.stats import sem
+from scipy.stats import ks_2samp, sem
 from scipy.stats import t as student
+from sklearn.metrics import roc_curve
 
 from ser_peft.evaluation.intervals import FEWEST_SPEAKERS
 
@@ -16,12 +20,15 @@ __all__ = [
     "reliability",
     "scale",
     "trusted_temperature",
+    "unsure_below",
 ]
 
 BINS = 15
 """Number of bins, of equal width as in Guo et al. (2017)."""
 LIMITS = 0.05, 20.0
 """Least and largest temperature."""
+FEWEST_OF_EACH = 5
+"""Right answers, and wrong ones, that a threshold is chosen from at least."""
 
 
 def reliability(labels, probabilities):
@@ -189,39 +196,110 @@ def trusted_temperature(labels, probabilities, speakers):
     return float(fitted ** (count / (count + 1)))
 
 
-def calibration(valid, test, temperature=1.0):
-    """Find the temperature on valid, judge it on test.
+def unsure_below(labels, probabilities):
+    """Find the confidence below which answers are better called unsure.
+
+    An answer's confidence is its highest probability. The threshold that best
+    tells right answers from wrong ones has the largest difference between the
+    share of the right ones at or above it and the share of the wrong ones at
+    or above it (Youden's J, 1950); of several that are equally good it is the
+    lowest, which leaves the most answers. It lies halfway between two
+    confidences that occurred, so that rounding decides nothing.
+
+    The best of many thresholds is better than nothing by chance too. There is
+    none, then, where fewer than five answers are right or fewer than five are
+    wrong, nor where confidence is not higher in right answers than in wrong
+    ones at the level of 5 %: by the Kolmogorov-Smirnov test, whose one-sided
+    statistic is the largest J.
+
+    Arguments
+    ---------
+    labels : list of int
+        True class indices of a validation set, [N].
+    probabilities : array_like
+        Calibrated, [N, C], see `scale`.
+
+    Returns
+    -------
+    float or None
+
+    Example
+    -------
+    >>> chances = [[0.9, 0.1]] * 8 + [[0.7, 0.3]] * 8
+    >>> round(unsure_below([0] * 8 + [1] * 8, chances), 3)
+    0.8
+    >>> unsure_below([0, 1] * 8, chances) is None
+    True
+    """
+    probabilities = np.asarray(probabilities)
+    right = probabilities.argmax(1) == labels
+    confidence = probabilities.max(1)
+    if min(right.sum(), (~right).sum()) < FEWEST_OF_EACH:
+        return None
+    parts = confidence[right], confidence[~right]
+    # Exact probabilities of large sets cannot be computed.
+    test = ks_2samp(*parts, alternative="less", method="asymp")
+    if test.pvalue > 0.05:
+        return None
+    wrong_kept, right_kept, thresholds = roc_curve(
+        right, confidence, drop_intermediate=False
+    )
+    gain = (right_kept - wrong_kept).round(9)
+    # Thresholds fall; the last keeps all and gains nothing.
+    best = np.flatnonzero(gain == gain.max())[-1]
+    return float(thresholds[best : best + 2].mean())
+
+
+def calibration(valid, test, temperature=1.0, unsure=None):
+    """Find temperature and threshold on valid, judge them on test.
 
     Arguments
     ---------
     valid, test : dict
         ``label`` [N], ``probabilities`` [N, C], not scaled; valid also has
-        ``speaker`` [N]. None instead of valid: the temperature is given.
+        ``speaker`` [N]. None instead of valid: both are given.
     temperature : float
         Temperature to judge where there is no valid set.
+    unsure : float, optional
+        Threshold to judge where there is no valid set.
 
     Returns
     -------
     dict
         ``temperature`` (see `trusted_temperature`), ``temperature_fitted``
-        (see `fit_temperature`), ``valid_speakers`` (how many), and on test
-        ``ece`` without and ``ece_scaled`` with the temperature, fractions.
+        (see `fit_temperature`), ``valid_speakers`` (how many), ``unsure``
+        (see `unsure_below`; None where there is none), and on test ``ece``
+        without and ``ece_scaled`` with the temperature, ``coverage`` (share
+        of the utterances whose confidence is not below ``unsure``),
+        ``accuracy_answered`` (of those; None where there are none) and
+        ``accuracy`` (of all), fractions.
     """
     labels, probabilities = test["label"], test["probabilities"]
     fitted = {}
     if valid:
         fitted_on = valid["label"], valid["probabilities"]
         temperature = trusted_temperature(*fitted_on, valid["speaker"])
+        unsure = unsure_below(
+            valid["label"], scale(valid["probabilities"], temperature)
+        )
         fitted = {
             "temperature_fitted": fit_temperature(*fitted_on),
             "valid_speakers": len({*valid["speaker"]}),
         }
     scaled = scale(probabilities, temperature)
+    right = scaled.argmax(1) == labels
+    answered = scaled.max(1) >= (unsure or 0)
     return {
         "temperature": temperature,
         **fitted,
         "ece": expected_calibration_error(labels, probabilities),
         "ece_scaled": expected_calibration_error(labels, scaled),
+        "unsure": unsure,
+        "coverage": float(answered.mean()),
+        "accuracy_answered": (
+            float(right[answered].mean()) if answered.any() else None
+        ),
+        "accuracy": float(right.mean()),
     }
 
 

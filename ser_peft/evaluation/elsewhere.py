@@ -73,7 +73,7 @@ def evaluate(
     dict
         ``results``, ``predictions`` and ``layer_weights`` as
         `ser_peft.report.run_page.write_report` takes them. Nothing is chosen
-        on this set: the temperature is the model's own.
+        on this set: temperature and threshold are the model's own.
 
     Raises
     ------

@@ -69,7 +69,7 @@ def run_results(about, valid, measured, groups, model, **more):
         "method": model.encoder.method_name,
         "head": type(model.head).__name__,
         **judge(measured, about),
-        **_more(valid, measured, groups, about, model.temperature),
+        **_more(valid, measured, groups, about, model),
         **_of_valid(valid, about),
         "test_speakers": sorted(set(measured["speaker"])),
         "trainable_parameters": {
@@ -235,7 +235,7 @@ def _with_reason(key, found):
     return dict(zip((f"{key}_ci95", f"{key}_ci95_reason"), found, strict=True))
 
 
-def _more(valid, measured, groups, about, temperature):
+def _more(valid, measured, groups, about, model):
     """Intervals, groups and calibration."""
     speakers, more = measured["speaker"], _with_reason("ua", (None, None))
     if classes := about["classes"]:
@@ -249,7 +249,9 @@ def _more(valid, measured, groups, about, temperature):
                 )
                 for column, group_of in groups.items()
             },
-            "calibration": calibration(valid, measured, temperature),
+            "calibration": calibration(
+                valid, measured, model.temperature, model.unsure
+            ),
         }
     if about["dimensions"]:
         values = measured["values"], measured["predicted_values"]

@@ -43,7 +43,9 @@ class EmotionModel(nn.Module, Recognizer):
     first_seconds : float, optional
         Hear only the beginning of longer clips, as in training.
     unsure : float, optional
-        Answers whose highest calibrated probability is lower are unsure.
+        Answers whose highest calibrated probability is lower are unsure;
+        chosen on the valid set: see
+        `ser_peft.evaluation.calibration.unsure_below`.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class EmotionModel(nn.Module, Recognizer):
         self.dimensions = dict(dimensions)
         self.first_seconds = first_seconds
         self.unsure = unsure
+        self.origins = []  # see `ser_peft.storage.closed.origins_of`
 
     @property
     def encoders(self):
@@ -259,6 +262,7 @@ class EmotionModel(nn.Module, Recognizer):
             "temperature": self.temperature,
             "dimensions": self.dimensions,
             "first_seconds": self.first_seconds,
+            "unsure": self.unsure,
         }
         with atomic_path(folder) as tmp:
             tmp.mkdir()
@@ -274,7 +278,8 @@ class EmotionModel(nn.Module, Recognizer):
             write_json(tmp / "model.json", about)
             if heard:
                 heard.write(tmp)
-            seal(tmp, identities(self.encoders))
+            origins = [*self.origins, *(heard.origins if heard else ())]
+            seal(tmp, identities(self.encoders), origins)
 
 
 def identities(encoders):

@@ -1,6 +1,7 @@
 """Base class of all lobes: a checkpoint's encoder and its layers."""
 
 import os
+import re
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,6 +76,8 @@ class TransformerLobe(HFTransformersInterface):
     divisible = False
     """Whether `below` can stop between two layers."""
 
+    checkpoint_class = AutoModel
+    """Class of transformers that reads the checkpoint."""
     prefix = ""
     """Prefix of the encoder's tensors in the checkpoint."""
     depth = None
@@ -136,9 +139,11 @@ class TransformerLobe(HFTransformersInterface):
         Replaces SpeechBrain's, which would unpickle its own checkpoints and
         leave at random whatever the file lacks.
         """
+        prefix = re.escape(self.prefix)
         try:
-            self.model, report = AutoModel.from_pretrained(
+            self.model, report = self.checkpoint_class.from_pretrained(
                 source,
+                key_mapping={rf"^(model\.)?{prefix}": ""} if prefix else None,
                 config=self.config,
                 cache_dir=str(save_path or HF_HUB_CACHE),
                 revision=self.commit,
@@ -162,7 +167,7 @@ class TransformerLobe(HFTransformersInterface):
         cut_off = range(depth, self.config.num_hidden_layers) if depth else ()
         not_needed = (
             *self.not_needed,
-            *(f"{self.prefix}{self.layers_path}.{i}." for i in cut_off),
+            *(f"{self.layers_path}.{i}." for i in cut_off),
         )
         missing = [
             name
@@ -172,8 +177,8 @@ class TransformerLobe(HFTransformersInterface):
         if missing:
             raise InputError(
                 f"backbone {source}: model.safetensors lacks {len(missing)} "
-                f"of the encoder's tensors ({missing[0]}, ...); give the "
-                "checkpoint of a whole encoder"
+                f"of the encoder's tensors ({self.prefix}{missing[0]}, ...); "
+                "give the checkpoint of a whole encoder"
             )
 
     @property

@@ -3,6 +3,7 @@
 import torch
 from torch.nn.functional import dropout, gelu, pad
 from transformers import WhisperFeatureExtractor
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from ser_peft.lobes.base import SpeechLobe, largest
 from ser_peft.lobes.spectrum import PowerSpectrum
@@ -27,7 +28,8 @@ class WhisperLobe(SpeechLobe):
     """
 
     limited = True  # to its position embeddings
-    not_needed = ("decoder.",)
+    # Not AutoModel, which takes time and three times the memory for a decoder.
+    checkpoint_class = WhisperEncoder
     prefix = "encoder."
     layers_path = "layers"
     front_end = ("conv1", "conv2", "embed_positions")
@@ -47,7 +49,7 @@ class WhisperLobe(SpeechLobe):
         self.spectrum = PowerSpectrum(N_FFT, HOP, N_FFT, center=True)
 
     def encoder_of(self, model):
-        """Keep the encoder; the decoder would triple the memory."""
+        """Take the encoder where there is a decoder too."""
         return model.get_encoder()
 
     @property

@@ -70,6 +70,7 @@ class ModelFile(_File):
     head: Name
     head_settings: _HeadSettings
     temperature: Annotated[float, Field(ge=1e-3, le=1e3)] = 1.0
+    unsure: Annotated[float, Field(ge=0, le=1)] | None = None
     # Name -> mean and standard deviation.
     dimensions: dict[
         Name,
@@ -132,6 +133,8 @@ class ManifestFile(_File):
 
     format: Literal[1]
     encoders: dict[Name, _Identity]
+    # Models of the Hugging Face hub that it comes from.
+    origins: list[_Identity] = []
     files: dict[Name, _Listed]
 
 

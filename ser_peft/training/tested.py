@@ -23,6 +23,7 @@ from ser_peft.evaluation.robustness import (
     disturbed,
     without_text,
 )
+from ser_peft.inference.card import write_card
 from ser_peft.report.run_page import write_report
 from ser_peft.storage.checkpoints import load_mean
 from ser_peft.training.frozen import CachingBrain
@@ -180,7 +181,9 @@ class TestedBrain(CachingBrain):
                 self.evaluate(self.eval_loader("test", {"test": dataset}))
                 results["robustness"][name] = self.measured["scores"]["ua"]
         if self.about["classes"]:
-            self.model.temperature = results["calibration"]["temperature"]
+            found = results["calibration"]
+            self.model.temperature = found["temperature"]
+            self.model.unsure = found["unsure"]
         return results
 
     def report(self, command=None):
@@ -195,6 +198,7 @@ class TestedBrain(CachingBrain):
         folder = Path(self.hparams.output_folder)
         if if_main_process():
             self.model.save(folder / "model", self.heard)
+            write_card(folder / "model", results)
             gender_of = self.groups.get("gender", {})
             write_report(
                 folder,

@@ -207,7 +207,7 @@ LFS = (
          "MPEG-4.*`ffmpeg -i '.*a clip.bin' '.*a clip.bin'.wav`"),
         (b"\x1aE\xdf\xa3" + bytes(99), "webm.*ffmpeg"),
         (b"0&\xb2u\x8ef\xcf\x11" + bytes(99), "wma.*ffmpeg"),
-        (b"#!AMR\n" + bytes(99), "AMR.*ffmpeg"),
+        (b"#!AMR\n" + b"\xff", "AMR.*ffmpeg"),
         (b"\xff\xf1\x50\x80" + bytes(99), "AAC.*ffmpeg"),
         (b"RIFF\x20\0\0\0AVI " + bytes(99), "avi.*ffmpeg"),
         (b"PK\3\4" + bytes(99), "archive.*unpack"),

@@ -14,6 +14,7 @@ from ser_peft.evaluation.calibration import (
     reliability,
     scale,
     trusted_temperature,
+    unsure_below,
 )
 
 
@@ -157,3 +158,81 @@ def test_fitted_on_valid_and_judged_on_test():
     assert result["valid_speakers"] == 40
     assert result["ece"] == expected_calibration_error(*test.values())
     assert result["ece_scaled"] < 0.03 < 0.1 < result["ece"]
+    scaled = scale(valid["probabilities"], result["temperature"])
+    assert result["unsure"] == unsure_below(valid["label"], scaled)
+    # Of the test set nothing is used: with other labels, the same threshold.
+    other = {**test, "label": [0] * len(test["label"])}
+    assert calibration(valid, other)["unsure"] == result["unsure"]
+    judged = scale(test["probabilities"], result["temperature"])
+    kept = judged.max(1) >= result["unsure"]
+    right = judged.argmax(1) == test["label"]
+    assert result["coverage"] == kept.mean()
+    assert result["accuracy"] == right.mean()
+    assert result["accuracy_answered"] == right[kept].mean()
+    assert result["accuracy_answered"] > result["accuracy"] + 0.1
+    given = calibration(None, test, result["temperature"], result["unsure"])
+    assert given.items() <= result.items()
+
+
+def of_confidence(right, wrong):
+    """Labels and probabilities of two classes with these confidences."""
+    confidence = np.array([*right, *wrong])
+    labels = [0] * len(right) + [1] * len(wrong)
+    return labels, np.stack([confidence, 1 - confidence], 1)
+
+
+def test_threshold_has_the_largest_j():
+    """As tried one by one, on both sides of every confidence."""
+    rng = np.random.default_rng(0)
+    right, wrong = rng.uniform(0.55, 1, 60), rng.uniform(0.5, 0.8, 40)
+    found = unsure_below(*of_confidence(right, wrong))
+    tried = np.linspace(0.5, 1, 5001)
+    gain = [(right >= at).mean() - (wrong >= at).mean() for at in tried]
+    assert (right >= found).mean() - (wrong >= found).mean() == pytest.approx(
+        max(gain)
+    )
+    # Nothing is near enough to be moved across by another rounding.
+    assert abs(np.r_[right, wrong] - found).min() > 1e-6
+
+
+def test_of_equally_good_thresholds_the_lowest():
+    """0.55 and 0.85 both gain 0.75."""
+    right = [0.6] * 3 + [0.9] * 9
+    wrong = [0.5] * 9 + [0.8] * 3
+    assert unsure_below(*of_confidence(right, wrong)) == pytest.approx(0.55)
+    assert unsure_below(*of_confidence(right[3:], wrong)) == pytest.approx(0.85)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ([0.9] * 50, [0.6] * 4),
+        ([0.9] * 4, [0.6] * 50),
+        ([0.7] * 50, [0.7] * 50),  # all tied
+        ([0.6] * 50, [0.9] * 50),  # the wrong way round
+        ([0.9] * 5 + [0.6] * 5, [0.6] * 7 + [0.9] * 3),  # by chance
+    ],
+)
+def test_no_threshold_without_evidence(right, wrong):
+    assert unsure_below(*of_confidence(right, wrong)) is None
+
+
+def test_a_threshold_by_chance_is_rare():
+    """Confidence that says nothing; at most one in twenty finds one."""
+    rng = np.random.default_rng(0)
+    found = [
+        unsure_below(*of_confidence(rng.uniform(0.5, 1, 20),
+                                    rng.uniform(0.5, 1, 20)))
+        for _ in range(400)
+    ]  # fmt: skip
+    assert sum(one is not None for one in found) <= 0.05 * 400
+
+
+def test_no_threshold_answers_all():
+    labels, chances = of_confidence([0.9] * 6, [0.6] * 2)
+    test = {"label": labels, "probabilities": chances}
+    found = calibration(None, test)
+    assert found["unsure"] is None and found["coverage"] == 1
+    assert found["accuracy_answered"] == found["accuracy"] == 0.75
+    found = calibration(None, test, unsure=0.95)
+    assert found["coverage"] == 0 and found["accuracy_answered"] is None

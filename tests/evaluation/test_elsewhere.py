@@ -54,7 +54,7 @@ def test_its_own_test_set_gives_its_own_results(run, manifests, tmp_path):
         *("worst_speaker", "total_parameters"),
     ):
         assert found[key] == own[key], key
-    for key in ("temperature", "ece", "ece_scaled"):
+    for key in ("temperature", "ece", "ece_scaled", "unsure", "coverage"):
         assert found["calibration"][key] == pytest.approx(
             own["calibration"][key], abs=1e-6
         )

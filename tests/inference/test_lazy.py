@@ -4,6 +4,13 @@ import subprocess
 import sys
 
 import pytest
+from peft import LoraConfig
+
+from ser_peft.adapters import PeftLobe
+from ser_peft.heads import LinearHead
+from ser_peft.inference import EmotionModel
+from ser_peft.inference.export import export
+from ser_peft.lobes import load_lobe
 
 LIGHT = """
 import sys
@@ -21,12 +28,37 @@ HEAVY = [
 
 
 @pytest.mark.parametrize(
-    "module", ["ser_peft", "ser_peft.inference.recognizer"]
+    "module",
+    [
+        "ser_peft",
+        "ser_peft.inference.recognizer",
+        "ser_peft.inference.timeline",
+    ],
 )
 def test_recognizers_need_little(module):
     """Files of ONNX are run where nothing of this is installed."""
     script = LIGHT.format(names=HEAVY, module=module)
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+WITHOUT = """
+import sys
+from ser_peft import load_model
+model = load_model(sys.argv[1])
+assert model.encoder.method_name == "{method}"
+assert {lacks} == ("peft" not in sys.modules)
+"""
+
+
+@pytest.mark.parametrize("merge", [True, False])
+def test_only_an_adapter_of_peft_imports_peft(tiny_backbones, tmp_path, merge):
+    encoder = PeftLobe(load_lobe(tiny_backbones["whisper"]), LoraConfig())
+    head = LinearHead(encoder, 2)
+    EmotionModel(encoder, head, ["calm", "sad"]).save(tmp_path / "model")
+    export(tmp_path / "model", tmp_path / "out", merge=True)
+    script = WITHOUT.format(method="frozen" if merge else "lora", lacks=merge)
+    folder = tmp_path / ("out" if merge else "model")
+    subprocess.run([sys.executable, "-c", script, folder], check=True)
 
 
 def test_lazy_names_are_there():

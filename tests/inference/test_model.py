@@ -495,6 +495,15 @@ def test_probabilities_are_of_the_scaled_logits(models, copy):
         )
         with torch.no_grad():
             assert torch.allclose(model(clip[None])[0], logits)
+        assert model.unsure is None
+
+
+def test_threshold_is_kept(copy, tmp_path):
+    edit(unsure=0.4)(copy)
+    model = load_model(copy)
+    assert model.unsure == 0.4
+    model.save(tmp_path / "again")
+    assert load_model(tmp_path / "again").unsure == 0.4
 
 
 @pytest.mark.parametrize(

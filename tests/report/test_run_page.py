@@ -21,6 +21,10 @@ CALIBRATION = {
     "valid_speakers": 3,
     "ece": 0.07,
     "ece_scaled": 0.02,
+    "unsure": None,
+    "coverage": 1.0,
+    "accuracy_answered": 0.7,
+    "accuracy": 0.7,
 }
 
 
@@ -369,6 +373,17 @@ def test_calibration_and_robustness_by_hand(run):
     assert "calibration error 7.0%, and 2.0% with the temperature 1.50" in text
     assert "maximum at 2.50; the fewer valid speakers (3), the nearer" in text
     assert "babble 20 dB 75.0% -5.0 telephone 80.5% +0.5" in text
+    assert "No answer is called unsure: valid has too few" in text
+    run["results"]["calibration"] |= {"unsure": 0.4, "coverage": 0.6,
+                                      "accuracy_answered": 0.9}  # fmt: skip
+    assert (
+        "unsure below a calibrated probability of 40.0%, a threshold chosen "
+        "on valid: at or above it are 60.0% of the test utterances, of which "
+        "90.0% are right, beside 70.0% of all." in shown(run)
+    )
+    run["results"]["calibration"] |= {"coverage": 0.0,
+                                      "accuracy_answered": None}  # fmt: skip
+    assert "are 0.0% of the test utterances." in shown(run)
 
 
 def test_speakers_are_coloured_by_gender(run):

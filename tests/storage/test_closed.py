@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from sealed import reseal
 
 import ser_peft
-from ser_peft.adapters import BottleneckConfig, PeftLobe, PromptConfig
+from ser_peft.adapters import BottleneckConfig, PeftLobe, PromptConfig, of_peft
 from ser_peft.adapters import folder as adapter_folder
 from ser_peft.data.provenance import Heard
 from ser_peft.errors import InputError
@@ -518,7 +518,8 @@ def test_adapter_settings_are_bounded(run, key, value):
     [
         ("head", "Sequential"), ("head", "FusionHead"), ("depth", 0),
         ("frame_stride", 10**9), ("temperature", 1e-300),
-        ("temperature", "1"), ("classes", ["a", "a"]), ("classes", [1]),
+        ("temperature", "1"), ("unsure", 1.5),
+        ("classes", ["a", "a"]), ("classes", [1]),
         ("head_settings", {"dropout": 2}), ("classes", []),
         ("head_settings", {"order": "paper"}),
         ("head_settings", {"fuse": "cross"}), ("first_seconds", 1e-9),
@@ -634,6 +635,6 @@ def test_no_changed_model_is_a_traceback(saved, tmp_path, data):
 
 def test_every_method_of_peft_is_read():
     """As its own class writes it."""
-    for kind in adapter_folder.PEFT_TYPE_TO_CONFIG_MAPPING:
-        for check in adapter_folder._hints(kind).values():
+    for kind in of_peft.PEFT_TYPE_TO_CONFIG_MAPPING:
+        for check in of_peft._hints(kind).values():
             assert check

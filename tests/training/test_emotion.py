@@ -155,6 +155,7 @@ def test_saved_model_gives_the_predictions(finished, ravdess_tree):
     assert results["ua"] == pytest.approx(np.mean(recalls))
     model = load_model(folder)
     assert model.temperature == results["calibration"]["temperature"]
+    assert model.unsure == results["calibration"]["unsure"]
     answers = model.predict(
         [
             ravdess_tree / f"Actor_{row['speaker']}" / f"{row['id']}.wav"
