@@ -4,9 +4,10 @@ A reader is a module with ``read(folder)``, which lists `Utterance`,
 ``CLASS_SETS`` (name of a set -> {label: class}) and ``PROTOCOLS`` (name ->
 `ser_peft.corpora.protocols.Folds`). Where these depend on the data, it has
 the functions ``class_sets(utterances)`` and ``protocols(utterances,
-class_set)`` instead. A reader outside this package is found by its entry
-point in the group ``ser_peft.corpora``; see docs/adding_a_corpus.md. Nothing
-here needs torch.
+class_set)`` instead. ``RESTRICTED = True`` says that the corpus's licence
+forbids to pass recordings on. A reader outside this package is found by its
+entry point in the group ``ser_peft.corpora``; see docs/adding_a_corpus.md.
+Nothing here needs torch.
 """
 
 import importlib
@@ -24,6 +25,7 @@ __all__ = [
     "DIMENSIONS",
     "Utterance",
     "corpus_folder",
+    "is_restricted",
     "load_corpus",
     "read_table",
     "recordings",
@@ -130,6 +132,30 @@ def load_corpus(name):
             f"reader ({error}); correct it, as docs/adding_a_corpus.md says"
         ) from error
     return reader
+
+
+def is_restricted(name):
+    """Whether a corpus's recordings may not be passed on.
+
+    Arguments
+    ---------
+    name : str
+        See `load_corpus`. A corpus without a reader here counts as one that
+        may not, since nothing is known of it.
+
+    Returns
+    -------
+    bool
+
+    Example
+    -------
+    >>> is_restricted("iemocap"), is_restricted("ravdess")
+    (True, False)
+    """
+    try:
+        return getattr(load_corpus(name), "RESTRICTED", False)
+    except InputError:
+        return True
 
 
 def corpus_folder(folder, name, expected, found):

@@ -63,6 +63,9 @@ class EmoBox:
 
     class_sets = staticmethod(class_sets)
 
+    RESTRICTED = True
+    """No manifest says what a corpus's licence allows."""
+
     def __init__(self, name):
         self.name = name
 

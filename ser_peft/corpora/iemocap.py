@@ -11,7 +11,10 @@ from ser_peft.corpora import Utterance, corpus_folder
 from ser_peft.corpora.protocols import Folds, RandomSplit, by_name
 from ser_peft.corpora.tables import matched_lines
 
-__all__ = ["CLASS_SETS", "PROTOCOLS", "read"]
+__all__ = ["CLASS_SETS", "PROTOCOLS", "RESTRICTED", "read"]
+
+RESTRICTED = True
+"""Its licence forbids to pass recordings on."""
 
 # [6.2901 - 8.2357]  Ses01F_impro01_M000  neu  [2.5000, 2.5000, 2.5000]
 # The dialogue names who wears the markers, the end of the turn who speaks;

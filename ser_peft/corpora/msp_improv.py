@@ -12,7 +12,10 @@ from ser_peft.corpora import Utterance, corpus_folder
 from ser_peft.corpora.protocols import Folds, by_name
 from ser_peft.corpora.tables import matched_lines
 
-__all__ = ["CLASS_SETS", "PROTOCOLS", "read"]
+__all__ = ["CLASS_SETS", "PROTOCOLS", "RESTRICTED", "read"]
+
+RESTRICTED = True
+"""Its licence forbids to pass recordings on."""
 
 # UTD-IMPROV-S01A-F01-P-FM01.avi; N; A:3.2; V:3.4; D:3.0 ; N:3.8;
 # sentence and target emotion, speaker, recording, turn; consensus; ratings.

@@ -14,7 +14,10 @@ from ser_peft.corpora import Utterance, corpus_folder, read_table
 from ser_peft.corpora.protocols import Folds, by_name
 from ser_peft.corpora.tables import number
 
-__all__ = ["CLASS_SETS", "PROTOCOLS", "read"]
+__all__ = ["CLASS_SETS", "PROTOCOLS", "RESTRICTED", "read"]
+
+RESTRICTED = True
+"""Its licence forbids to pass recordings on."""
 
 logger = logging.getLogger(__name__)
 
