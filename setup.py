@@ -4,6 +4,8 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+ONNX = ["onnx", "onnxruntime", "onnxscript"]
+SERVE = ["gradio>=6.31,<7", "fastapi", "uvicorn", "python-multipart"]
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.7,<10", "mkdocstrings[python]"]
 
 setup(
@@ -17,6 +19,7 @@ setup(
     packages=find_packages(include=["ser_peft", "ser_peft.*"]),
     package_data={
         "ser_peft": ["methods/*.yaml"],
+        "ser_peft.inference": ["templates/*"],
         "ser_peft.report": ["templates/*"],
     },
     install_requires=[
@@ -39,6 +42,10 @@ setup(
         "jinja2",
         "markupsafe",
         "tqdm",
+        # Timelines and streams: where somebody speaks. Of silero-vad only the
+        # weights are used; it needs torch, which they do not.
+        "onnxruntime",
+        "silero-vad>=6.2.3,<7",
     ],
     extras_require={
         # GPL, and only ever run in a process of its own.
@@ -46,16 +53,25 @@ setup(
         # To sign model folders, and to check signatures.
         # (pyopenssl: model-signing imports it without saying so.)
         "sign": ["model-signing>=1.1,<2", "pyopenssl"],
+        # For `ser-peft export --onnx`. Its files run with onnxruntime, numpy,
+        # soundfile and soxr alone: docs/onnx.md.
+        "onnx": ONNX,
         # To read m4a, mp4, webm, mkv, wma and the like.
         "media": ["av>=16"],
+        # For `ser-peft serve`.
+        "serve": SERVE,
         # For `ser-peft crossval --cluster slurm`.
         "slurm": ["submitit"],
         # For `mkdocs build`.
         "docs": DOCS,
         "dev": [
             *DOCS,
+            *ONNX,
             "av>=16",
+            *SERVE,
+            "httpx",
             "hypothesis",
+            "playwright",
             "pytest",
             "pytest-xdist",
             "ruff",

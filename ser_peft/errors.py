@@ -1,6 +1,7 @@
 """`InputError`, the one exception that users are meant to read."""
 
 import errno
+import importlib.util
 import logging
 import re
 import sys
@@ -104,18 +105,12 @@ def one_line_errors():
     ...     print(stop.code)
     2
     """
-    from tqdm import tqdm  # not there where only ONNX files are run
-
     logging.getLogger("speechbrain.utils.train_logger").addFilter(_no_vision)
-    factory, start_bar = logging.getLogRecordFactory(), tqdm.__init__
+    factory = logging.getLogRecordFactory()
     logging.setLogRecordFactory(_Record)
-    if not sys.stderr.isatty():
-        # A default does not do: SpeechBrain asks for its bars.
-        tqdm.__init__ = lambda bar, *args, **options: start_bar(
-            bar, *args, **{**options, "disable": True}
-        )
     try:
-        yield
+        with _bars():
+            yield
     except KeyboardInterrupt as stop:
         print(": ".join(["stopped", *map(str, stop.args)]), file=sys.stderr)
         raise SystemExit(130) from None
@@ -127,6 +122,25 @@ def one_line_errors():
         raise SystemExit(2) from None
     finally:
         logging.setLogRecordFactory(factory)
+
+
+@contextmanager
+def _bars():
+    """Show progress bars in a terminal only."""
+    # Where only ONNX files are run, there is no tqdm.
+    if sys.stderr.isatty() or not importlib.util.find_spec("tqdm"):
+        yield
+        return
+    from tqdm import tqdm
+
+    start_bar = tqdm.__init__
+    # A default does not do: SpeechBrain asks for its bars.
+    tqdm.__init__ = lambda bar, *args, **options: start_bar(
+        bar, *args, **{**options, "disable": True}
+    )
+    try:
+        yield
+    finally:
         tqdm.__init__ = start_bar
 
 

@@ -18,6 +18,7 @@ ORDER = (
     ("inference",),
     ("evaluation",),
     ("report",),
+    ("service",),
     ("training",),
     ("crossval",),
     ("cli",),

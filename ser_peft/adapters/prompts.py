@@ -144,7 +144,7 @@ class DeepPrompt(torch.nn.Module):
         zero to and from them: they have no place in time.
         """
         hidden, *rest = args
-        prompt = self.prompt.to(hidden.dtype).expand(len(hidden), -1, -1)
+        prompt = self.prompt.to(hidden.dtype).expand(hidden.shape[0], -1, -1)
         hidden = torch.cat([prompt, hidden], dim=1)
         pad = torch.nn.functional.pad
         mask = kwargs.get("attention_mask")

@@ -88,6 +88,13 @@ def inference(add):
 
 def load(args):
     """Load the model that a command was given, for inference."""
+    from ser_peft.inference.onnx import is_onnx, load_onnx
+
+    if is_onnx(args.model):  # without torch, which may not be there
+        places = {k: getattr(args, k) for k in ("backbone", "text_backbone")}
+        how = {"device": args.device, "verify": args.verify}
+        precision = args.precision.replace("auto", "")
+        return load_onnx(args.model, precision=precision, **places, **how)
     from ser_peft.device import find_device
     from ser_peft.inference import load_model
 

@@ -48,12 +48,17 @@ def add_commands(commands):
     add("out", help="new folder; its name is the model's")
     merge = "merge the adapter into the encoder, and write that too"
     add("--merge", action="store_true", help=merge)
+    onnx = "write OUT.onnx instead, one file that runs without torch"
+    add("--onnx", action="store_true", help=onnx)
+    add("--int8", action="store_true", help="with --onnx: smaller and faster")
     encoders(add, "where the encoder is for the model's users")
     add(
         "--sign", metavar="KEY",
         help="sign the folder with this private key (PEM), see `predict "
         "--verify`; needs pip install 'ser_peft[sign]'",
     )  # fmt: skip
+    yaml = "add a hyperparams.yaml for SpeechBrain's own EncoderClassifier"
+    add("--speechbrain", action="store_true", help=yaml)
 
 
 def params(args):
@@ -110,6 +115,8 @@ def evaluate(args):
 
 def export(args):
     """Copy a finished run to a folder to ship, with its hashes."""
+    if args.onnx or args.int8:
+        return _export_onnx(args)
     from ser_peft.inference.export import export
     from ser_peft.storage.released import registry_file
 
@@ -120,6 +127,7 @@ def export(args):
         args.backbone,
         args.text_backbone,
         args.sign,
+        args.speechbrain,
     )
     print(json.dumps(entry, indent=2))
     say(
@@ -127,3 +135,17 @@ def export(args):
         f"{registry_file()}",
         file=sys.stderr,
     )
+
+
+def _export_onnx(args):
+    from ser_peft.inference.onnx_export import export_onnx
+
+    for flag in ("merge", "text_backbone", "sign"):
+        if getattr(args, flag):
+            raise InputError(f"--{flag}: is not for --onnx; leave it out")
+    if not args.onnx:
+        raise InputError("--int8: is for ONNX files; add --onnx")
+    about = export_onnx(args.model, args.out, args.int8, args.backbone)
+    print(json.dumps(about, indent=2))
+    size = Path(args.out).stat().st_size / 1e6
+    say(f"{args.out}: done, {size:.1f} MB", file=sys.stderr)

@@ -4,10 +4,10 @@ A reader is a module with ``read(folder)``, which lists `Utterance`,
 ``CLASS_SETS`` (name of a set -> {label: class}) and ``PROTOCOLS`` (name ->
 `ser_peft.corpora.protocols.Folds`). Where these depend on the data, it has
 the functions ``class_sets(utterances)`` and ``protocols(utterances,
-class_set)`` instead. ``RESTRICTED = True`` says that the corpus's licence
-forbids to pass recordings on. A reader outside this package is found by its
-entry point in the group ``ser_peft.corpora``; see docs/adding_a_corpus.md.
-Nothing here needs torch.
+class_set)`` instead. ``ABOUT``, an `About`, may say what else the cards of
+models need to know. A reader outside this package is found by its entry
+point in the group ``ser_peft.corpora``; see docs/adding_a_corpus.md. Nothing
+here needs torch.
 """
 
 import importlib
@@ -23,9 +23,10 @@ from ser_peft.io import refuse_pointer
 __all__ = [
     "CORPORA",
     "DIMENSIONS",
+    "About",
     "Utterance",
+    "about_corpus",
     "corpus_folder",
-    "is_restricted",
     "load_corpus",
     "read_table",
     "recordings",
@@ -77,6 +78,35 @@ class Utterance:
     text: str | None = None
     labels: dict = field(default_factory=dict)
     group: str | None = None
+
+
+@dataclass(frozen=True)
+class About:
+    """What the card of a model says of the corpus that it was trained on.
+
+    Arguments
+    ---------
+    language : str, optional
+        ISO 639-1 code; None where it is unknown or there are several.
+    speech : str, optional
+        Kind of speech: ``acted: ...``, ``natural: ...``.
+    licence : str, optional
+        Name or terms of the licence; None where none is known.
+    link : str, optional
+        Page with the licence, or the corpus's own.
+    commercial : bool, optional
+        Whether the licence allows commercial use; None where it is unknown.
+    restricted : bool
+        Whether the licence forbids to pass recordings on: reports hold no
+        clips then.
+    """
+
+    language: str | None = None
+    speech: str | None = None
+    licence: str | None = None
+    link: str | None = None
+    commercial: bool | None = None
+    restricted: bool = False
 
 
 def load_corpus(name):
@@ -134,28 +164,28 @@ def load_corpus(name):
     return reader
 
 
-def is_restricted(name):
-    """Whether a corpus's recordings may not be passed on.
+def about_corpus(name):
+    """Find what is known of a corpus, for the card of a model.
 
     Arguments
     ---------
     name : str
-        See `load_corpus`. A corpus without a reader here counts as one that
-        may not, since nothing is known of it.
+        Name in ``results.json``, which may be one that is unknown here.
 
     Returns
     -------
-    bool
+    About
+        Of one that is unknown, nothing but that it is `restricted`.
 
     Example
     -------
-    >>> is_restricted("iemocap"), is_restricted("ravdess")
-    (True, False)
+    >>> about_corpus("ravdess").licence, about_corpus("mine").licence
+    ('CC BY-NC-SA 4.0', None)
     """
     try:
-        return getattr(load_corpus(name), "RESTRICTED", False)
+        return getattr(load_corpus(name), "ABOUT", About())
     except InputError:
-        return True
+        return About(restricted=True)
 
 
 def corpus_folder(folder, name, expected, found):

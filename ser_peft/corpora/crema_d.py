@@ -7,11 +7,19 @@ IEEE Transactions on Affective Computing 5(4), doi 10.1109/TAFFC.2014.2336244.
 from dataclasses import replace
 from pathlib import Path
 
-from ser_peft.corpora import Utterance, read_table, recordings
+from ser_peft.corpora import About, Utterance, read_table, recordings
 from ser_peft.corpora.protocols import FOUR, Folds, by_name
 from ser_peft.errors import InputError
 
-__all__ = ["CLASS_SETS", "PROTOCOLS", "read"]
+__all__ = ["ABOUT", "CLASS_SETS", "PROTOCOLS", "read"]
+
+ABOUT = About(
+    language="en",
+    speech="acted: actors say given sentences",
+    licence="ODbL, contents DbCL",
+    link="https://github.com/CheyneyComputerScience/CREMA-D",
+    commercial=True,
+)
 
 # Raters' votes; the file names' NEU, ANG, ... begin with the same letters.
 EMOTIONS = {

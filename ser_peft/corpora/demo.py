@@ -4,10 +4,17 @@
 without a licensed corpus. See ``recipes/Demo/make_corpus.py``.
 """
 
-from ser_peft.corpora import Utterance, recordings
+from ser_peft.corpora import About, Utterance, recordings
 from ser_peft.corpora.protocols import FOUR, Folds, by_name
 
-__all__ = ["CLASS_SETS", "PROTOCOLS", "SENTENCES", "read"]
+__all__ = ["ABOUT", "CLASS_SETS", "PROTOCOLS", "SENTENCES", "read"]
+
+ABOUT = About(
+    language="en",
+    speech="synthetic: a synthesiser says given sentences",
+    licence="the recordings belong to whoever made them",
+    commercial=True,
+)
 
 SENTENCES = {
     "1": "The train leaves from platform nine.",

@@ -4,10 +4,16 @@ Burkhardt et al. 2005, "A Database of German Emotional Speech", Interspeech,
 doi 10.21437/Interspeech.2005-446.
 """
 
-from ser_peft.corpora import Utterance, recordings
+from ser_peft.corpora import About, Utterance, recordings
 from ser_peft.corpora.protocols import FOUR, Folds, by_name
 
-__all__ = ["CLASS_SETS", "PROTOCOLS", "read"]
+__all__ = ["ABOUT", "CLASS_SETS", "PROTOCOLS", "read"]
+
+ABOUT = About(
+    language="de",
+    speech="acted: actors say given sentences",
+    link="http://emodb.bilderbar.info/download/",
+)
 
 SPEAKERS = {  # gender and age
     "03": ("male", 31),

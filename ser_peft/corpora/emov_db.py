@@ -6,10 +6,18 @@ Emotion Dimension in Voice Generation Systems", arXiv 1806.09514.
 
 import re
 
-from ser_peft.corpora import Utterance, corpus_folder
+from ser_peft.corpora import About, Utterance, corpus_folder
 from ser_peft.corpora.protocols import Folds, by_name
 
-__all__ = ["CLASS_SETS", "PROTOCOLS", "read"]
+__all__ = ["ABOUT", "CLASS_SETS", "PROTOCOLS", "read"]
+
+ABOUT = About(
+    language="en",
+    speech="acted: readers of given sentences, in given styles",
+    licence="non-commercial",
+    link="https://github.com/numediart/EmoV-DB/blob/master/LICENSE.md",
+    commercial=False,
+)
 
 GENDERS = {"bea": "female", "jenie": "female", "josh": "male", "sam": "male"}
 # Folders and files use different words.

@@ -7,14 +7,20 @@ database", Language Resources and Evaluation 42, doi
 
 import re
 
-from ser_peft.corpora import Utterance, corpus_folder
+from ser_peft.corpora import About, Utterance, corpus_folder
 from ser_peft.corpora.protocols import Folds, RandomSplit, by_name
 from ser_peft.corpora.tables import matched_lines
 
-__all__ = ["CLASS_SETS", "PROTOCOLS", "RESTRICTED", "read"]
+__all__ = ["ABOUT", "CLASS_SETS", "PROTOCOLS", "read"]
 
-RESTRICTED = True
-"""Its licence forbids to pass recordings on."""
+ABOUT = About(
+    language="en",
+    speech="acted: actors improvise and play scripts",
+    licence="research only, not to be passed on",
+    link="https://sail.usc.edu/iemocap/iemocap_release.htm",
+    commercial=False,
+    restricted=True,
+)
 
 # [6.2901 - 8.2357]  Ses01F_impro01_M000  neu  [2.5000, 2.5000, 2.5000]
 # The dialogue names who wears the markers, the end of the turn who speaks;

@@ -8,13 +8,21 @@ import logging
 import re
 from pathlib import Path
 
-from ser_peft.corpora import Utterance, corpus_folder, read_table
+from ser_peft.corpora import About, Utterance, corpus_folder, read_table
 from ser_peft.corpora.protocols import Folds, by_name
 from ser_peft.errors import InputError
 
-__all__ = ["CLASS_SETS", "PROTOCOLS", "read"]
+__all__ = ["ABOUT", "CLASS_SETS", "PROTOCOLS", "read"]
 
 logger = logging.getLogger(__name__)
+
+ABOUT = About(
+    language="en",
+    speech="acted: a TV series",
+    licence="GPL-3.0 for the annotation, research only for the clips",
+    link="https://affective-meld.github.io",
+    commercial=False,
+)
 
 FOLDERS = {
     "train": "train_splits",

@@ -8,14 +8,20 @@ study emotion perception", IEEE Transactions on Affective Computing 8(1), doi
 import re
 from dataclasses import replace
 
-from ser_peft.corpora import Utterance, corpus_folder
+from ser_peft.corpora import About, Utterance, corpus_folder
 from ser_peft.corpora.protocols import Folds, by_name
 from ser_peft.corpora.tables import matched_lines
 
-__all__ = ["CLASS_SETS", "PROTOCOLS", "RESTRICTED", "read"]
+__all__ = ["ABOUT", "CLASS_SETS", "PROTOCOLS", "read"]
 
-RESTRICTED = True
-"""Its licence forbids to pass recordings on."""
+ABOUT = About(
+    language="en",
+    speech="acted: actors improvise and read; they also talk between the takes",
+    licence="research only",
+    link="https://ecs.utdallas.edu/research/researchlabs/msp-lab/MSP-Improv.html",
+    commercial=False,
+    restricted=True,
+)
 
 # UTD-IMPROV-S01A-F01-P-FM01.avi; N; A:3.2; V:3.4; D:3.0 ; N:3.8;
 # sentence and target emotion, speaker, recording, turn; consensus; ratings.

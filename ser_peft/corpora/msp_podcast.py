@@ -10,16 +10,22 @@ import math
 import os
 from dataclasses import replace
 
-from ser_peft.corpora import Utterance, corpus_folder, read_table
+from ser_peft.corpora import About, Utterance, corpus_folder, read_table
 from ser_peft.corpora.protocols import Folds, by_name
 from ser_peft.corpora.tables import number
 
-__all__ = ["CLASS_SETS", "PROTOCOLS", "RESTRICTED", "read"]
-
-RESTRICTED = True
-"""Its licence forbids to pass recordings on."""
+__all__ = ["ABOUT", "CLASS_SETS", "PROTOCOLS", "read"]
 
 logger = logging.getLogger(__name__)
+
+ABOUT = About(
+    language="en",
+    speech="natural: podcasts",
+    licence="research only",
+    link="https://www.lab-msp.com/MSP/MSP-Podcast.html",
+    commercial=False,
+    restricted=True,
+)
 
 # Older releases spell it wrongly.
 TABLES = ("labels_consensus.csv", "labels_concensus.csv")

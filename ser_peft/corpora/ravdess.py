@@ -4,10 +4,18 @@ Livingstone and Russo 2018, "The Ryerson Audio-Visual Database of Emotional
 Speech and Song", PLoS ONE 13(5), doi 10.5281/zenodo.1188976.
 """
 
-from ser_peft.corpora import Utterance, recordings
+from ser_peft.corpora import About, Utterance, recordings
 from ser_peft.corpora.protocols import FOUR, Folds, by_name
 
-__all__ = ["CLASS_SETS", "PROTOCOLS", "read"]
+__all__ = ["ABOUT", "CLASS_SETS", "PROTOCOLS", "read"]
+
+ABOUT = About(
+    language="en",
+    speech="acted: actors say given sentences",
+    licence="CC BY-NC-SA 4.0",
+    link="https://zenodo.org/records/1188976",
+    commercial=False,
+)
 
 EMOTIONS = {
     "01": "neutral",

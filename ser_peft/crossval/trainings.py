@@ -18,7 +18,8 @@ from ser_peft.errors import InputError
 from ser_peft.evaluation.metrics import over_classes
 from ser_peft.settings.arguments import parse_arguments
 from ser_peft.settings.finished import DONE
-from ser_peft.settings.flags import is_place, place, split
+from ser_peft.settings.flags import split
+from ser_peft.settings.places import is_place, place
 
 __all__ = ["Training", "check", "numbers", "trainings"]
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import Field, with_config
 from typing_extensions import NotRequired, TypedDict
 
-from ser_peft.corpora import is_restricted
+from ser_peft.corpora import about_corpus
 from ser_peft.corpora.protocols import SPLITS
 from ser_peft.corpora.splits import check_splits, fingerprint
 from ser_peft.data.audio import MIN_SECONDS
@@ -171,7 +171,7 @@ def shareable(about, entries, wanted="auto"):
         Manifest, id -> entry.
     wanted : bool or str
         True, False, or "auto": unless the licence of a corpus forbids to
-        pass its recordings on, see `ser_peft.corpora.is_restricted`.
+        pass its recordings on, see `ser_peft.corpora.About`.
 
     Returns
     -------
@@ -182,7 +182,7 @@ def shareable(about, entries, wanted="auto"):
         corpora = {
             entry.get("corpus", about["corpus"]) for entry in entries.values()
         }
-        wanted = not any(map(is_restricted, corpora))
+        wanted = not any(about_corpus(name).restricted for name in corpora)
     if not wanted:
         return {}
     return {id_: path_of(entry, about) for id_, entry in entries.items()}

@@ -5,7 +5,7 @@ from ser_peft.data.pool import prepare_pool
 from ser_peft.data.sources import choose
 from ser_peft.data.writing import held, root_of, write_manifests
 from ser_peft.errors import InputError
-from ser_peft.settings.flags import place
+from ser_peft.settings.places import place
 
 __all__ = ["prepare"]
 

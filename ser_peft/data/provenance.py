@@ -8,6 +8,7 @@ from ser_peft.corpora.emobox import own_name
 from ser_peft.corpora.protocols import SPLITS
 from ser_peft.errors import InputError
 from ser_peft.io import write_json
+from ser_peft.storage.closed import origins_of
 from ser_peft.storage.model_files import HeardFile
 from ser_peft.storage.schema import read_json
 
@@ -86,6 +87,8 @@ class Heard:
                 f"({_names(both)}); leave one of the corpora out"
             )
         self.protocols, self.trusted = [about["protocol_sha"]], []
+        self.origins = []
+        """Models of the hub that it starts from: `closed.origins_of`."""
 
     @property
     def record(self):
@@ -119,6 +122,7 @@ class Heard:
             and is not trusted.
         """
         folder = Path(folder)
+        self.origins += origins_of(folder)
         places = folder / RECORD, folder.parent / RECORD
         path = next(filter(Path.is_file, places), None)
         if path:

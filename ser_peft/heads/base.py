@@ -1,10 +1,10 @@
 """Pooling over time, and the base class of all heads."""
 
 import torch
-from speechbrain.dataio.dataio import length_to_mask
 from torch import nn
 
 from ser_peft.errors import InputError
+from ser_peft.lobes.base import valid_mask
 from ser_peft.lobes.lean import make_lean
 from ser_peft.storage.checkpoints import SafeModule, load_tensors
 
@@ -58,7 +58,7 @@ def masked_mean(frames, lengths):
     >>> masked_mean(torch.tensor([[[1.0], [3.0], [9.0]]]), torch.tensor([2]))
     tensor([[2.]])
     """
-    inside = length_to_mask(lengths, frames.shape[-2], torch.bool)
+    inside = valid_mask(lengths, frames, dim=-2)
     return weighted_sum(frames, inside) / lengths[:, None]
 
 

@@ -6,11 +6,11 @@ dimensions]``. Padding never counts.
 """
 
 import torch
-from speechbrain.dataio.dataio import length_to_mask
 from torch import nn
 
 from ser_peft.errors import InputError
 from ser_peft.heads.base import Head, masked_mean, weighted_sum
+from ser_peft.lobes.base import valid_mask
 
 __all__ = [
     "HEADS",
@@ -261,7 +261,7 @@ class StatisticsHead(Head):
     def embed(self, hidden_states, frames):
         """Give mean and standard deviation, [B, 2 C]; see `Head.embed`."""
         last = hidden_states[-1]
-        inside = length_to_mask(frames, last.shape[1], torch.float)
+        inside = valid_mask(frames, last).float()
         weights = inside / frames[:, None]
         mean = weighted_sum(last, weights)
         variance = weighted_sum((last - mean[:, None]).square(), weights)

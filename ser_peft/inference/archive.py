@@ -219,7 +219,9 @@ class Archive:
         if self.path.suffix == ".csv":
             csv.writer(text, lineterminator="\n").writerows(rows)
         else:
-            text.writelines(f"{json.dumps(row)}\n" for row in rows)
+            text.writelines(
+                f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows
+            )
         file.write(text.getvalue().encode(errors="backslashreplace"))
         file.flush()
         os.fsync(file.fileno())

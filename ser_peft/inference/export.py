@@ -8,6 +8,7 @@ from pathlib import Path
 from ser_peft.adapters import PeftLobe
 from ser_peft.data.provenance import RECORD
 from ser_peft.errors import InputError
+from ser_peft.inference.card import CARD, HPARAMS, move_card
 from ser_peft.inference.loading import load_model, read_model
 from ser_peft.inference.model import identities
 from ser_peft.io import atomic_path, write_json
@@ -24,9 +25,17 @@ __all__ = ["export"]
 
 logger = logging.getLogger(__name__)
 
+TEMPLATES = Path(__file__).with_name("templates")
+
 
 def export(
-    run, out, merge=False, backbone=None, text_backbone=None, sign_with=None
+    run,
+    out,
+    merge=False,
+    backbone=None,
+    text_backbone=None,
+    sign_with=None,
+    speechbrain=False,
 ):
     """Copy a trained model to a folder of its own.
 
@@ -51,6 +60,9 @@ def export(
         The same for the text encoder.
     sign_with : str or Path, optional
         Private key, see `ser_peft.storage.closed.sign`.
+    speechbrain : bool
+        Add a ``hyperparams.yaml``, by which SpeechBrain's own
+        `EncoderClassifier.from_hparams` loads the folder.
 
     Returns
     -------
@@ -67,10 +79,15 @@ def export(
     if out.exists():
         raise InputError(f"{out}: is there already; give a new folder")
     folder, about = read_model(run)
+    if speechbrain and not about["classes"]:
+        raise InputError(
+            f"{folder}: has no classes, which SpeechBrain's classifiers give; "
+            "export it without --speechbrain"
+        )
     places = {"backbone": backbone, "text_backbone": text_backbone}
     with atomic_path(out) as tmp:
         if merge:
-            _merge(folder, backbone, text_backbone, tmp)
+            encoders = _merge(folder, backbone, text_backbone, tmp)
         else:
             _copy(folder, tmp)
             encoders = dict(about["encoders"] or {})
@@ -85,7 +102,10 @@ def export(
                 encoders[key] = {**seen, "source": place}
                 if place != about[key]:
                     _rename(tmp, key, place)
-            seal(tmp, encoders)
+        if speechbrain:
+            shutil.copyfile(TEMPLATES / HPARAMS, tmp / HPARAMS)
+        seal(tmp, encoders, about["origins"])
+        move_card(folder, tmp)
         if sign_with:
             sign(tmp, sign_with)
     source = str(out.resolve())
@@ -93,9 +113,9 @@ def export(
 
 
 def _copy(folder, out):
-    """Copy a model folder, but for manifest and signature."""
+    """Copy a model folder, but for manifest, signature and card."""
     for name, path in files_of(folder).items():
-        if name not in (MANIFEST, SIGNATURE):
+        if name not in (MANIFEST, SIGNATURE, CARD):
             (out / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, out / name)
 
@@ -114,6 +134,7 @@ def _outward(out, key, place):
 
 
 def _merge(folder, backbone, text_backbone, out):
+    """Write a merged model; return the identities of its encoders."""
     model = load_model(folder, backbone, text_backbone=text_backbone)
     lobes = {}
     for name, encoder in model.encoders.items():
@@ -128,7 +149,7 @@ def _merge(folder, backbone, text_backbone, out):
         # Beside each encoder too, which others may train without the rest.
         for place in (out, *map(out.joinpath, lobes)):
             shutil.copy(folder / RECORD, place)
-    seal(out, identities(model.encoders))
+    return identities(model.encoders)
 
 
 def _rename(folder, key, place):

@@ -14,14 +14,25 @@ from ser_peft.errors import InputError
 from ser_peft.heads import HEADS
 from ser_peft.heads.fusion import FUSIONS
 from ser_peft.inference.model import FORMAT, EmotionModel, identities
+from ser_peft.inference.onnx import is_onnx, load_onnx
 from ser_peft.lobes import load_lobe, load_text
 from ser_peft.lobes.configs import SCRATCH
 from ser_peft.lobes.transformer import weights_of
 from ser_peft.storage.checkpoints import load_tensors
-from ser_peft.storage.closed import MANIFEST, check_signature, hashes
+from ser_peft.storage.closed import (
+    MANIFEST,
+    check_signature,
+    hashes,
+    origins_of,
+)
 from ser_peft.storage.closed import verify as verify_folder
 from ser_peft.storage.model_files import ModelFile
-from ser_peft.storage.released import find, is_name, is_registered
+from ser_peft.storage.released import (
+    find,
+    hub_name,
+    is_name,
+    is_registered,
+)
 from ser_peft.storage.schema import fit, read_json
 
 __all__ = ["load_model", "read_model"]
@@ -47,7 +58,8 @@ def read_model(folder, save_path=""):
     about : dict
         ``model.json``, with the class as ``head``; ``encoders``, their
         sources and hashes in the manifest (None without one); ``proven``,
-        whether manifest or registry have the hashes of all files.
+        whether manifest or registry have the hashes of all files;
+        ``origins``, see `ser_peft.storage.closed.origins_of`.
 
     Raises
     ------
@@ -55,7 +67,7 @@ def read_model(folder, save_path=""):
         If there is no model, its description is wrong, or a file differs
         from the manifest.
     """
-    proven = is_registered(folder)
+    proven, hub = is_registered(folder), hub_name(folder)
     folder = Path(find(folder, save_path) if is_name(folder) else folder)
     if (folder / "model" / "model.json").exists():
         if (folder / "model").is_symlink():
@@ -64,6 +76,11 @@ def read_model(folder, save_path=""):
             )
         folder = folder / "model"
     encoders = verify_folder(folder)
+    if hub and encoders is None:
+        raise InputError(
+            f"{hub[0]}: has no {MANIFEST}: nothing proves that its files are "
+            "whole; ask its author to send it by `ser-peft push`"
+        )
     path = folder / "model.json"
     how = "describes no model", "save it again"
     missing = "give a finished run or its model/ folder"
@@ -90,6 +107,7 @@ def read_model(folder, save_path=""):
         **about,
         "encoders": encoders,
         "proven": proven or encoders is not None,
+        "origins": origins_of(folder),
     }
 
 
@@ -184,6 +202,7 @@ def load_model(
     device="cpu",
     text_backbone=None,
     verify=None,
+    revision=None,
 ):
     """Load a trained model for inference.
 
@@ -195,8 +214,11 @@ def load_model(
     Arguments
     ---------
     folder : str or Path
-        The ``model/`` folder of a run, the run's folder, or the name of a
-        released model: see `ser_peft.storage.released`.
+        The ``model/`` folder of a run, the run's folder, the name of a
+        released model (see `ser_peft.storage.released`), or of one on the
+        Hugging Face hub: ``user/name``, or ``user/name@revision``. No code
+        of it is run; its commit is named in what is made from it. A ``.onnx``
+        file too, see `ser_peft.inference.onnx`.
     backbone : str, optional
         Place of the encoder now, if training found it elsewhere. Weights that
         differ from those of the training are taken too, with a warning.
@@ -209,11 +231,14 @@ def load_model(
     verify : str or Path, optional
         Public key (PEM) of the person who must have signed the folder, see
         `ser_peft.storage.closed.sign`.
+    revision : str, optional
+        Commit, branch or tag of a model on the hub; the newest commit of its
+        main branch by default, which stays the same in a process.
 
     Returns
     -------
     EmotionModel
-        In eval mode.
+        In eval mode; of a ``.onnx`` file an `OnnxModel`.
 
     Raises
     ------
@@ -227,7 +252,16 @@ def load_model(
     >>> model.predict(["clip.wav"])[0]["label"]  # doctest: +SKIP
     'happy'
     """
-    folder, about = read_model(folder, save_path)
+    if is_onnx(folder):
+        places = {"backbone": backbone, "text_backbone": text_backbone}
+        return load_onnx(folder, device=device, verify=verify, **places)
+    named = f"{folder}@{revision}" if revision else folder
+    if revision and not hub_name(named):
+        raise InputError(
+            f"revision {revision}: {folder} is no name on the Hugging Face "
+            "hub; give user/name, or no revision"
+        )
+    folder, about = read_model(named, save_path)
     if verify:
         check_signature(folder, verify)
     elif not about["proven"]:
@@ -260,5 +294,6 @@ def load_model(
     model = EmotionModel(encoder, head, classes, **settings, **text)
     files = [hashes(folder), identities(model.encoders)]
     content = json.dumps(files, sort_keys=True).encode()
+    model.origins = about["origins"]
     model.fingerprint = hashlib.sha256(content).hexdigest()
     return model.eval().to(device)

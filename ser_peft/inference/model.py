@@ -68,6 +68,7 @@ class EmotionModel(nn.Module, Recognizer):
         self.dimensions = dict(dimensions)
         self.first_seconds = first_seconds
         self.unsure = unsure
+        self.origins = []  # see `ser_peft.storage.closed.origins_of`
 
     @property
     def encoders(self):
@@ -277,7 +278,8 @@ class EmotionModel(nn.Module, Recognizer):
             write_json(tmp / "model.json", about)
             if heard:
                 heard.write(tmp)
-            seal(tmp, identities(self.encoders))
+            origins = [*self.origins, *(heard.origins if heard else ())]
+            seal(tmp, identities(self.encoders), origins)
 
 
 def identities(encoders):

@@ -3,6 +3,8 @@
 import math
 import os
 from contextlib import nullcontext
+from importlib.util import find_spec
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -164,6 +166,72 @@ class Recognizer:
             raise InputError(summary(broken, total))
         return answers
 
+    def stream(
+        self,
+        window=4.0,
+        hop=1.0,
+        rate=SAMPLE_RATE,
+        unsure=None,
+        batch_seconds=None,
+    ):
+        """Open a stream of audio that comes in pieces.
+
+        Arguments
+        ---------
+        window, hop, rate, unsure, batch_seconds
+            See `ser_peft.inference.streams.Stream`.
+
+        Returns
+        -------
+        Stream
+            ``push(samples)`` returns the windows that became complete,
+            ``close()`` the rest.
+        """
+        from ser_peft.inference.streams import Stream
+
+        return Stream(self, window, hop, rate, unsure, batch_seconds)
+
+    def timeline(
+        self,
+        recording,
+        window=4.0,
+        hop=1.0,
+        unsure=None,
+        batch_seconds=None,
+        progress=False,
+        name=None,
+    ):
+        """Follow emotions through a recording of any length.
+
+        Arguments
+        ---------
+        recording : object
+            Path, or whatever else `predict` takes as one recording; files
+            longer than half an hour are not held in memory.
+        window, hop, unsure, batch_seconds
+            See `ser_peft.inference.streams.Stream`.
+        progress : bool
+            Show a progress bar.
+        name : str, optional
+            Name of the recording; by default its path.
+
+        Returns
+        -------
+        Timeline
+            Windows, and segments of one emotion each. See
+            `ser_peft.inference.timeline`.
+
+        Raises
+        ------
+        InputError
+            If the recording cannot be used, see `read_audio`.
+        """
+        from ser_peft.inference.timeline import follow
+
+        return follow(
+            self, recording, window, hop, unsure, batch_seconds, progress, name
+        )
+
     def judged(self, items, batch_seconds=None):
         """Score recordings, more than fit into a list.
 
@@ -247,7 +315,9 @@ class Recognizer:
 
 def progress_bar(total, done=0):
     """Progress bar of recordings, with their rate and the time left."""
-    from tqdm import tqdm  # only bars need it
+    if not find_spec("tqdm"):  # where only ONNX files are run
+        return nullcontext(SimpleNamespace(update=int))
+    from tqdm import tqdm
 
     return tqdm(total=total, initial=done, unit="file", dynamic_ncols=True)
 

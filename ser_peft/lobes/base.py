@@ -1,14 +1,36 @@
 """Base class of the speech lobes: lengths, masks and the loop over layers."""
 
 import torch
-from speechbrain.dataio.dataio import length_to_mask
 
 from ser_peft.errors import InputError
 from ser_peft.io import SAMPLE_RATE
 from ser_peft.lobes.lean import ATTENTION
 from ser_peft.lobes.transformer import TransformerLobe
 
-__all__ = ["SpeechLobe", "lengths_in_samples", "valid_mask"]
+__all__ = ["SpeechLobe", "largest", "lengths_in_samples", "valid_mask"]
+
+
+def largest(counts, bound):
+    """Largest of the clips' counts, such as samples or frames.
+
+    Arguments
+    ---------
+    counts : torch.Tensor
+        One count a clip, [B].
+    bound : int
+        Count of the padded batch: no clip has more. A graph that is being
+        exported takes this one, since its shapes may not depend on values.
+
+    Returns
+    -------
+    int
+
+    Example
+    -------
+    >>> largest(torch.tensor([3, 5]), 8)
+    5
+    """
+    return bound if torch.compiler.is_exporting() else int(counts.max())
 
 
 def lengths_in_samples(wav, wav_lens=None):
@@ -60,8 +82,10 @@ def valid_mask(lengths, padded, dim=1):
     tensor([[ True,  True],
             [ True, False]])
     """
-    mask = length_to_mask(lengths, padded.shape[dim], torch.bool)
-    return mask.to(padded.device)
+    # Not SpeechBrain's `length_to_mask`, which is for one size of batch in a
+    # graph that is being exported.
+    positions = torch.arange(padded.shape[dim], device=lengths.device)
+    return (positions < lengths[:, None]).to(padded.device)
 
 
 class SpeechLobe(TransformerLobe):
@@ -185,7 +209,7 @@ class SpeechLobe(TransformerLobe):
         return self._strided(frames)
 
     def _strided(self, frames):
-        return -(-frames // self.frame_stride)
+        return (frames + self.frame_stride - 1) // self.frame_stride
 
     def _average(self, hidden, frames):
         """Average each `frame_stride` neighbours, valid ones only."""
@@ -255,8 +279,9 @@ class SpeechLobe(TransformerLobe):
         # Lengths stay on the CPU: each look at one on a GPU would wait for
         # everything that is queued there.
         lengths = lengths_in_samples(wav, wav_lens).cpu()
-        longest = int(lengths.max())
-        if self.limited and longest > self.max_samples:
+        longest = largest(lengths, wav.shape[1])
+        exporting = torch.compiler.is_exporting()
+        if self.limited and not exporting and longest > self.max_samples:
             raise InputError(
                 f"a clip of {longest / self.sample_rate:.1f} s is longer than "
                 f"the {self.max_samples / self.sample_rate:.0f} s that "
@@ -264,7 +289,7 @@ class SpeechLobe(TransformerLobe):
             )
         wav = wav[:, :longest]
         wav = wav.masked_fill(~valid_mask(lengths, wav), 0.0)
-        missing = max(0, self.min_samples - longest)
+        missing = torch.sym_max(0, self.min_samples - longest)
         wav = torch.nn.functional.pad(wav, (0, missing))
         lengths = lengths.clamp(min=self.min_samples)
         frames = self.frames(lengths)
@@ -304,7 +329,7 @@ class SpeechLobe(TransformerLobe):
         if first < end:
             extra = self.layer_inputs(hidden)
         # Without padding no mask: the fused attention kernels are faster.
-        if int(frames.min()) < hidden.shape[1]:
+        if torch.compiler.is_exporting() or int(frames.min()) < hidden.shape[1]:
             mask = valid_mask(frames, hidden)[:, None, None]
         for layer in self.layers[first:end]:
             hidden = self.run_layer(layer, hidden, attention_mask=mask, **extra)

@@ -4,6 +4,7 @@ import torch
 from transformers import Wav2Vec2FeatureExtractor
 
 from ser_peft.lobes.base import SpeechLobe
+from ser_peft.lobes.spectrum import PowerSpectrum
 
 __all__ = ["HOP", "N_FFT", "WINDOW", "FilterbankLobe"]
 
@@ -21,8 +22,7 @@ class FilterbankLobe(SpeechLobe):
         with torch.device("cpu"):  # their values are looked at
             filters = self.filters()
         self.register_buffer("mel_filters", filters, persistent=False)
-        window = torch.hann_window(WINDOW)
-        self.register_buffer("hann_window", window, persistent=False)
+        self.spectrum = PowerSpectrum(WINDOW, HOP, N_FFT)
 
     def filters(self):
         """Weights of the spectrum's bins in each mel band, [257, bands]."""
@@ -43,6 +43,5 @@ class FilterbankLobe(SpeechLobe):
         power : int
             Exponent of the magnitudes: 1, or 2 for power spectra.
         """
-        windows = wav.float().unfold(1, WINDOW, HOP) * self.hann_window.float()
-        spectra = torch.fft.rfft(windows, N_FFT).abs()
-        return spectra**power @ self.mel_filters.float()
+        spectra = self.spectrum(wav.float()).transpose(1, 2) ** (power / 2)
+        return spectra @ self.mel_filters.float()

@@ -208,7 +208,7 @@ def mel_frames(samples):
 
 def strided(frames):
     """Count the frames behind a convolution of the stem."""
-    return -(-frames // STEM_STRIDE)
+    return (frames + STEM_STRIDE - 1) // STEM_STRIDE
 
 
 AutoConfig.register(FilterbankCnnConfig.model_type, FilterbankCnnConfig)

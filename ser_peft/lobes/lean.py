@@ -1,16 +1,72 @@
 """Attention, dropout and linear layers that keep and compute less."""
 
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-__all__ = ["ATTENTION", "LeanDropout", "LeanLinear", "make_lean"]
+__all__ = [
+    "ATTENTION",
+    "LeanDropout",
+    "LeanLinear",
+    "attention",
+    "make_lean",
+]
 
 ATTENTION = "ser_peft"
 """Name under which transformers finds the attention of this module."""
 SHORT = 512
 """Most frames of a clip whose attention scores stay in a CPU's cache."""
+
+
+def attention(query, key, value, mask=None, bias=None, dropout=0.0, scale=None):
+    """Scaled dot-product attention, a single operator of ONNX too.
+
+    Arguments
+    ---------
+    query, key, value : torch.Tensor
+        [B, H, T, D].
+    mask : torch.Tensor, optional
+        True at valid keys, [B, 1, 1, T].
+    bias : torch.Tensor, optional
+        Added to the products, [B, H, T, T].
+    dropout : float
+        Dropout probability of the weights.
+    scale : float, optional
+        Factor of the products, 1 / sqrt(D) by default.
+
+    Returns
+    -------
+    torch.Tensor
+        [B, H, T, D].
+    """
+    if torch.compiler.is_exporting():
+        return _exported(query, key, value, mask, bias, scale)
+    if bias is not None and mask is not None:
+        mask = bias.masked_fill(~mask, float("-inf"))
+    elif bias is not None:
+        mask = bias
+    return scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, dropout_p=dropout, scale=scale
+    )
+
+
+def _exported(query, key, value, mask, bias, scale):
+    """onnxruntime's own operator: twice as fast as its five parts."""
+    heads, scale = query.shape[1], scale or query.shape[3] ** -0.5
+    inputs = [one.transpose(1, 2).flatten(2) for one in (query, key, value)]
+    if mask is not None:
+        mask = mask[:, 0, 0].to(torch.int32)
+    output = torch.onnx.ops.symbolic(
+        "com.microsoft::MultiHeadAttention",
+        [*inputs, None, mask, bias],
+        {"num_heads": heads, "scale": scale},
+        dtype=query.dtype,
+        shape=inputs[0].shape,
+        version=1,
+    )
+    return output.unflatten(2, (heads, -1)).transpose(1, 2)
 
 
 def _attend(module, query, key, value, mask, dropout=0.0, **kwargs):
@@ -20,6 +76,9 @@ def _attend(module, query, key, value, mask, dropout=0.0, **kwargs):
     tensors as large as the square of the frames: they are computed again in
     the backward pass.
     """
+    if torch.compiler.is_exporting():
+        output = attention(query, key, value, mask, scale=kwargs.get("scaling"))
+        return output.transpose(1, 2), None
     inputs = (module, query, key, value, mask)
     short = (
         query.dtype is torch.bfloat16

@@ -14,7 +14,7 @@ from transformers.audio_utils import mel_filter_bank
 
 from ser_peft.errors import InputError
 from ser_peft.io import SAMPLE_RATE
-from ser_peft.lobes.base import valid_mask
+from ser_peft.lobes.base import largest, valid_mask
 from ser_peft.lobes.filterbank import HOP, N_FFT, WINDOW, FilterbankLobe
 
 __all__ = [
@@ -199,9 +199,15 @@ class VGGishLobe(FilterbankLobe):
                 "to hide some; leave the mask out"
             )
         with torch.autocast(wav.device.type, enabled=False):
-            patches = self.log_mel(wav, int(frames.max()))
+            most = largest(frames, self.frames(wav.shape[1]))
+            patches = self.log_mel(wav, most)
         # The patches of padding are not worth the time that they take.
         inside = valid_mask(frames, patches)
+        if torch.compiler.is_exporting():  # whose shapes are no values
+            embedded = self.model(patches.flatten(0, 1)).unflatten(
+                0, inside.shape
+            )
+            return embedded * inside[..., None]
         embedded = self.model(patches[inside].to(self.model.dtype))
         hidden = embedded.new_zeros(*inside.shape, embedded.shape[-1])
         hidden[inside] = embedded

@@ -33,7 +33,7 @@ def masked_group_norm(norm, hidden, frames):
     torch.Tensor
         [B, C, T], normalised; zero beyond each clip.
     """
-    if hidden.device.type == "cpu":
+    if hidden.device.type == "cpu" and not torch.compiler.is_exporting():
         # A loop over the clips: five times as fast as masked sums.
         normed = torch.empty_like(hidden)
         for i, n in enumerate(frames.tolist()):

@@ -1,10 +1,10 @@
 """WavLM encoders, with an attention that adapters can reach."""
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 from transformers.models.wavlm import modeling_wavlm
 
+from ser_peft.lobes.lean import attention
 from ser_peft.lobes.wav2vec2 import Wav2Vec2Lobe
 
 __all__ = ["WavLMAttention", "WavLMLobe"]
@@ -71,12 +71,8 @@ class WavLMAttention(modeling_wavlm.WavLMAttention):
     def attend(self, query, key, value, gate, position_bias, mask):
         """Attention of all heads, [B, H, T, D] to [B, H, T, D]."""
         bias = (gate * position_bias).to(query.dtype)
-        if mask is not None:
-            bias = bias.masked_fill(~mask, float("-inf"))
-        return scaled_dot_product_attention(
-            query, key, value, attn_mask=bias,
-            dropout_p=self.dropout if self.training else 0.0,
-        )  # fmt: skip
+        dropout = self.dropout if self.training else 0.0
+        return attention(query, key, value, mask, bias, dropout)
 
 
 class WavLMLobe(Wav2Vec2Lobe):

@@ -5,7 +5,8 @@ from torch.nn.functional import dropout, gelu, pad
 from transformers import WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from ser_peft.lobes.base import SpeechLobe
+from ser_peft.lobes.base import SpeechLobe, largest
+from ser_peft.lobes.spectrum import PowerSpectrum
 
 __all__ = ["WhisperLobe"]
 
@@ -45,8 +46,7 @@ class WhisperLobe(SpeechLobe):
         self.model.embed_positions.requires_grad_(False)
         filters = torch.tensor(self.extractor.mel_filters).float()
         self.register_buffer("mel_filters", filters, persistent=False)
-        window = torch.hann_window(N_FFT)
-        self.register_buffer("hann_window", window, persistent=False)
+        self.spectrum = PowerSpectrum(N_FFT, HOP, N_FFT, center=True)
 
     def encoder_of(self, model):
         """Take the encoder where there is a decoder too."""
@@ -59,8 +59,7 @@ class WhisperLobe(SpeechLobe):
 
     def frames(self, samples):
         """Count frames of 20 ms; the last one may be incomplete."""
-        mel_frames = -(-samples // HOP)
-        return -(-mel_frames // 2)
+        return (samples + 2 * HOP - 1) // (2 * HOP)
 
     @torch.no_grad()
     def log_mel(self, wav, lengths):
@@ -83,16 +82,10 @@ class WhisperLobe(SpeechLobe):
             more than the stem's receptive field needs, and all that a clip
             reaches into. Never more than the 3000 of 30 s.
         """
-        samples = 2 * HOP * (int(self.frames(lengths).max()) + 1)
-        samples = min(samples, self.max_samples)
+        frames = largest(self.frames(lengths), self.frames(wav.shape[1]))
+        samples = torch.sym_min(2 * HOP * (frames + 1), self.max_samples)
         wav = pad(wav, (0, samples - wav.shape[1])).float()
-        window = self.hann_window.float()
-        spectrum = torch.stft(
-            wav, N_FFT, HOP, window=window, return_complex=True
-        )
-        parts = torch.view_as_real(spectrum[..., :-1])
-        # Twice as fast as abs().square().
-        power = parts[..., 0].square().add_(parts[..., 1].square())
+        power = self.spectrum(wav)[..., :-1]
         mel = (self.mel_filters.float().T @ power).clamp(min=1e-10).log10()
         # Beyond a clip there are zeros, never the maximum.
         peak = mel.amax((1, 2), keepdim=True)
@@ -111,6 +104,6 @@ class WhisperLobe(SpeechLobe):
             mel = mel.masked_fill(channel_mask[..., None], 0.0)
         hidden = gelu(model.conv1(mel.to(model.conv1.weight.dtype)))
         hidden = gelu(model.conv2(hidden)).transpose(1, 2)
-        hidden = hidden[:, : int(frames.max())]
+        hidden = hidden[:, : largest(frames, hidden.shape[1])]
         hidden = hidden + model.embed_positions.weight[: hidden.shape[1]]
         return dropout(hidden, model.dropout, model.training)

@@ -4,7 +4,8 @@ import re
 
 from ruamel.yaml.comments import TaggedScalar
 
-from ser_peft.settings.flags import RunOptions, is_place, parse, split
+from ser_peft.settings.flags import RunOptions, parse, split
+from ser_peft.settings.places import is_place
 from ser_peft.settings.yamls import OPTIONAL, parse_yaml, read_yaml, resolve
 
 __all__ = ["parse_arguments"]

@@ -15,7 +15,8 @@ from ruamel.yaml.comments import TaggedScalar
 from ruamel.yaml.constructor import DuplicateKeyError
 
 from ser_peft.errors import InputError
-from ser_peft.settings.flags import RunOptions, is_place, place
+from ser_peft.settings.flags import RunOptions
+from ser_peft.settings.places import is_place, place
 
 __all__ = [
     "dump",

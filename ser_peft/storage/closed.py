@@ -19,6 +19,7 @@ __all__ = [
     "check_signature",
     "files_of",
     "hashes",
+    "origins_of",
     "seal",
     "sign",
     "verify",
@@ -33,6 +34,8 @@ names that begin with a dot."""
 CODE = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth", ".py", ".pyc",
         ".so")  # fmt: skip
 """Endings of the names of files that are run or unpickled elsewhere."""
+PARTS = ("adapter", "text_adapter", "encoder", "text_encoder")
+"""Folders in a model folder."""
 MOST, DEEPEST = 10_000, 20
 """Largest number of files in a folder, and of folders that a file is in."""
 
@@ -128,7 +131,35 @@ def hashes(folder):
     }
 
 
-def seal(folder, encoders):
+def origins_of(folder):
+    """Models of the Hugging Face hub that a model folder comes from.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Model folder, or the adapter or encoder in it.
+
+    Returns
+    -------
+    list of dict
+        ``source`` and ``commit``: of itself, if the hub's cache holds it,
+        and those that its manifest names.
+    """
+    root, found = Path(folder).resolve(), []
+    if root.name in PARTS:
+        root = root.parent
+    if root.parent.name == "snapshots":
+        kind, *name = root.parent.parent.name.split("--")
+        if kind == "models" and name:
+            found.append({"source": "/".join(name), "commit": root.name})
+    path = root / MANIFEST
+    if (root / "adapter").is_dir() and path.is_file():
+        manifest = read_json(path, ManifestFile, "is no manifest", AGAIN)
+        found += [one.model_dump(exclude_none=True) for one in manifest.origins]
+    return found
+
+
+def seal(folder, encoders, origins=()):
     """Write the manifest of a model folder that is otherwise complete.
 
     Arguments
@@ -138,6 +169,8 @@ def seal(folder, encoders):
     encoders : dict
         "backbone" and, where there is text, "text_backbone" -> ``source``,
         and either ``commit`` or ``sha256``: see `TransformerLobe.identity`.
+    origins : list of dict
+        From `origins_of` what it was made from.
     """
     files = files_of(folder)
     listed = {
@@ -145,10 +178,12 @@ def seal(folder, encoders):
         for name, path in files.items()
         if name not in (MANIFEST, *BESIDE)
     }
-    write_json(
-        Path(folder) / MANIFEST,
-        {"format": 1, "encoders": encoders, "files": listed},
-    )
+    about = {"format": 1, "encoders": encoders}
+    if origins:
+        about["origins"] = [
+            one for i, one in enumerate(origins) if one not in origins[:i]
+        ]
+    write_json(Path(folder) / MANIFEST, {**about, "files": listed})
 
 
 def verify(folder):

@@ -133,6 +133,8 @@ class ManifestFile(_File):
 
     format: Literal[1]
     encoders: dict[Name, _Identity]
+    # Models of the Hugging Face hub that it comes from.
+    origins: list[_Identity] = []
     files: dict[Name, _Listed]
 
 

@@ -1,9 +1,12 @@
 """Released models: from a name to a folder whose files are all verified."""
 
+import functools
 import os
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from ser_peft.errors import InputError
 from ser_peft.io import refuse_pointer
@@ -12,9 +15,12 @@ from ser_peft.storage.model_files import RegistryFile
 from ser_peft.storage.schema import read_json
 
 __all__ = [
+    "HUB_ERRORS",
     "RELEASED",
     "find",
     "hashes",
+    "hub_name",
+    "is_hub_id",
     "is_name",
     "is_registered",
     "registry_file",
@@ -35,16 +41,78 @@ RELEASED = {
 their backbones."""
 
 
+HUB_ERRORS = (*HfHubHTTPError.__bases__, ValueError)
+"""Errors of the hub: of its HTTP client, whose name differs with its version,
+of files and networks, of names."""
+KINDS = ["*.json", "*.safetensors", "*.md", "LICENSE", "*.yaml", "*.txt",
+         "*.onnx"]  # fmt: skip
+"""Files of a model folder on the hub that are downloaded: none is code."""
+
+
 def is_name(source):
     """Whether this can only be the name of a model, not a folder.
 
     Example
     -------
-    >>> is_name("whisper-base-lora-16-conv"), is_name("results/model")
+    >>> is_name("whisper-base-lora-16-conv"), is_name("results/fold1/model")
     (True, False)
     """
     path = Path(source)
-    return path.name == str(source) and not path.exists()
+    alone = path.name == str(source) and not path.exists()
+    return alone or hub_name(source) is not None
+
+
+def is_hub_id(name):
+    """Whether a name can be that of a repository of the Hugging Face hub.
+
+    Example
+    -------
+    >>> is_hub_id("openai/whisper-tiny"), is_hub_id("/data/whisper-tiny")
+    (True, False)
+    """
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return "/" in name
+
+
+def hub_name(source):
+    """Repository and revision that the name of a model means, if it does.
+
+    A folder of this name goes first.
+
+    Arguments
+    ---------
+    source : str or Path
+        ``user/name``, or ``user/name@revision``: a commit, branch or tag.
+
+    Returns
+    -------
+    tuple of str or None
+        Repository and revision, "" where there is none. None for a folder,
+        or what can be no name on the hub.
+
+    Raises
+    ------
+    InputError
+        If it has a revision, as the hub's have, and means a folder as well.
+
+    Example
+    -------
+    >>> hub_name("user/name@v1"), hub_name("a/long/path")
+    (('user/name', 'v1'), None)
+    """
+    repository, at, revision = str(source).partition("@")
+    if not is_hub_id(repository) or Path(source).exists():
+        return None
+    if at and Path(repository).exists():
+        raise InputError(
+            f"{source}: means the one of the Hugging Face hub, and a file or "
+            "folder here has its name; give the folder without revision, or "
+            "go to another folder"
+        )
+    return repository, revision
 
 
 def registry_file():
@@ -72,14 +140,15 @@ def is_registered(source):
 def find(name, save_path=""):
     """Find the folder of a model.
 
-    A folder of this name in $SER_PEFT_MODELS goes before the registry's. If
+    ``user/name`` is on the Hugging Face hub: see `hub_name`. Of other names,
+    a folder of this name in $SER_PEFT_MODELS goes before the registry's. If
     the registry knows the name, all files are compared with its hashes; a
     folder of your own in $SER_PEFT_MODELS needs no entry.
 
     Arguments
     ---------
     name : str
-        One of `RELEASED`, or a name in one of the two places.
+        One of `RELEASED`, a name in one of the two places, or of the hub.
     save_path : str
         Folder that keeps downloads.
 
@@ -95,6 +164,8 @@ def find(name, save_path=""):
         were registered.
     """
     name, known = str(name), _registry()
+    if hub := hub_name(name):
+        return _snapshot(*hub, str(save_path))
     shelf = os.environ.get("SER_PEFT_MODELS")
     if shelf and Path(shelf, name).is_dir():
         folder = Path(shelf, name)
@@ -112,7 +183,8 @@ def find(name, save_path=""):
         names = ", ".join(sorted({*RELEASED, *known}))
         raise InputError(
             f"{name}: no such folder and no known model; give a finished run, "
-            f"its model/ folder, or one of {names}"
+            f"its model/ folder, user/name of the Hugging Face hub, or one of "
+            f"{names}"
         )
     if name in known:
         _check(name, folder, known[name].sha256)
@@ -153,6 +225,29 @@ def _fetch(name, entry, save_path):
         raise InputError(
             f"{name}: {source} is no folder and cannot be downloaded "
             f"({reason}); correct its source in {registry_file()}"
+        ) from error
+
+
+@functools.cache
+def _snapshot(repository, revision, save_path):
+    """Folder of a commit on the hub: one in a process, whatever is pushed."""
+    at = f" at {revision}" * bool(revision)
+    try:
+        return Path(
+            snapshot_download(
+                repository,
+                revision=revision or None,
+                cache_dir=save_path or None,
+                allow_patterns=KINDS,
+            )
+        )
+    except HUB_ERRORS as error:
+        reason = " ".join(str(error).split()) or repr(error)
+        raise InputError(
+            f"{repository}: no such folder here, and{at} it cannot be "
+            f"downloaded from the Hugging Face hub ({reason:.300}); give a "
+            "finished run, its model/ folder or the name of a model; if it is "
+            "private, log in (`hf auth login`, or HF_TOKEN)"
         ) from error
 
 

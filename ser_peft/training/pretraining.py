@@ -212,7 +212,8 @@ class PretrainBrain(PeftBrain):
                 self.encoder.export(tmp / "adapter")
                 self.head.save(tmp / "objective.safetensors")
                 self.heard.write(tmp)
-                seal(tmp, identities({"encoder": self.encoder}))
+                encoders = identities({"encoder": self.encoder})
+                seal(tmp, encoders, self.heard.origins)
             write_pretraining_report(
                 folder, results, list(self.history), self.example(), self.counts
             )

@@ -21,6 +21,7 @@ from ser_peft.evaluation.fairness import group_columns
 from ser_peft.evaluation.results import UNTRAINED, corpus_scores, run_results
 from ser_peft.heads import LinearHead
 from ser_peft.inference import EmotionModel
+from ser_peft.inference.card import write_card
 from ser_peft.lobes import load_lobe
 from ser_peft.report.run_page import write_report
 from ser_peft.training.probe import fit_probe, pool_with, pooled_states
@@ -149,6 +150,7 @@ def _run(
         found = results["calibration"]
         model.temperature, model.unsure = found["temperature"], found["unsure"]
     model.save(out / "model", heard)
+    write_card(out / "model", results)
     write_report(
         out,
         results,

@@ -24,6 +24,7 @@ from ser_peft.evaluation.robustness import (
     disturbed,
     without_text,
 )
+from ser_peft.inference.card import write_card
 from ser_peft.report.run_page import write_report
 from ser_peft.storage.checkpoints import load_mean
 from ser_peft.training.frozen import CachingBrain
@@ -198,6 +199,7 @@ class TestedBrain(CachingBrain):
         folder = Path(self.hparams.output_folder)
         if if_main_process():
             self.model.save(folder / "model", self.heard)
+            write_card(folder / "model", results)
             gender_of = self.groups.get("gender", {})
             write_report(
                 folder,

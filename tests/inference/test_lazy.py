@@ -28,7 +28,12 @@ HEAVY = [
 
 
 @pytest.mark.parametrize(
-    "module", ["ser_peft", "ser_peft.inference.recognizer"]
+    "module",
+    [
+        "ser_peft",
+        "ser_peft.inference.recognizer",
+        "ser_peft.inference.timeline",
+    ],
 )
 def test_recognizers_need_little(module):
     """Files of ONNX are run where nothing of this is installed."""

@@ -3,7 +3,8 @@
 import pytest
 
 from ser_peft.errors import InputError
-from ser_peft.settings.flags import is_place, parse, place, split
+from ser_peft.settings.flags import parse, split
+from ser_peft.settings.places import is_place, place
 
 
 def test_split_takes_every_way_of_writing():

@@ -7,6 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
@@ -193,6 +194,8 @@ def test_run_leaves_all_files(run):
         "model",
     }
     assert json.loads((out / "results.json").read_text()) == results
+    card = ModelCard.load(out / "model" / "README.md")
+    assert card.data.eval_results[0].metric_value == round(results["ua"], 4)
 
 
 def test_results_say_what_was_done(run, manifests, tiny_backbones):
