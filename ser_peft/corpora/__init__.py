@@ -96,6 +96,9 @@ class About:
         Page with the licence, or the corpus's own.
     commercial : bool, optional
         Whether the licence allows commercial use; None where it is unknown.
+    restricted : bool
+        Whether the licence forbids to pass recordings on: reports hold no
+        clips then.
     """
 
     language: str | None = None
@@ -103,6 +106,7 @@ class About:
     licence: str | None = None
     link: str | None = None
     commercial: bool | None = None
+    restricted: bool = False
 
 
 def load_corpus(name):
@@ -173,6 +177,7 @@ def about_corpus(name):
     Returns
     -------
     About
+        Of one that is unknown, nothing but that it is `restricted`.
 
     Example
     -------
@@ -182,7 +187,7 @@ def about_corpus(name):
     try:
         return getattr(load_corpus(name), "ABOUT", About())
     except InputError:
-        return About()
+        return About(restricted=True)
 
 
 def corpus_folder(folder, name, expected, found):
