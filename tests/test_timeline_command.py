@@ -1,6 +1,7 @@
 """``ser-peft timeline``: tables and a page, or one line that says why not."""
 
 import csv
+import sys
 
 import numpy as np
 import pytest
@@ -95,6 +96,16 @@ def test_refusals(model, recording, monkeypatch, capsys, flags, message):
     [line] = capsys.readouterr().err.splitlines()[-1:]
     assert line.startswith("error: ") and message in line
     assert [*recording.parent.iterdir()] == [recording]
+
+
+def test_a_page_needs_more_than_an_onnx_file(
+    model, recording, monkeypatch, capsys
+):
+    monkeypatch.setitem(sys.modules, "ser_peft.report.timeline_page", None)
+    with pytest.raises(SystemExit) as stop:
+        run(model, recording, "--out", "a.html")
+    assert stop.value.code == 2
+    assert "error: --out a.html: a page needs" in capsys.readouterr().err
 
 
 def test_recordings_that_cannot_be_used(model, tmp_path, capsys):
