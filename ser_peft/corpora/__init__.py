@@ -156,6 +156,8 @@ def load_corpus(name):
             needed[1:] = ["class_sets", "protocols"]
         for part in needed:
             getattr(reader, part)
+        if not isinstance(getattr(reader, "ABOUT", About()), About):
+            raise AttributeError("its ABOUT is no ser_peft.corpora.About")
     except (ImportError, AttributeError) as error:
         raise InputError(
             f"corpus {name}: its entry point {others[name].value} is no "
