@@ -2,7 +2,14 @@
 
 import os
 
-from ser_peft.cli.common import encoders, new_command
+from ser_peft.cli.common import (
+    MODEL,
+    encoders,
+    inference,
+    load,
+    new_command,
+    say,
+)
 from ser_peft.errors import extra
 
 __all__ = ["add_commands"]
@@ -11,8 +18,7 @@ __all__ = ["add_commands"]
 def add_commands(commands):
     """Add the commands to ``ser-peft``."""
     add = new_command(commands, serve)
-    model = "a finished run, its model/ folder, or a released model's name"
-    add("model", help=model)
+    inference(add)
     host = "address to listen on; another one than 127.0.0.1 needs a token"
     add("--host", default="127.0.0.1", help=host)
     add("--port", type=int, default=8000, help="0: a free one; default: 8000")
@@ -34,34 +40,34 @@ def add_commands(commands):
         "--batch-seconds", type=float, metavar="N",
         help="seconds of audio that are scored at once",
     )  # fmt: skip
-    encoders(add)
-    add("--device", help="default: a GPU if there is one")
-    add(
-        "--precision", default="fp32", choices=["fp32", "bf16", "fp16", "auto"],
-        help="auto: the fastest of the device; scores then differ by 0.01",
-    )  # fmt: skip
-    key = "public key (PEM) of the person who must have signed the model"
-    add("--verify", metavar="KEY", help=key)
+
+    add = new_command(commands, space)
+    add("model", help=MODEL)
+    add("out", help="new folder, to be pushed to the hub as a Space")
+    merge = "merge the adapter into the encoder, and write that too"
+    add("--merge", action="store_true", help=merge)
+    encoders(add, "where the encoder is for the Space")
 
 
 def serve(args):
     """A page and a REST interface that name emotions, with one model."""
     with extra("serve"):
         from ser_peft.service import About, Limits, Service, serve
-    from ser_peft.device import find_device
-    from ser_peft.inference import load_model
-
     limits = Limits(args.max_mb, args.max_seconds, args.max_requests)
 
     def service():
-        model = load_model(
-            args.model,
-            args.backbone,
-            device=find_device(args.device),
-            text_backbone=args.text_backbone,
-            verify=args.verify,
-        ).optimize_for_inference(args.precision)
-        return Service(model, About.of(args.model), limits, args.batch_seconds)
+        about = About.of(args.model)
+        return Service(load(args), about, limits, args.batch_seconds)
 
     token = args.token or os.environ.get("SER_PEFT_TOKEN") or None
     serve(service, args.host, args.port, token)
+
+
+def space(args):
+    """Write a Hugging Face Space that shows the page of a model."""
+    with extra("serve"):
+        from ser_peft.service import export_space
+
+    places = args.backbone, args.text_backbone
+    export_space(args.model, args.out, args.merge, *places)
+    say(f"{args.out}: done; push it with `hf upload --repo-type space`")

@@ -10,5 +10,6 @@ __getattr__, __all__ = lazy(
         "page": "make_page",
         "server": "application serve",
         "serving": "Limits Service TooLong",
+        "space": "export_space launch",
     },
 )

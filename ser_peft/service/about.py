@@ -1,15 +1,18 @@
 """What users of a service should know of its model."""
 
-import json
-import re
-from dataclasses import dataclass, field
+import logging
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from ser_peft.inference.loading import read_model
-from ser_peft.report.rendering import render
+from ser_peft.errors import InputError
+from ser_peft.inference.card import read_card
 
 __all__ = ["About"]
+
+logger = logging.getLogger(__name__)
+
+UNKNOWN = "Nothing is known of its training and its test: it has no model card."
 
 
 @dataclass(frozen=True)
@@ -21,26 +24,16 @@ class About:
     name : str
         Name, never a path.
     card : str
-        Its model card, Markdown without front matter; empty without one.
-    described : dict
-        Its ``model.json``, see `read_model`.
-    results : dict
-        Its ``results.json``; empty where the model is not beside it.
+        Its model card, Markdown.
     """
 
     name: str
-    card: str = ""
-    described: dict = field(default_factory=dict)
-    results: dict = field(default_factory=dict)
+    card: str = UNKNOWN
 
     @property
     def version(self):
         """Version of ser_peft."""
         return version("ser_peft")
-
-    def page(self):
-        """HTML about the model."""
-        return render("about", {}, about=self, r=self.results)
 
     @classmethod
     def of(cls, model):
@@ -49,25 +42,17 @@ class About:
         Arguments
         ---------
         model : str or Path
-            A finished run, its ``model/`` folder, or a released model's name.
+            Whatever `load_model` takes.
 
         Returns
         -------
         About
-
-        Raises
-        ------
-        InputError
-            If there is no model.
         """
-        folder, described = read_model(model)
-        run = folder.parent if folder.name == "model" else folder
-        card, results = folder / "README.md", run / "results.json"
-        text = card.read_text("utf-8") if card.is_file() else ""
-        name = Path(model).resolve().name
-        return cls(
-            run.name if name == "model" else name,
-            re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.DOTALL),
-            described,
-            json.loads(results.read_text("utf-8")) if results.is_file() else {},
-        )
+        path = Path(model).resolve()
+        run = path.name == "model" and path.parent.name
+        name = run or path.name
+        try:
+            return cls(name, read_card(model).text)
+        except InputError as error:
+            logger.warning("%s", error)
+            return cls(name)

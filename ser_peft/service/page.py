@@ -10,6 +10,7 @@ from uuid import uuid4
 import gradio as gr
 
 from ser_peft.errors import InputError
+from ser_peft.report.rendering import render
 from ser_peft.storage.cells import as_cell
 
 __all__ = ["STYLE", "make_page"]
@@ -55,13 +56,12 @@ def make_page(service):
         )
         with gr.Tab("Clip"):
             _clip_tab(service)
+        with gr.Tab("Timeline"):
+            _timeline_tab(service)
         with gr.Tab("Files"):
             _files_tab(service)
         with gr.Tab("About"):
-            if about.card:
-                gr.Markdown(about.card)
-            else:
-                gr.HTML(about.page())
+            gr.Markdown(about.card, container=True)
     return blocks.queue(
         max_size=limits.max_requests, default_concurrency_limit=None
     )
@@ -108,6 +108,38 @@ def _clip_tab(service):
     clip.change(
         listen, clip, [label, note, dimensions], api_visibility="private"
     )
+
+
+def _timeline_tab(service):
+    clip = gr.File(
+        type="filepath", label="Recording", height=120, elem_id="long"
+    )
+    _take_uploads_only(clip, service)
+    frame = gr.HTML()
+    with gr.Row():
+        page = gr.DownloadButton("Download this page", visible=False)
+        table = gr.DownloadButton("Download as CSV", visible=False)
+
+    async def follow(path):
+        if path is None:
+            return None, gr.update(visible=False), gr.update(visible=False)
+        try:
+            found, text = await service.timeline(
+                path, Path(path).name, page=True
+            )
+        except InputError as error:
+            raise _refused(str(error)) from error
+        out = service.folder / uuid4().hex
+        out.mkdir()
+        (out / "timeline.html").write_text(text, encoding="utf-8")
+        found.write(out / "timeline.csv")
+        return (
+            render("frame", {}, page=text),
+            gr.update(value=str(out / "timeline.html"), visible=True),
+            gr.update(value=str(out / "timeline.csv"), visible=True),
+        )
+
+    clip.change(follow, clip, [frame, page, table], api_visibility="private")
 
 
 def _files_tab(service):

@@ -1,6 +1,7 @@
 """Addresses for programs: /v1/predict, /v1/timeline, /healthz."""
 
 import asyncio
+from dataclasses import asdict
 from typing import Annotated
 
 from fastapi import APIRouter, File, Form, HTTPException, Request, UploadFile
@@ -42,6 +43,28 @@ class Answers(BaseModel):
 
     model: str = Field(description="name of the model")
     answers: list[Answer]
+
+
+class Segment(BaseModel):
+    """A stretch of speech with one label."""
+
+    start: float = Field(description="seconds")
+    end: float = Field(description="seconds")
+    label: str | None = Field(None, description="none where it is unsure")
+    unsure: bool = False
+    scores: dict[str, float] = Field(description="as of a clip")
+    dimensions: dict[str, float] = Field(description="as of a clip")
+
+
+class Timeline(BaseModel):
+    """Emotions along a recording, where somebody speaks."""
+
+    model: str = Field(description="name of the model")
+    file: str = Field(description="name of the file, as it was sent")
+    seconds: float = Field(description="duration")
+    window: float = Field(description="seconds that the model heard at once")
+    hop: float = Field(description="seconds from one window to the next")
+    segments: list[Segment]
 
 
 class Health(BaseModel):
@@ -135,6 +158,29 @@ def router(service):
         async with service.stored(file.file) as path:
             return await service.answer(path, file.filename, text)
 
+    @routes.post("/v1/timeline", responses=REFUSALS)
+    async def timeline(
+        request: Request,
+        file: Annotated[UploadFile, File(description="an audio file")],
+        window: Annotated[float, Form(ge=0.5, le=30)] = 4.0,
+        hop: Annotated[float, Form(ge=0.25, le=30)] = 1.0,
+    ) -> Timeline:
+        """Follow emotions through a recording."""
+        async with service.stored(file.file) as path:
+            work = service.timeline(path, file.filename, window, hop)
+            try:
+                found, _ = await _while_connected(request, work)
+            except InputError as error:
+                raise _unusable(error) from error
+        return Timeline(
+            model=about.name,
+            file=found.name,
+            **{
+                key: getattr(found, key) for key in ("seconds", "window", "hop")
+            },
+            segments=[asdict(segment) for segment in found.segments],
+        )
+
     @routes.api_route(
         "/v1/{_:path}", methods=ALL_METHODS, include_in_schema=False
     )
@@ -155,8 +201,7 @@ def _checked(files, found):
         answers.append(one)
     errors = [one["error"] for one in answers if "error" in one]
     if len(errors) == len(answers):
-        code = 413 if all(isinstance(e, TooLong) for e in errors) else 422
-        raise HTTPException(code, str(errors[0]))
+        raise _unusable(errors[0])
     return [
         Answer(**{**one, "error": str(one["error"])})
         if "error" in one
@@ -165,8 +210,13 @@ def _checked(files, found):
     ]
 
 
+def _unusable(error):
+    return HTTPException(413 if isinstance(error, TooLong) else 422, str(error))
+
+
 async def _while_connected(request, work):
     """Await work; cancel it if the client goes away."""
+    work = asyncio.ensure_future(work)
 
     async def gone():
         while (await request.receive())["type"] != "http.disconnect":

@@ -2,6 +2,7 @@
 
 import ipaddress
 import logging
+import os
 import signal
 import socket
 from contextlib import asynccontextmanager
@@ -157,7 +158,8 @@ def _listen(host, port):
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
     except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+        number = getattr(error, "errno", None)
+        reason = os.strerror(number) if number else str(error)
         raise InputError(
             f"--host {host} --port {port}: {reason.lower()}; give others"
         ) from error

@@ -11,13 +11,16 @@ from uuid import uuid4
 from ser_peft.data.audio import Recording
 from ser_peft.data.soundfiles import Sound
 from ser_peft.errors import InputError, printable
-from ser_peft.service.batching import Batcher
+from ser_peft.report.timeline_page import render_timeline
+from ser_peft.service.batching import Batcher, Turns
 
 __all__ = ["Limits", "Service", "TooLong"]
 
 AHEAD = 32
 """Recordings that are decoded and wait for the model at most; others wait as
 files."""
+FOLLOWED = 2
+"""Timelines at once; they are long, and the thread pool has others to do."""
 NAME = 200
 """Characters of a file's name that are given back."""
 
@@ -73,6 +76,7 @@ class Service:
         self.batcher = Batcher(model, batch_seconds)
         self._folder = tempfile.TemporaryDirectory(prefix="ser_peft.")
         self._ahead = asyncio.Semaphore(AHEAD)
+        self._followed = asyncio.Semaphore(FOLLOWED)
 
     @property
     def folder(self):
@@ -145,10 +149,53 @@ class Service:
         return {"file": name, "seconds": round(found.seconds, 3), **answer}
 
     def _read(self, path, name):
-        self.check_length(path, name)
+        self._check_length(path, name)
         return Recording(path, name=name).read()
 
-    def check_length(self, path, name):
+    async def timeline(self, path, name, window=4.0, hop=1.0, page=False):
+        """Follow emotions through a stored recording.
+
+        Its windows take turns with the clips of other clients.
+
+        Arguments
+        ---------
+        path, name
+            See `answer`.
+        window, hop : float
+            Seconds, see `Recognizer.timeline`.
+        page : bool
+            Whether the page is wanted too.
+
+        Returns
+        -------
+        timeline : ser_peft.inference.timeline.Timeline
+            Timeline.
+        page : str or None
+            HTML, see `ser_peft.report.timeline_page`.
+
+        Raises
+        ------
+        InputError
+            See `answer`.
+        """
+        model, name = Turns(self.batcher), shown(name)
+        async with self._followed:
+            try:
+                return await asyncio.to_thread(
+                    self._follow, model, path, name, window, hop, page
+                )
+            finally:
+                model.left = True
+
+    def _follow(self, model, path, name, window, hop, page):
+        self._check_length(path, name)
+        recording = Recording(path, name=name)
+        found = model.timeline(recording, window, hop, name=name)
+        if page:
+            page = render_timeline(found, recording, model=self.about.name)
+        return found, page or None
+
+    def _check_length(self, path, name):
         """Refuse a recording that is too long, whatever its header says.
 
         A few kilobytes may hold hours: no more is decoded than is allowed.

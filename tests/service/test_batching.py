@@ -1,12 +1,13 @@
 """Clips of many clients in batches."""
 
 import threading
+from concurrent.futures import CancelledError
 
 import numpy as np
 import pytest
 
 from ser_peft.inference.recognizer import Recognizer
-from ser_peft.service import Batcher
+from ser_peft.service.batching import Batcher, Turns
 
 
 class Mean(Recognizer):
@@ -36,7 +37,7 @@ def mean():
 def test_those_that_wait_are_scored_together(mean):
     with Batcher(mean, batch_seconds=10) as batcher:
         first = batcher.submit(clip(2000), "first")
-        while not batcher._clips.empty():
+        while not batcher._queue.empty():
             pass  # it is being scored, or gathers its batch mates
         others = [batcher.submit(clip(1700 + n, n / 100), "x") for n in (9, 5)]
         others += [batcher.submit(clip(1800, 0.3), "x") for _ in range(3)]
@@ -86,3 +87,19 @@ def test_what_was_submitted_is_answered_at_the_end(mean):
     with Batcher(mean, batch_seconds=0.1) as batcher:
         waiting = [batcher.submit(clip(2000 + n), "x") for n in range(20)]
     assert all(future.done() for future in waiting)
+
+
+def test_others_take_turns_with_the_clips(mean):
+    mean.go_on.set()
+    with Batcher(mean) as batcher:
+        turns = Turns(batcher)
+        assert turns.classes == ["a"] and turns.max_samples == 32000
+        wavs, lengths = np.stack([clip(2000), clip(2000, 0.2)]), [2000, 1000]
+        scores = turns.score(wavs, np.array(lengths))
+        assert scores[:, 0] == pytest.approx([0.5, 0.4], abs=1e-6)
+        with pytest.raises(TypeError):
+            turns.score(wavs, None)
+        assert batcher.submit(clip(2000), "a").result(10).scores == [0.5]
+        turns.left = True
+        with pytest.raises(CancelledError):
+            turns.score(wavs, np.array(lengths))

@@ -1,9 +1,11 @@
 """Addresses for programs."""
 
+import asyncio
 import io
 import json
 import threading
 
+import httpx
 import numpy as np
 import pytest
 import soundfile
@@ -52,7 +54,57 @@ def test_answers_are_those_of_predict(client, model, clips):
             soundfile.info(path).duration, abs=1e-3
         )
         for key in ("scores", "uncalibrated", "dimensions"):
-            assert one[key] == pytest.approx(expected[key], abs=1e-4)
+            assert one[key] == pytest.approx(expected[key], 1e-5, 1e-4)
+
+
+class Loud:
+    """A detector to which everything is speech."""
+
+    def __init__(self):
+        self.samples = 0
+
+    def __call__(self, wav):
+        before, self.samples = self.samples, self.samples + len(wav)
+        return np.ones(self.samples // 512 - before // 512, np.float32)
+
+    def close(self):
+        return np.ones(int(self.samples % 512 > 0), np.float32)
+
+
+def test_timeline_is_that_of_the_model(client, model, clips, monkeypatch):
+    monkeypatch.setattr("ser_peft.inference.streams.SpeechDetector", Loud)
+    speech = clips[-1]
+    file = {"file": (speech.name, speech.read_bytes())}
+    form = {"window": "0.5", "hop": "0.25"}
+    response = client.post("/v1/timeline", files=file, data=form)
+    assert response.status_code == 200, response.text
+    found, expected = response.json(), model.timeline(speech, 0.5, 0.25)
+    assert (found["file"], found["window"], found["hop"]) == (
+        speech.name, 0.5, 0.25,
+    )  # fmt: skip
+    assert found["seconds"] == pytest.approx(expected.seconds)
+    assert len(found["segments"]) == len(expected.segments) > 0
+    for one, other in zip(found["segments"], expected.segments, strict=True):
+        assert (one["start"], one["end"]) == (other.start, other.end)
+        assert one["label"] == other.label
+        for key in ("scores", "dimensions"):
+            assert one[key] == pytest.approx(getattr(other, key), 1e-5, 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("content", "form", "code", "words"),
+    [
+        (b"no audio", {}, 422, "a.wav: cannot be read as audio"),
+        (wav(np.full(33000, 0.5)), {}, 413, "longer than 2 s"),
+        (wav(np.full(9000, 0.5)), {"hop": 0.001}, 422, "hop: "),
+        (wav(np.full(9000, 0.5)), {"hop": 9}, 422, "hop 9.0: "),
+        (wav(np.full(9000, 0.5)), {"window": "x"}, 422, "window: "),
+    ],
+)
+def test_a_timeline_that_cannot_be(client, content, form, code, words):
+    file = {"file": ("a.wav", content)}
+    response = client.post("/v1/timeline", files=file, data=form)
+    refused(response, code, words)
 
 
 def test_what_cannot_be_used_is_named_beside_the_others(client, clips):
@@ -210,3 +262,50 @@ def test_uploads_are_removed(model, run, clips):
 def test_limits_are_above_nothing():
     with pytest.raises(InputError, match="--max-seconds 0"):
         Limits(max_seconds=0)
+
+
+def test_work_for_a_client_that_left_is_dropped(serving, clips, monkeypatch):
+    client = serving()
+    model = client.service.model
+    begun, go_on, judged = threading.Event(), threading.Event(), []
+    judge = model.judged
+
+    def slow(items, *args):
+        judged.extend(name for name, *_ in items)
+        begun.set()
+        go_on.wait(10)
+        return judge(items, *args)
+
+    monkeypatch.setattr(model, "judged", slow, raising=False)
+    request = httpx.Request(
+        "POST", "http://localhost/v1/predict", files=sent(clips[1])
+    )
+    messages = [{"type": "http.request", "body": request.read()}]
+
+    async def receive():
+        if messages:
+            return messages.pop()
+        await asyncio.sleep(0.2)  # its clip waits for the model by now
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        pass
+
+    scope = {
+        "type": "http", "method": "POST", "path": "/v1/predict",
+        "raw_path": b"/v1/predict", "query_string": b"", "root_path": "",
+        "scheme": "http", "http_version": "1.1",
+        "headers": [(k.lower(), v) for k, v in request.headers.raw],
+    }  # fmt: skip
+    first = threading.Thread(
+        target=client.post, args=["/v1/predict"],
+        kwargs={"files": sent(clips[0])},
+    )  # fmt: skip
+    first.start()
+    assert begun.wait(10)
+    client.portal.call(client.app, scope, receive, send)
+    go_on.set()
+    first.join()
+    client.post("/v1/predict", files=sent(clips[2]))
+    assert judged == [clips[0].name, clips[2].name]
+    assert not [p for p in client.service.folder.iterdir() if p.is_file()]
