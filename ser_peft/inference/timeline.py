@@ -11,6 +11,7 @@ begins and ends where the detector finds speech, or where the label changes.
 import csv
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 
@@ -187,10 +188,11 @@ def progress_bar(seconds, shown, title=None):
     callable
         Takes the seconds that were done since it was called last.
     """
-    if not shown:
+    # Where only ONNX files are run, there is no tqdm.
+    if not (shown and find_spec("tqdm")):
         yield lambda _: None
         return
-    from tqdm import tqdm  # the one thing here that only it needs
+    from tqdm import tqdm
 
     form = (
         "{desc}{percentage:3.0f}%|{bar}| {n:.0f} of {total:.0f} s "
