@@ -276,6 +276,7 @@ def test_files_of_others_are_refused(exports, tmp_path):
         (about | {"format": 2}, "format 2, this ser_peft reads 1"),
         (about | {"classes": 4}, "was not written by `ser-peft export"),
         (about | {"temperature": "hot"}, "was not written by"),
+        (about | {"max_samples": 0}, "was not written by"),
         ([], "was not written by"),
     ]:
         onnx.helper.set_model_props(graph, {KEY: json.dumps(wrong)})
