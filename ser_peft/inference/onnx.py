@@ -158,6 +158,10 @@ def _described(session, path):
                 f"{path}: format {about['format']}, this ser_peft reads "
                 f"{FORMAT}; install the one that wrote it"
             )
+        inputs = [one.name for one in session.get_inputs()]
+        least = min(float(about["temperature"]), int(about["max_samples"]))
+        if inputs != ["wavs", "lengths"] or not least > 0:
+            raise ValueError
         return {
             **about,
             "classes": [str(name) for name in about["classes"]],

@@ -12,6 +12,7 @@ label changes.
 import csv
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 
@@ -190,10 +191,11 @@ def progress_bar(seconds, shown, title=None):
     callable
         Takes the seconds that were done since it was called last.
     """
-    if not shown:
+    # Where only ONNX files are run, there is no tqdm.
+    if not (shown and find_spec("tqdm")):
         yield lambda _: None
         return
-    from tqdm import tqdm  # the one thing here that only it needs
+    from tqdm import tqdm
 
     form = (
         "{desc}{percentage:3.0f}%|{bar}| {n:.0f} of {total:.0f} s "

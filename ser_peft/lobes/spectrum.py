@@ -55,8 +55,8 @@ class PowerSpectrum(torch.nn.Module):
     def waves(self):
         """Windowed cosines and sines, [n_fft + 2, 1, window]."""
         window = self.hann_window.float()
-        bins = torch.arange(self.n_fft // 2 + 1, device=window.device)
-        samples = torch.arange(len(window), device=window.device)
+        bins = torch.arange(self.n_fft // 2 + 1.0, device=window.device)
+        samples = torch.arange(float(len(window)), device=window.device)
         # Whole turns are left out before the angle is rounded.
         turns = torch.outer(bins, samples) % self.n_fft
         angles = (turns - self.n_fft // 2) * (2 * torch.pi / self.n_fft)
