@@ -26,6 +26,9 @@ BATCH_SECONDS = 30
 a CPU, whose caches they outgrow."""
 CLIPS, SECONDS = 128, 900
 """Size of a group: recordings, and seconds of audio."""
+ROUND = 4000
+"""Samples that the length of a batch is a multiple of: oneDNN compiles its
+kernels for every new shape, and keeps them."""
 AHEAD = 64, 1 << 25
 """Recordings, and bytes of their files, that are decoded ahead at most."""
 
@@ -212,7 +215,8 @@ def _batches(pieces, size):
 def _score(model, wavs, texts):
     """Score one batch, in halves where memory runs out."""
     lengths = np.array([len(wav) for wav in wavs])
-    padded = np.zeros((len(wavs), lengths.max()), np.float32)
+    longest = min(-(-lengths.max() // ROUND) * ROUND, model.max_samples)
+    padded = np.zeros((len(wavs), int(longest)), np.float32)
     for row, wav in zip(padded, wavs, strict=True):
         row[: len(wav)] = wav
     try:
