@@ -17,7 +17,12 @@ demo: .venv/installed $(filter $(DATA)/%,$(BACKBONE))
 	$(BIN)/ser-peft probe $(BACKBONE) $(RUN)/manifests --out $(RUN)_probe
 	$(BIN)/ser-peft summarize $(RUN)_probe $(RUN)
 	$(BIN)/ser-peft predict $(RUN) $(DATA)/corpus/f1/f1_angry_2_1.flac
-	@echo "report: $(RUN)/report.html"
+	$(BIN)/python recipes/Demo/make_conversation.py $(RUN)/manifests/test.json \
+		$(DATA)/conversation.flac
+	$(BIN)/ser-peft timeline $(RUN) $(DATA)/conversation.flac --out $(RUN)/timeline.html
+	test -e $(RUN)/model.onnx || $(BIN)/ser-peft export $(RUN) $(RUN)/model.onnx --onnx
+	$(BIN)/ser-peft predict $(RUN)/model.onnx $(DATA)/corpus/f1/f1_angry_2_1.flac
+	@echo "report: $(RUN)/report.html, timeline: $(RUN)/timeline.html"
 
 $(DATA)/whisper-tiny.en: | .venv/installed
 	$(BIN)/python recipes/Demo/fetch_whisper.py $@

@@ -71,6 +71,7 @@ setup(
             *SERVE,
             "httpx",
             "hypothesis",
+            "markdown-it-py",
             "playwright",
             "pytest",
             "pytest-xdist",

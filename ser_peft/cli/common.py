@@ -26,7 +26,10 @@ __all__ = [
 ]
 
 
-MODEL = "a finished run, its model/ folder, or a released model's name"
+MODEL = (
+    "a finished run, its model/ folder, or a name: of a released model, or "
+    "user/name[@revision] of the Hugging Face hub"
+)
 
 
 def new_command(commands, run, **options):

@@ -25,11 +25,11 @@ __all__ = ["main"]
 
 PLACES = (
     "audio backbone checkpoint data_folder hparams html manifests model others "
-    "out output_folder pretrain reference results script test text_backbone "
-    "yaml"
+    "out output_folder pretrain recording reference results script test "
+    "text_backbone windows yaml"
 ).split()
 """Arguments that name files, folders, or models that may be folders."""
-WRITTEN = ("out", "html", "output_folder")
+WRITTEN = ("out", "html", "output_folder", "windows")
 """Arguments that name what is written."""
 VERSIONS = ("ser_peft", "torch", "speechbrain", "peft", "transformers")
 

@@ -140,7 +140,7 @@ def export(args):
 def _export_onnx(args):
     from ser_peft.inference.onnx_export import export_onnx
 
-    for flag in ("merge", "text_backbone", "sign"):
+    for flag in ("merge", "text_backbone", "sign", "speechbrain"):
         if getattr(args, flag):
             raise InputError(f"--{flag}: is not for --onnx; leave it out")
     if not args.onnx:

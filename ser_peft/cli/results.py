@@ -45,7 +45,7 @@ def write_summary(summary, out, html):
     if out:
         write_json(out, summary)
     if html:
-        write_page(html, render_summary(summary))
+        write_page(html, render_summary(summary, Path(html).parent))
 
 
 def compare(args):

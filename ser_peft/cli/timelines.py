@@ -1,8 +1,8 @@
-"""Commands on long recordings."""
+"""The command for long recordings: ``ser-peft timeline``."""
 
 from pathlib import Path
 
-from ser_peft.cli.common import encoders, new_command, say, write_page
+from ser_peft.cli.common import inference, load, new_command, say, write_page
 from ser_peft.errors import InputError
 
 __all__ = ["add_commands"]
@@ -11,48 +11,34 @@ KINDS = ".csv", ".textgrid", ".html"
 
 
 def add_commands(commands):
-    """Add the commands to ``ser-peft``."""
+    """Add the command to ``ser-peft``."""
     add = new_command(commands, timeline)
-    model = "a finished run, its model/ folder, or a released model's name"
-    add("model", help=model)
+    inference(add)
     add("recording", help="audio file of any length")
-    add(
-        "--out", required=True,
-        help="x.csv: one row a segment; x.TextGrid: for Praat; x.html: a page",
-    )  # fmt: skip
-    add("--windows", help="also write this csv: one row a window")
+    kinds = "x.csv: a row a segment; x.TextGrid: for Praat; x.html: a page"
+    add("--out", required=True, help=kinds)
+    windows = "also write this .csv: a row a window, not smoothed"
+    add("--windows", metavar="TABLE", help=windows)
     window = "seconds that the model hears at once (%(default)s)"
-    add("--window", type=float, default=4.0, help=window)
+    add("--window", type=float, default=4.0, metavar="SECONDS", help=window)
     hop = "seconds from one window to the next (%(default)s)"
-    add("--hop", type=float, default=1.0, help=hop)
-    unsure = "no label below this probability; default: the model's own"
-    add("--unsure", type=float, help=unsure)
+    add("--hop", type=float, default=1.0, metavar="SECONDS", help=hop)
+    batch = "seconds of audio that are scored at once; default: 30"
+    add("--batch-seconds", type=float, metavar="SECONDS", help=batch)
+    unsure = "no label where the highest probability is below this"
+    add("--unsure", type=float, metavar="P", help=unsure)
     silent = "leave the sound out of the page"
     add("--no-audio", action="store_false", dest="sound", help=silent)
-    encoders(add)
-    add("--device", help="default: a GPU if there is one")
-    add("--batch-seconds", type=float, help="audio that is scored at once")
 
 
 def timeline(args):
     """Emotions along a recording of any length, where somebody speaks."""
     from ser_peft.data.audio import Recording
-    from ser_peft.device import find_device
-    from ser_peft.inference import load_model
     from ser_peft.inference.timeline import write_rows
 
-    if Path(args.out).suffix.lower() not in KINDS:
-        raise InputError(f"--out {args.out}: give a .csv, .TextGrid or .html")
-    if args.unsure is not None and not 0 <= args.unsure <= 1:
-        raise InputError(f"--unsure {args.unsure}: give a probability")
+    _check(args)
     recording = Recording(args.recording, warn=True)
-    model = load_model(
-        args.model,
-        args.backbone,
-        device=find_device(args.device),
-        text_backbone=args.text_backbone,
-    )
-    found = model.timeline(
+    found = load(args).timeline(
         recording,
         args.window,
         args.hop,
@@ -64,10 +50,9 @@ def timeline(args):
     if Path(args.out).suffix.lower() == ".html":
         from ser_peft.report.timeline_page import render_timeline
 
-        name = Path(args.model).name
-        write_page(
-            args.out, render_timeline(found, recording, args.sound, name)
-        )
+        model = Path(args.model).name
+        page = render_timeline(found, recording, args.sound, model, True)
+        write_page(args.out, page)
     else:
         found.write(args.out)
     if args.windows:
@@ -77,3 +62,15 @@ def timeline(args):
         f"{args.out}: {len(found.segments)} segments, {spoken:.1f} s of speech "
         f"in {found.seconds:.1f} s"
     )
+
+
+def _check(args):
+    if Path(args.out).suffix.lower() not in KINDS:
+        raise InputError(f"--out {args.out}: give a .csv, .TextGrid or .html")
+    if args.windows and Path(args.windows).suffix.lower() != ".csv":
+        raise InputError(f"--windows {args.windows}: give a .csv")
+    for key in ("batch_seconds", "unsure"):
+        value = getattr(args, key)
+        if value is not None and not value > 0:
+            flag = key.replace("_", "-")
+            raise InputError(f"--{flag} {value:g}: give more than 0")

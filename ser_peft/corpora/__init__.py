@@ -96,6 +96,9 @@ class About:
         Page with the licence, or the corpus's own.
     commercial : bool, optional
         Whether the licence allows commercial use; None where it is unknown.
+    restricted : bool
+        Whether the licence forbids to pass recordings on: reports hold no
+        clips then.
     """
 
     language: str | None = None
@@ -103,6 +106,7 @@ class About:
     licence: str | None = None
     link: str | None = None
     commercial: bool | None = None
+    restricted: bool = False
 
 
 def load_corpus(name):
@@ -152,6 +156,8 @@ def load_corpus(name):
             needed[1:] = ["class_sets", "protocols"]
         for part in needed:
             getattr(reader, part)
+        if not isinstance(getattr(reader, "ABOUT", About()), About):
+            raise AttributeError("its ABOUT is no ser_peft.corpora.About")
     except (ImportError, AttributeError) as error:
         raise InputError(
             f"corpus {name}: its entry point {others[name].value} is no "
@@ -171,6 +177,7 @@ def about_corpus(name):
     Returns
     -------
     About
+        Of one that is unknown, nothing but that it is `restricted`.
 
     Example
     -------
@@ -180,7 +187,7 @@ def about_corpus(name):
     try:
         return getattr(load_corpus(name), "ABOUT", About())
     except InputError:
-        return About()
+        return About(restricted=True)
 
 
 def corpus_folder(folder, name, expected, found):

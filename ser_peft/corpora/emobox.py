@@ -16,7 +16,7 @@ from pydantic import ConfigDict
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from typing_extensions import NotRequired, TypedDict
 
-from ser_peft.corpora import Utterance
+from ser_peft.corpora import About, Utterance
 from ser_peft.corpora.protocols import SPLITS, Folds, by_name, class_sets
 from ser_peft.errors import InputError
 from ser_peft.io import find_file, refuse_pointer
@@ -62,6 +62,9 @@ class EmoBox:
     """
 
     class_sets = staticmethod(class_sets)
+
+    ABOUT = About(restricted=True)
+    """No manifest says what a corpus's licence allows."""
 
     def __init__(self, name):
         self.name = name

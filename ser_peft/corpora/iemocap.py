@@ -19,6 +19,7 @@ ABOUT = About(
     licence="research only, not to be passed on",
     link="https://sail.usc.edu/iemocap/iemocap_release.htm",
     commercial=False,
+    restricted=True,
 )
 
 # [6.2901 - 8.2357]  Ses01F_impro01_M000  neu  [2.5000, 2.5000, 2.5000]

@@ -20,6 +20,7 @@ ABOUT = About(
     licence="research only",
     link="https://ecs.utdallas.edu/research/researchlabs/msp-lab/MSP-Improv.html",
     commercial=False,
+    restricted=True,
 )
 
 # UTD-IMPROV-S01A-F01-P-FM01.avi; N; A:3.2; V:3.4; D:3.0 ; N:3.8;

@@ -24,6 +24,7 @@ ABOUT = About(
     licence="research only",
     link="https://www.lab-msp.com/MSP/MSP-Podcast.html",
     commercial=False,
+    restricted=True,
 )
 
 # Older releases spell it wrongly.

@@ -10,13 +10,14 @@ from typing import Annotated, Any
 from pydantic import Field, with_config
 from typing_extensions import NotRequired, TypedDict
 
+from ser_peft.corpora import about_corpus
 from ser_peft.corpora.protocols import SPLITS
 from ser_peft.corpora.splits import check_splits, fingerprint
 from ser_peft.data.audio import MIN_SECONDS
 from ser_peft.errors import InputError
 from ser_peft.storage.schema import Name, Number, Place, Scalar, Text, read_json
 
-__all__ = ["read_manifests"]
+__all__ = ["path_of", "read_manifests", "shareable"]
 
 logger = logging.getLogger(__name__)
 
@@ -152,3 +153,36 @@ def _check_about(about, path):
             f"{path}: data_folder: no such folder: {about['data_folder']}; "
             f"correct it if the corpus has moved, or {AGAIN}"
         )
+
+
+def path_of(entry, about):
+    """Path of an entry's recording, from the folder of ``protocol.json``."""
+    return entry["wav"].replace("{data_root}", about["data_folder"], 1)
+
+
+def shareable(about, entries, wanted="auto"):
+    """Paths of recordings that a report may hold clips of.
+
+    Arguments
+    ---------
+    about : dict
+        ``protocol.json`` of the manifests.
+    entries : dict
+        Manifest, id -> entry.
+    wanted : bool or str
+        True, False, or "auto": unless the licence of a corpus forbids to
+        pass its recordings on, see `ser_peft.corpora.About`.
+
+    Returns
+    -------
+    dict
+        Id -> path; empty where no recording may be in a report.
+    """
+    if wanted == "auto":
+        corpora = {
+            entry.get("corpus", about["corpus"]) for entry in entries.values()
+        }
+        wanted = not any(about_corpus(name).restricted for name in corpora)
+    if not wanted:
+        return {}
+    return {id_: path_of(entry, about) for id_, entry in entries.items()}

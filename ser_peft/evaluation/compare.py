@@ -15,6 +15,7 @@ from tqdm import tqdm
 from ser_peft.corpora.transcripts import clean_text
 from ser_peft.data import read_manifests
 from ser_peft.data.audio import SAMPLE_RATE, read_audio
+from ser_peft.data.manifests import path_of
 from ser_peft.errors import InputError
 from ser_peft.evaluation.latency import latency
 from ser_peft.evaluation.metrics import METRICS, speaker_interval
@@ -283,7 +284,7 @@ def _utterances(runs):
     ids = np.random.default_rng(0).permutation(sorted(test))[:MAPPED]
     chosen = []
     for id_ in tqdm(sorted(ids.tolist()), desc="audio", unit="clip"):
-        path = test[id_]["wav"].replace("{data_root}", about["data_folder"], 1)
+        path = path_of(test[id_], about)
         chosen.append(
             {
                 "id": id_,

@@ -20,6 +20,7 @@ from ser_peft.data import (
     read_manifests,
     root_of,
 )
+from ser_peft.data.manifests import shareable
 from ser_peft.data.provenance import Heard
 from ser_peft.data.writing import add_durations
 from ser_peft.device import loader_workers
@@ -71,7 +72,7 @@ def evaluate(
     Returns
     -------
     dict
-        ``results``, ``predictions`` and ``layer_weights`` as
+        ``results``, ``predictions``, ``layer_weights``, ``recordings`` as
         `ser_peft.report.run_page.write_report` takes them. Nothing is chosen
         on this set: temperature and threshold are the model's own.
 
@@ -114,6 +115,7 @@ def evaluate(
         "results": results,
         "predictions": measured,
         "layer_weights": model.head.layer_weights.tolist(),
+        "recordings": shareable(about, entries),
     }
 
 

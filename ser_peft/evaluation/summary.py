@@ -183,7 +183,10 @@ def _group(runs):
         },
         "start": spread([(run.get("start") or {}).get(score) for run in runs]),
         "points": [
-            {"fold": run["fold"], "seed": run["seed"], "score": run[score]}
+            {
+                **{key: run[key] for key in ("fold", "seed", "file")},
+                "score": run[score],
+            }
             for run in runs
         ],
         "missing_classes": [

@@ -284,12 +284,8 @@ def _placed(text, folder, about, name=None):
         for key in ("backbone", "text_backbone")
         if key in about
     }
-    if not any(one["inside"] for one in encoders.values()):
-        ids = [one["name"] for one in encoders.values() if one["hub"]]
-        card.data.base_model = ids or None
-        card.data["base_model_relation"] = "adapter" if ids else None
-    elif card.data.base_model:
-        card.data["base_model_relation"] = "finetune"
+    if ids := [one["name"] for one in encoders.values() if one["hub"]]:
+        card.data.base_model = ids
     section = _ENVIRONMENT.get_template("loading.md.j2").render(
         title=LOADING,
         encoders=encoders,

@@ -137,6 +137,8 @@ def push(model, name, private=False, revision=None):
     ]
     try:
         return _commit(name, operations, private, revision)
+    except InputError:
+        raise
     except HUB_ERRORS as error:
         reason = " ".join(str(error).split()) or repr(error)
         response = getattr(error, "response", None)

@@ -16,7 +16,7 @@ from torch.export import Dim
 from ser_peft.data.manifests import read_manifests
 from ser_peft.errors import BAD_ARGUMENTS, InputError, extra, out_of_memory
 from ser_peft.inference.loading import load_model
-from ser_peft.inference.onnx import FORMAT, KEY, OnnxModel
+from ser_peft.inference.onnx import FORMAT, KEY, OnnxModel, is_onnx
 from ser_peft.inference.quantizing import quantize
 from ser_peft.io import SAMPLE_RATE, atomic_path
 
@@ -86,6 +86,8 @@ def export_onnx(run, out, int8=False, backbone=None):
         raise InputError(f"{out}: --onnx writes one file; call it {out}.onnx")
     if out.exists():
         raise InputError(f"{out}: is there already; give a new file")
+    if is_onnx(run):
+        raise InputError(f"{run}: is an ONNX file already; give a run")
     model = load_model(run, backbone)
     if model.reads_text:
         raise InputError(

@@ -27,6 +27,8 @@ PAUSE = 0.4
 """Seconds of the shortest pause between two utterances."""
 MARGIN = 0.6
 """Seconds around an utterance that the model hears with it."""
+GRAIN = SAMPLE_RATE // 4
+"""Samples that what is heard is a multiple of where the margin allows it."""
 STEP = 1 << 16
 """Samples that are looked at at once: whatever is pushed, no more is held."""
 TOGETHER = 64
@@ -255,6 +257,9 @@ class Stream:
             if min(b, high) - max(a, low) < FRAME:
                 continue
             begin, stop = max(least, a - margin), min(most, b + margin)
+            # Few lengths: torch keeps something for each that it has met.
+            stop = max(b, stop - (stop - begin) % GRAIN)
+            begin = min(a, begin + (stop - begin) % GRAIN)
             times = max(a, low), min(b, high), a, b
             window.heard.append(
                 Heard(*(t / SAMPLE_RATE for t in times), span=(begin, stop))

@@ -29,6 +29,7 @@ __all__ = [
     "follow",
     "join",
     "label_of",
+    "progress_bar",
     "text_grid",
     "write_rows",
 ]
@@ -149,7 +150,7 @@ def follow(
         name=name,
     )  # fmt: skip
     windows = []
-    with _bar(recording.seconds, progress) as count:
+    with progress_bar(recording.seconds, progress) as count:
         for block in recording.blocks():
             for start in range(0, len(block), STEP):
                 some = block[start : start + STEP]
@@ -169,18 +170,35 @@ def follow(
 
 
 @contextmanager
-def _bar(seconds, shown):
-    """Progress bar over seconds of audio; its rate is times real time."""
+def progress_bar(seconds, shown, title=None):
+    """Progress bar over seconds of audio; its rate is times real time.
+
+    Arguments
+    ---------
+    seconds : float
+        Seconds in all.
+    shown : bool
+        Whether there is one.
+    title : str, optional
+        What stands before it.
+
+    Yields
+    ------
+    callable
+        Takes the seconds that were done since it was called last.
+    """
     if not shown:
         yield lambda _: None
         return
     from tqdm import tqdm  # the one thing here that only it needs
 
     form = (
-        "{percentage:3.0f}%|{bar}| {n:.0f} of {total:.0f} s "
+        "{desc}{percentage:3.0f}%|{bar}| {n:.0f} of {total:.0f} s "
         "[{elapsed}<{remaining}{postfix}]"
     )
-    with tqdm(total=seconds, bar_format=form, dynamic_ncols=True) as bar:
+    with tqdm(
+        total=seconds, desc=title, bar_format=form, dynamic_ncols=True
+    ) as bar:
 
         def count(more):
             done, spent = bar.n + more, bar.format_dict["elapsed"]

@@ -38,15 +38,15 @@ class PowerSpectrum(torch.nn.Module):
 
     def forward(self, wav):
         """Compute spectra, [B, T] to [B, n_fft / 2 + 1, frames]."""
-        window = self.hann_window.float()
+        window, wav = self.hann_window.float(), wav[:, None]
         if self.center:
             half = len(window) // 2
-            wav = pad(wav[:, None], (half, half), mode="reflect")[:, 0]
+            wav = pad(wav, (half, half), mode="reflect")
         if torch.compiler.is_exporting():
-            waves = conv1d(wav[:, None], self.waves(), stride=self.hop)
+            waves = conv1d(wav, self.waves(), stride=self.hop)
             real, imaginary = (waves * waves).chunk(2, 1)
             return real + imaginary
-        frames = wav.unfold(1, len(window), self.hop) * window
+        frames = wav[:, 0].unfold(1, len(window), self.hop) * window
         parts = torch.view_as_real(torch.fft.rfft(frames, self.n_fft))
         # Twice as fast as abs().square().
         power = parts[..., 0].square().add_(parts[..., 1].square())

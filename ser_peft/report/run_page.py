@@ -10,6 +10,7 @@ from ser_peft.evaluation.metrics import from_confusion, speaker_confusions
 from ser_peft.evaluation.results import below_start
 from ser_peft.io import atomic_path, write_json
 from ser_peft.report import figures
+from ser_peft.report.clips import SECONDS, embed
 from ser_peft.report.rendering import percent, render, write_page
 from ser_peft.report.tables import epoch_table
 from ser_peft.storage.cells import as_cell
@@ -20,7 +21,13 @@ _MISTAKES = 10
 
 
 def write_report(
-    folder, results, predictions, history=(), layer_weights=None, command=""
+    folder,
+    results,
+    predictions,
+    history=(),
+    layer_weights=None,
+    command="",
+    recordings=(),
 ):
     """Write a run's results, predictions, confusion matrix and report.
 
@@ -56,6 +63,9 @@ def write_report(
         Softmaxed weight of each hidden state; index 0 is the encoder's input.
     command : str
         The command line that made the run.
+    recordings : dict
+        Id of a test utterance -> path of its recording, where the page may
+        hold clips, see `ser_peft.data.manifests.shareable`.
     """
     folder = Path(folder)
     finished = folder / "results.json"
@@ -68,19 +78,26 @@ def write_report(
             figure.savefig(tmp, dpi=160)
     write_page(
         folder,
-        render_run(results, predictions, history, layer_weights, command),
+        render_run(
+            results, predictions, history, layer_weights, command, recordings
+        ),
     )
     write_json(finished, results)
 
 
 def render_run(
-    results, predictions, history=(), layer_weights=None, command=""
+    results,
+    predictions,
+    history=(),
+    layer_weights=None,
+    command="",
+    recordings=(),
 ):
     """Render the report of a run as one HTML page that needs nothing else.
 
     Arguments
     ---------
-    results, predictions, history, layer_weights, command
+    results, predictions, history, layer_weights, command, recordings
         As in `write_report`.
 
     Returns
@@ -91,6 +108,8 @@ def render_run(
     pictures, shown = {}, {}
     if results["classes"]:
         pictures, shown = _judged_by_class(results, predictions)
+        ids = [utterance for utterance, *_ in shown["mistakes"]]
+        shown["clips"] = embed(ids, recordings)
     dimensions = [*results.get("ccc", ())]
     for i, name in enumerate(dimensions):
         truth, guess = (
@@ -124,6 +143,7 @@ def render_run(
         epochs=epoch_table(history, measures),
         below=below_start(results),
         command=command,
+        clip_seconds=SECONDS,
         **shown,
     )
 

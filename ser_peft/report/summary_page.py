@@ -1,6 +1,9 @@
 """Page of a summary of many runs."""
 
 import itertools
+import os
+from pathlib import Path
+from urllib.parse import quote
 
 from ser_peft.evaluation.summary import title_of
 from ser_peft.report import figures
@@ -10,13 +13,16 @@ from ser_peft.report.tables import comparison_table, group_table
 __all__ = ["render_summary"]
 
 
-def render_summary(summary):
+def render_summary(summary, folder=None):
     """Render a summary as one HTML page that needs nothing else.
 
     Arguments
     ---------
     summary : dict
         What `ser_peft.evaluation.summary.summarize` returned.
+    folder : str or Path, optional
+        Folder that the page will be in; it links the reports of the runs by
+        paths relative to that. No links without it.
 
     Returns
     -------
@@ -38,6 +44,11 @@ def render_summary(summary):
                 "backbone": None if others else backbone,
                 "head": head,
                 "rows": rows,
+                "every_run": [
+                    (group["name"], point, _link(point["file"], folder))
+                    for group in groups
+                    for point in group["points"]
+                ],
                 "comparisons": comparison_table(summary, title),
             }
         )
@@ -57,3 +68,11 @@ def render_summary(summary):
         runs=sum(group["runs"] for group in summary["groups"]),
         warnings=summary["warnings"],
     )
+
+
+def _link(file, folder):
+    """Link from a folder to the report beside a ``results.json``, or None."""
+    report = Path(file).with_name("report.html")
+    if folder is None or not report.exists():
+        return None
+    return quote(os.fsencode(os.path.relpath(report, folder)))

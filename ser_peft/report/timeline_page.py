@@ -8,17 +8,19 @@ from importlib import resources
 import numpy as np
 import soundfile
 
-from ser_peft.inference.timeline import label_of
+from ser_peft.inference.timeline import label_of, progress_bar
 from ser_peft.io import SAMPLE_RATE
 from ser_peft.report.rendering import render
 
 __all__ = ["clock", "render_timeline"]
 
+STEP = 1 << 20
+"""Samples that are drawn at once."""
 WIDTH = 1000
 """Columns of a row of the drawing."""
-ROWS = 24
+ROWS = 20
 """Rows at most, but for recordings of many hours."""
-SPANS = 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600
+SPANS = 10, 30, 60, 120, 300, 600, 1200, 1800, 3600
 """Seconds that a row can have."""
 AUDIO_BYTES = 12_000_000
 """Sound in a page at most; a third more as text."""
@@ -40,7 +42,9 @@ SPARE = "#882255", "#44aa99", "#999933", "#aa4499", "#332288", "#117733"
 DASHES = "", "7 4", "2 3"
 
 
-def render_timeline(timeline, recording, audio=True, model=None):
+def render_timeline(
+    timeline, recording, audio=True, model=None, progress=False
+):
     """Render a timeline as one HTML page that needs nothing else.
 
     Arguments
@@ -55,6 +59,8 @@ def render_timeline(timeline, recording, audio=True, model=None):
         does not fit is left out.
     model : str, optional
         Name of the model.
+    progress : bool
+        Show a progress bar.
 
     Returns
     -------
@@ -73,7 +79,9 @@ def render_timeline(timeline, recording, audio=True, model=None):
     if timeline.seconds <= SPANS[0]:
         span = max(1.0, timeline.seconds)
     sound = _Opus(timeline.seconds) if audio else None
-    envelope = _envelope(recording, span * SAMPLE_RATE / WIDTH, sound)
+    with progress_bar(timeline.seconds, progress, "page") as count:
+        step = span * SAMPLE_RATE / WIDTH
+        envelope = _envelope(recording, step, sound, count)
     colors = _colors(timeline.classes)
     values = [v for one in timeline.windows for v in one.dimensions.values()]
     limits = (min(values), max(values)) if values else None
@@ -150,19 +158,25 @@ class _Opus:
         return {"text": text, "seconds": self.seconds, "kbit": self.kbit}
 
 
-def _envelope(recording, step, sound):
+def _envelope(recording, step, sound, count):
     """Lowest and highest sample of every column, [columns, 2]."""
-    size = -(-len(recording) // step)
-    envelope = np.zeros((int(size), 2), np.float32)
+    envelope = np.zeros((-int(-len(recording) // step), 2), np.float32)
     at = 0
     for block in recording.blocks():
-        if sound:
-            sound.write(block)
-        column = (np.arange(at, at + len(block)) / step).astype(int)
-        column = column.clip(max=len(envelope) - 1)
-        np.minimum.at(envelope[:, 0], column, block)
-        np.maximum.at(envelope[:, 1], column, block)
-        at += len(block)
+        for start in range(0, len(block), STEP):
+            some = block[start : start + STEP]
+            if sound:
+                sound.write(some)
+            first, last = int(at // step), int((at + len(some) - 1) // step)
+            columns = np.arange(first, last + 1)
+            starts = np.ceil(columns * step).astype(int) - at
+            starts[0] = 0
+            part = envelope[first : last + 1]
+            for i, extreme in enumerate((np.minimum, np.maximum)):
+                found = extreme.reduceat(some, starts)[: len(part)]
+                part[:, i] = extreme(part[:, i], found)
+            at += len(some)
+            count(len(some) / SAMPLE_RATE)
     loud = np.quantile(np.abs(envelope), 0.999)
     return (envelope / max(loud, 1e-6)).clip(-1, 1)
 

@@ -44,7 +44,9 @@ OPTIONAL = {
     "first_seconds",
     "head_epochs",
     "keep_best",
+    "report_audio",
     "sorting",
+    "tracker",
     "trust_start",
 }
 

@@ -39,14 +39,14 @@ RELEASED = {
 }
 """Names of the models that PEFT-SER (Feng and Narayanan 2023) released, and
 their backbones."""
-
-
 HUB_ERRORS = (*HfHubHTTPError.__bases__, ValueError)
 """Errors of the hub: of its HTTP client, whose name differs with its version,
 of files and networks, of names."""
 KINDS = ["*.json", "*.safetensors", "*.md", "LICENSE", "*.yaml", "*.txt",
          "*.onnx"]  # fmt: skip
 """Files of a model folder on the hub that are downloaded: none is code."""
+SIGNS = ["*model.json", "*adapter_config.json"]
+"""Files of which every model and every adapter has one."""
 
 
 def is_name(source):
@@ -216,7 +216,7 @@ def _fetch(name, entry, save_path):
             snapshot_download(
                 source,
                 cache_dir=str(save_path) or None,
-                allow_patterns=["*.json", "*.safetensors"],
+                allow_patterns=KINDS,
                 **pinned,
             )
         )
@@ -232,15 +232,22 @@ def _fetch(name, entry, save_path):
 def _snapshot(repository, revision, save_path):
     """Folder of a commit on the hub: one in a process, whatever is pushed."""
     at = f" at {revision}" * bool(revision)
-    try:
+
+    def download(revision, kinds):
         return Path(
             snapshot_download(
                 repository,
-                revision=revision or None,
+                revision=revision,
                 cache_dir=save_path or None,
-                allow_patterns=KINDS,
+                allow_patterns=kinds,
             )
         )
+
+    try:
+        # First what tells a model from an encoder, which may be gigabytes.
+        folder = download(revision or None, SIGNS)
+        if any(map(any, map(folder.rglob, SIGNS))):
+            return download(folder.name, KINDS)
     except HUB_ERRORS as error:
         reason = " ".join(str(error).split()) or repr(error)
         raise InputError(
@@ -249,6 +256,11 @@ def _snapshot(repository, revision, save_path):
             "finished run, its model/ folder or the name of a model; if it is "
             "private, log in (`hf auth login`, or HF_TOKEN)"
         ) from error
+    raise InputError(
+        f"{repository}: is on the Hugging Face hub{at}, and no model of "
+        "ser_peft: it has neither model.json nor an adapter's configuration; "
+        "give the name of one"
+    )
 
 
 def _check(name, folder, expected):

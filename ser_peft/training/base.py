@@ -22,7 +22,7 @@ from ser_peft.storage.optimizers import (
     save_scaler,
 )
 from ser_peft.training.checks import check_settings
-from ser_peft.training.history import History, rank
+from ser_peft.training.history import History, rank, track
 from ser_peft.training.sampler import RankSampler
 from ser_peft.training.steps import SteppingBrain
 
@@ -54,7 +54,8 @@ class PeftBrain(SteppingBrain):
     datasets : dict
         Split -> DynamicItemDataset, from `ser_peft.data.datasets`.
     **settings
-        Any of `defaults`, in place of the yaml's top-level keys. With
+        Any of `defaults`, in place of the yaml's top-level keys. ``tracker``
+        is a second logger, of SpeechBrain, for TensorBoard or the like. With
         ``head_epochs`` the encoders are frozen in so many first epochs, at a
         constant learning rate.
     """
@@ -72,6 +73,7 @@ class PeftBrain(SteppingBrain):
         "keep_best": 1,
         "sorting": "random",
         "ckpt_interval_minutes": 0,
+        "tracker": None,
     }
     """Settings that the Brain reads, and their values where a yaml has none."""
 
@@ -324,7 +326,7 @@ class PeftBrain(SteppingBrain):
                 "seconds": time.time() - self.stage_start,
             }
         )
-        self.hparams.train_logger.log_stats(
+        self.log(
             {"epoch": epoch, **self.learning_rates()},
             train_stats=train,
             valid_stats=valid,
@@ -342,6 +344,21 @@ class PeftBrain(SteppingBrain):
             ckpt_predicate=lambda checkpoint: checkpoint.meta["epoch"] > 0,
             verbosity=logging.DEBUG,  # it would name the provisional folder
         )
+
+    def log(self, meta, **stats):
+        """Log to ``train_logger``, and to ``tracker`` if there is one.
+
+        Arguments
+        ---------
+        meta : dict
+            See SpeechBrain's `TrainLogger.log_stats`.
+        **stats : dict
+            ``train_stats``, ``valid_stats``, ``test_stats``: name -> number.
+        """
+        self.hparams.train_logger.log_stats(meta, **stats)
+        if self.hparams.tracker and ("epoch" in meta or "test_stats" in stats):
+            epoch = meta.get("epoch", len(self.history))
+            track(self.hparams.tracker, epoch, meta, stats)
 
     def look_for_kept(self):
         """Check that no checkpoint is missing which the report will need.

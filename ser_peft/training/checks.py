@@ -16,6 +16,7 @@ CHOICES = {
     "init_merged": (False, True),
     "labels": ("clusters", "random"),
     "robustness": (False, True),
+    "report_audio": ("auto", True, False),
     "whole_targets": (False, True),
     "features": ("text", "audio", "fused"),
     "cache_teacher": (False, True),

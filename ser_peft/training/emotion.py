@@ -40,8 +40,10 @@ class EmotionBrain(TestedBrain):
     ---------
     *args, **kwargs
         See `CachingBrain`. ``robustness``: test also under babble and over
-        the telephone. ``fairness_columns``: columns of the test manifest,
-        besides ``gender``. ``balance``: columns of the manifests; the
+        the telephone. ``report_audio``: clips of the most confident mistakes
+        in the report, see `ser_peft.data.manifests.shareable`.
+        ``fairness_columns``: columns of the test manifest, besides
+        ``gender``. ``balance``: columns of the manifests; the
         training clips of each combination of their values weigh the same in
         all; ``[emotion]`` where None. ``dimension_weight``: weight of the
         concordance loss beside the cross-entropy. ``drop_text``: share of the
@@ -53,6 +55,7 @@ class EmotionBrain(TestedBrain):
         "crop": 1.0,
         "start_from_probe": False,
         "robustness": False,
+        "report_audio": "auto",
         "fairness_columns": (),
         "balance": None,
         "dimension_weight": 1.0,
@@ -151,9 +154,7 @@ class EmotionBrain(TestedBrain):
         self.keep_states(sb.Stage.VALID)
         self.evaluate(self.eval_loader("valid"))
         valid = {"loss": self.measured["loss"], **self.measures()}
-        self.hparams.train_logger.log_stats(
-            {"start": name, "epoch": 0}, valid_stats=valid
-        )
+        self.log({"start": name, "epoch": 0}, valid_stats=valid)
         self.checkpointer.save_checkpoint(
             meta={
                 "epoch": 0,
@@ -230,7 +231,7 @@ class EmotionBrain(TestedBrain):
         probe = run_on_main(self._fit_probe, (parts,))
         self.model.head.start_from(probe)
         scores = {"UA": probe.valid_ua, "CCC": probe.valid_ccc}
-        self.hparams.train_logger.log_stats(
+        self.log(
             {"linear probe": probe.choice},
             valid_stats={k: v for k, v in scores.items() if v is not None},
         )

@@ -15,6 +15,7 @@ from ser_peft.data import (
     scale_of,
     values_of,
 )
+from ser_peft.data.manifests import path_of, shareable
 from ser_peft.data.provenance import Heard
 from ser_peft.evaluation.fairness import group_columns
 from ser_peft.evaluation.results import UNTRAINED, corpus_scores, run_results
@@ -76,17 +77,12 @@ def run_probe(backbone, folders, device="cpu", batch_seconds=60, command=""):
     ]
 
 
-def _path(entry, about):
-    """Path of an entry's recording."""
-    return entry["wav"].replace("{data_root}", about["data_folder"], 1)
-
-
 def _states(encoder, folds, device, batch_seconds):
     """Recording -> its mean hidden states, [L + 1, C]."""
     clips = {
-        _path(entry, about): {
+        path_of(entry, about): {
             **{key: entry[key] for key in ("duration", "speaker")},
-            "wav": _path(entry, about),
+            "wav": path_of(entry, about),
         }
         for about, manifests in folds
         for entries in manifests.values()
@@ -110,7 +106,7 @@ def _run(
     found, labels, values = {}, {}, {}
     for split, entries in manifests.items():
         rows = entries.values()
-        found[split] = torch.stack([states[_path(e, about)] for e in rows])
+        found[split] = torch.stack([states[path_of(e, about)] for e in rows])
         if classes:
             labels[split] = [classes.index(e["emotion"]) for e in rows]
         values[split] = values_of(rows, names)
@@ -162,5 +158,6 @@ def _run(
         [],
         layer_weights=head.layer_weights.tolist(),
         command=command,
+        recordings=shareable(about, manifests["test"]),
     )
     return results

@@ -16,7 +16,7 @@ from speechbrain.utils.distributed import (
     if_main_process,
 )
 from speechbrain.utils.epoch_loop import EpochCounter
-from speechbrain.utils.train_logger import TrainLogger
+from speechbrain.utils.train_logger import FileTrainLogger, TrainLogger
 
 from ser_peft import data
 from ser_peft.device import (
@@ -43,7 +43,8 @@ KINDS = {
     "epoch_counter": EpochCounter,
     "head_opt": Callable,
     "modules": Mapping,
-    "train_logger": TrainLogger,
+    "tracker": TrainLogger | None,
+    "train_logger": FileTrainLogger,
     "wav_augment": Callable | None,
 }
 """Types of the objects that a training's yaml builds."""

@@ -11,6 +11,7 @@ from speechbrain.utils.distributed import if_main_process
 
 from ser_peft.corpora.transcripts import text_sources
 from ser_peft.data import datasets
+from ser_peft.data.manifests import shareable
 from ser_peft.errors import InputError
 from ser_peft.evaluation.results import (
     below_start,
@@ -207,9 +208,14 @@ class TestedBrain(CachingBrain):
                 self.epochs(start),
                 layer_weights=self.model.head.layer_weights.tolist(),
                 command=shlex.join(command or ["python", *sys.argv]),
+                recordings=shareable(
+                    self.about,
+                    self.sets["test"].data,
+                    self.hparams.report_audio,
+                ),
             )
         # Waits for all processes itself.
-        self.hparams.train_logger.log_stats(
+        self.log(
             {"kept": results["kept"]},
             test_stats={
                 key: results[key]

@@ -11,7 +11,7 @@ from trees_a import folds
 from trees_b import clip
 
 from ser_peft.cli import main
-from ser_peft.corpora import load_corpus
+from ser_peft.corpora import about_corpus, load_corpus
 from ser_peft.data import read_manifests
 from ser_peft.errors import InputError
 
@@ -124,3 +124,17 @@ def test_an_entry_point_that_is_no_reader(
     install(monkeypatch, tmp_path, entry_point)
     with pytest.raises(InputError, match=f"corpus savee: .*{reason}.*correct"):
         load_corpus("savee")
+
+
+def test_the_about_of_the_guide_is_on_cards(savee, tmp_path, monkeypatch):
+    module = tmp_path / "site" / "savee.py"
+    about = code("ABOUT = About(")
+    module.write_text(
+        f"from ser_peft.corpora import About\n{module.read_text()}\n{about}"
+    )
+    assert about_corpus("savee").licence == "CC BY 4.0"
+    sys.modules.pop("savee")
+    module.write_text(module.read_text() + "\nABOUT = 'free'\n")
+    with pytest.raises(InputError, match="savee: .*its ABOUT is no ser_peft"):
+        load_corpus("savee")
+    assert about_corpus("savee").licence is None

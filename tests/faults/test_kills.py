@@ -19,13 +19,14 @@ PLACES = [
     ("train_log.txt", 1),
     ("model.json", 1),
     ("adapter_config.json", 1),
+    (".README.md.", 2),
     ("predictions.csv", 1),
     ("confusion.png", 1),
     ("report.html", 1),
     ("results.json", 1),
     ("results.json", 2),
 ]
-FEW = PLACES[4], PLACES[6], PLACES[13]
+FEW = PLACES[4], PLACES[6], PLACES[12], PLACES[14]
 
 
 def test_killed_at_every_place(run, unbroken, soak, tmp_path):

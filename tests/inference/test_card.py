@@ -73,7 +73,11 @@ def results_of(classes=CLASSES, speakers=("s1", "s2", "s3", "s4"), **changes):
         "worst_speaker": worst_speaker(*judged, classes),
         "fairness": {"gender": fairness(*judged, groups, classes)},
         "robustness": {"babble 10 dB": 0.41},
-        "calibration": {"temperature": 1.5, "ece": 0.1, "ece_scaled": 0.05},
+        "calibration": {
+            **{"temperature": 1.5, "ece": 0.1, "ece_scaled": 0.05},
+            **{"unsure": 0.6, "coverage": 0.8, "accuracy_answered": 0.75},
+            "accuracy": 0.7,
+        },
         "start": {"from": "linear probe", "valid_ua": 0.3, "ua": 0.31},
         "valid_ua": 0.6,
         "test_speakers": sorted(speakers),
@@ -149,6 +153,7 @@ def test_a_person_reads_the_rest(card_of):
         "s1, s2, s3, s4. Training heard none of them.",
         "| babble 10 dB | 41.0% |",
         "10.0% as trained, 5.0% with the temperature 1.500",
+        "Of the test set 80.0% are not, and 75.0% of these are right",
         "acted",
         "linear probe",
         "2 of the speakers of ravdess",
@@ -162,6 +167,7 @@ def test_licences_are_told_and_not_guessed(card_of):
     card = ModelCard(card_of(results_of()))
     assert card.data.license == "other"
     assert card.data["license_name"] == "corpus-cc-by-nc-sa-4.0"
+    assert re.fullmatch("[a-z0-9.-]+", card.data["license_name"])
     assert "non-commercial" in card.data.tags
     assert "**Not for commercial use.**" in card.text
     heard = {"speakers": {"a corpus": ["x"], "emodb": ["03"]}}
@@ -216,6 +222,7 @@ def test_no_path_of_the_machine_is_told(saved, card_of):
     "changes",
     [
         {"fairness": {}, "worst_speaker": None, "robustness": {}},
+        {"calibration": {"temperature": 1.5, "ece": 0.1, "ece_scaled": 0.05}},
         {"ua_ci95": None, "ua_ci95_reason": "2 speakers: needs 4"},
         {"seed": None, "start": None, "valid_ua": None},
         {"missing_classes": ["sad"], "shares_speakers": True},
@@ -281,7 +288,14 @@ def test_an_export_has_the_figures(saved, card_of, tmp_path):
     card = ModelCard.load(tmp_path / "out" / CARD)
     assert card.data.eval_results == before.data.eval_results
     assert card.data.base_model == ["openai/whisper-tiny.en"]
-    assert card.data["base_model_relation"] == "adapter"
+    merged = tmp_path / "merged"
+    export(saved, merged, merge=True)
+    (merged / CARD).write_text(str(card))
+    export(merged, tmp_path / "again")
+    again = ModelCard.load(tmp_path / "again" / CARD)
+    # Whose weights are in it is known from before.
+    assert again.data.base_model == ["openai/whisper-tiny.en"]
+    assert "Its encoder is in this folder." in again.text
     assert "Its encoder is openai/whisper-tiny.en, which is" in card.text
 
 

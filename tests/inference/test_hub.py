@@ -8,6 +8,8 @@ import torch
 from hub_server import TOKEN, Hub
 from huggingface_hub import ModelCard
 from sealed import reseal
+from speechbrain.inference.classifiers import EncoderClassifier
+from speechbrain.utils.fetching import FetchConfig
 
 from ser_peft.adapters import PeftLobe
 from ser_peft.adapters.folder import find
@@ -15,7 +17,7 @@ from ser_peft.cli import main
 from ser_peft.data.provenance import Heard
 from ser_peft.errors import InputError
 from ser_peft.heads import LinearHead
-from ser_peft.inference import EmotionModel, load_model
+from ser_peft.inference import EmotionClassifier, EmotionModel, load_model
 from ser_peft.inference.export import export
 from ser_peft.inference.hub import push
 from ser_peft.lobes import load_lobe
@@ -158,6 +160,24 @@ def test_only_what_is_no_code_is_downloaded(hub, folders):
         load_model("anna/emotion", revision=commit)
 
 
+def test_speechbrain_loads_it_by_name(hub, folders, tmp_path):
+    """Its own class runs the yaml that it downloads, ours opens none."""
+    export(folders.merged, tmp_path / "out", speechbrain=True)
+    commit = push(tmp_path / "out", "anna/emotion")
+    answers = load_model(folders.merged).predict([*wavs().numpy()])
+    labels = [answer["label"] for answer in answers]
+    for kind, revision in (
+        (EncoderClassifier, {"fetch_config": FetchConfig(revision=commit)}),
+        (EmotionClassifier, {"revision": commit}),
+    ):
+        found = kind.from_hparams(
+            "anna/emotion", savedir=str(tmp_path / "here"), **revision
+        ).classify_batch(wavs())
+        assert found[3] == labels
+    tree = hub.repositories["anna/emotion"]["commits"][commit]
+    assert b'EncoderClassifier.from_hparams("anna/emotion"' in tree["README.md"]
+
+
 def test_without_network_it_is_what_was_downloaded(hub, folders):
     commit = push(folders.merged, "anna/emotion")
     load_model("anna/emotion")
@@ -175,6 +195,16 @@ def test_other_folders_have_no_origins(tmp_path):
     (tmp_path / "whisper" / MANIFEST).write_text("[]")
     assert origins_of(tmp_path / "adapter") == []
     assert origins_of(tmp_path / "whisper") == []
+
+
+def test_an_encoder_is_no_model(hub):
+    """Which is told before its weights are downloaded."""
+    hub.create("anna/whisper")
+    weights = {"config.json": b"{}", "model.safetensors": b"0" * 100}
+    hub.commit("anna/whisper", "main", weights)
+    with pytest.raises(InputError, match="^anna/whisper: is on the"):
+        load_model("anna/whisper")
+    assert not [path for _, path in hub.asked if path.endswith("safetensors")]
 
 
 def test_a_folder_goes_first(hub, folders, tmp_path):
@@ -261,5 +291,5 @@ def test_private_is_private(hub, folders):
     assert hub.repositories["anna/secret"]["private"]
     assert load_model("anna/secret").classes == CLASSES
     push(folders.merged, "anna/emotion")
-    with pytest.raises(InputError, match="--private: anna/emotion is there"):
+    with pytest.raises(InputError, match="^--private: anna/emotion is there"):
         push(folders.merged, "anna/emotion", private=True)

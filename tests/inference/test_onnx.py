@@ -251,6 +251,8 @@ def test_what_cannot_be_exported(exports, tmp_path, monkeypatch, capsys):
         with pytest.raises(SystemExit):
             main(["export", str(run), str(out), *flags])
         assert re.search(message, capsys.readouterr().err)
+    with pytest.raises(InputError, match="is an ONNX file already"):
+        export_onnx(path, tmp_path / "a.onnx")
     monkeypatch.setattr(onnx_export, "TOLERANCE", 0)
     with pytest.raises(InputError, match="differ by .* cannot be exported"):
         export_onnx(run, tmp_path / "a.onnx")

@@ -6,31 +6,14 @@ import tracemalloc
 import numpy as np
 import pytest
 import soundfile
+from loud_detector import LoudDetector
 
 from ser_peft.errors import InputError
 from ser_peft.inference import streams
 from ser_peft.inference.recognizer import Recognizer
-from ser_peft.inference.speech import FRAME
 from ser_peft.inference.timeline import label_of, text_grid, write_rows
 
 RATE = 16000
-
-
-class Loud:
-    """A detector that takes everything loud for speech."""
-
-    def __init__(self):
-        self.left = np.empty(0, np.float32)
-
-    def __call__(self, wav):
-        wav = np.concatenate([self.left, wav])
-        count = len(wav) // FRAME
-        self.left = wav[count * FRAME :]
-        frames = wav[: count * FRAME].reshape(count, FRAME)
-        return (np.abs(frames).max(1) > 0.05).astype(np.float32)
-
-    def close(self):
-        return self(np.zeros(-len(self.left) % FRAME, np.float32))
 
 
 class Pitch(Recognizer):
@@ -56,7 +39,7 @@ class Pitch(Recognizer):
 
 @pytest.fixture
 def loud(monkeypatch):
-    monkeypatch.setattr(streams, "SpeechDetector", Loud)
+    monkeypatch.setattr(streams, "SpeechDetector", LoudDetector)
 
 
 def tone(hertz, seconds, rate=RATE):

@@ -1,5 +1,6 @@
 """The script runs in processes of its own, as it is meant to."""
 
+import csv
 import json
 import os
 import runpy
@@ -160,3 +161,39 @@ def test_says_what_to_install(refused, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
     assert "pip install espeakng-loader" in refused(tmp_path / "demo")
     assert not (tmp_path / "demo").exists()
+
+
+def test_clips_are_joined_to_a_conversation(tmp_path, monkeypatch, capsys):
+    """What the table says is where it says."""
+    rng = np.random.default_rng(0)
+    entries = {}
+    for number, emotion in enumerate(("sad", "happy", "angry")):
+        path = tmp_path / f"{number}.wav"
+        wav = rng.normal(0, 0.1, 4000 + 800 * number)
+        soundfile.write(path, wav, 16000)
+        entries[str(number)] = {"wav": str(path), "emotion": emotion}
+    manifest, out = tmp_path / "test.json", tmp_path / "talk.flac"
+    manifest.write_text(json.dumps(entries))
+    script = ROOT / "recipes" / "Demo" / "make_conversation.py"
+    argv = [str(script), str(manifest), str(out), "--clips=3"]
+    monkeypatch.setattr(sys, "argv", argv)
+    runpy.run_path(str(script), run_name="__main__")
+    wav, rate = soundfile.read(out)
+    with open(tmp_path / "talk.csv", newline="", encoding="utf-8") as file:
+        rows = [*csv.DictReader(file)]
+    assert sorted(row["emotion"] for row in rows) == ["angry", "happy", "sad"]
+    for row in rows:
+        start, end = (round(float(row[key]) * rate) for key in ("start", "end"))
+        number = [e["emotion"] for e in entries.values()].index(row["emotion"])
+        clip, _ = soundfile.read(tmp_path / f"{number}.wav")
+        assert abs(end - start - len(clip)) <= 16
+        # The table is exact to a millisecond.
+        best = max(
+            np.corrcoef(wav[start + s : start + s + 3000], clip[:3000])[0, 1]
+            for s in range(-16, 17)
+        )
+        assert best > 0.99
+    monkeypatch.setattr(sys, "argv", [*argv[:3], "--clips=4"])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(script), run_name="__main__")
+    assert "--clips 4: give 1 to 3" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """The page of a summary."""
 
 import re
+from urllib.parse import unquote
 
 import pytest
 
@@ -19,7 +20,9 @@ def group(name, **changes):
         "ccc_mean": None, "start": None,
         "missing": [], "common": 0.6, "missing_classes": [],
         "points": [
-            {"fold": f, "seed": 8, "score": 0.5 + f / 10} for f in (1, 2)
+            {"fold": f, "seed": 8, "score": 0.5 + f / 10,
+             "file": f"{name}/{f}/results.json"}
+            for f in (1, 2)
         ],
         "pooled": {"confusion": [[1231, 2], [3, 4]], "ua": 0.6,
                    "ua_ci95": [0.5, 0.7]},
@@ -100,3 +103,19 @@ def test_one_row_a_method_with_its_backbone_where_they_differ(summary):
     text = words(render_summary(summary))
     assert " full microsoft/wavlm-base 60.0" in text
     assert " lora tiny 60.0" in text
+
+
+def test_links_the_reports_of_its_runs(summary, tmp_path, monkeypatch):
+    """By relative paths: results move with their page."""
+    home = tmp_path / "a folder: ä?#"
+    report = home / "lora" / "2" / "report.html"
+    report.parent.mkdir(parents=True)
+    report.touch()
+    monkeypatch.chdir(home)
+    for folder in (".", home / "pages", tmp_path):
+        page = render_summary(summary, folder)
+        (link,) = re.findall(r'<a href="([^"]*)">report</a>', page)
+        assert (home / folder / unquote(link)).resolve() == report.resolve()
+        assert not re.search(r"[:#?\s]", link) and not link.startswith("/")
+    assert "<a " not in render_summary(summary)
+    assert " lora 2 8 70.0% report" in words(page)

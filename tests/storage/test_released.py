@@ -316,7 +316,7 @@ def test_hub(shelf, register, monkeypatch, tmp_path):
     assert asked == {
         "repo": "someone/some-model",
         "cache_dir": str(tmp_path / "cache"),
-        "allow_patterns": ["*.json", "*.safetensors"],
+        "allow_patterns": released.KINDS,
     }
     register({name: {"source": "someone/some-model", "sha256": {"a": "b"}}})
     with pytest.raises(InputError, match="SHA-256"):

@@ -170,6 +170,18 @@ def test_saved_model_gives_the_predictions(finished, ravdess_tree):
                 assert written == pytest.approx(score, abs=1e-5)
 
 
+@pytest.mark.parametrize("wanted", ["auto", "False"])
+def test_mistakes_can_be_heard(arguments, tmp_path, wanted):
+    """Of a head that learns nothing."""
+    given = PLAIN | {"head_lr": 0, "adapter_lr": 0, "report_audio": wanted}
+    run_script(arguments(tmp_path / "run", **given, number_of_epochs=1))
+    rows = predictions(tmp_path / "run")
+    wrong = sum(row["label"] != row["predicted"] for row in rows)
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert wrong
+    assert page.count("<audio") == (wanted == "auto") * min(10, wrong)
+
+
 def test_test_set_is_read_once_and_last(finished, manifests):
     _, _, reads = finished
     test = json.loads((manifests / "test.json").read_text())
