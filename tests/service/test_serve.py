@@ -162,7 +162,7 @@ def test_a_clip_in_the_browser(page, model, clips, tmp_path):
     assert heading.inner_text().strip() == expected["label"]
     shown = page.locator("[data-testid$='confidence-set']").all_inner_texts()
     assert f"{100 * max(expected['scores'].values()):.0f}%" in " ".join(shown)
-    bad = tmp_path / "no <b>sound.wav"
+    bad = tmp_path / "no sound.wav"
     bad.write_text("no audio")
     page.get_by_label("Clear").first.click()
     page.set_input_files("input[type=file][accept*=audio]", bad)
