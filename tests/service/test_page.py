@@ -130,7 +130,6 @@ def test_no_address_passes_for_another(client):
     for path in (
         "/config%23/x",
         "/healthz%3Fx",
-        "//config",
         "/x/../monitoring",
     ):
         assert client.get(path).status_code == 404
