@@ -23,6 +23,7 @@ from speechbrain.utils.importutils import LazyModule
 
 from ser_peft.data import prepare
 
+pytest_plugins = ["slurm"]
 be_quick()
 # Hypothesis asks every module for its file; a lazy one would be imported by
 # that, and fails where its own dependency is not there.

@@ -378,8 +378,8 @@ def test_help_names_every_corpus(capsys):
     assert all(name in out for name in CORPORA)
 
 
-def test_predict_to_a_table(probe, ravdess_tree, tmp_path, capsys):
-    """Alone, by two jobs, and by two processes of torchrun: the same rows."""
+def test_predict_to_a_table(probe, ravdess_tree, tmp_path, capsys, slurm):
+    """Alone, by jobs here or on SLURM, by torchrun: the same rows."""
     bad = tmp_path / "bad.wav"
     bad.touch()
     soundfile.write(tmp_path / "silent.wav", np.zeros(16000), 16000)
@@ -388,7 +388,10 @@ def test_predict_to_a_table(probe, ravdess_tree, tmp_path, capsys):
     argv = [str(arg) for arg in ("predict", probe[0], *files)]
     argv += ["--precision", "fp32", "--out"]
     tables = []
-    for name, more in (("a", []), ("b", ["--jobs", "2"]), ("c", None)):
+    jobs = ["--jobs", "2"]
+    cluster = ["--cluster=slurm", "--slurm", "time=3"]
+    ways = {"a": [], "b": jobs, "c": None, "d": cluster}
+    for name, more in ways.items():
         out = tmp_path / f"{name} ä.csv"
         if more is None:
             for rank in "10":
