@@ -1,6 +1,7 @@
 """``ser-peft timeline``: tables and a page, or one line that says why not."""
 
 import csv
+import sys
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from pages import Page
 from ser_peft.adapters import PeftLobe
 from ser_peft.cli import main
 from ser_peft.heads import LinearHead
-from ser_peft.inference import EmotionModel, streams
+from ser_peft.inference import EmotionModel, load_model, streams
 from ser_peft.lobes import load_lobe
 
 RATE = 16000
@@ -76,6 +77,23 @@ def test_tables_and_page(model, recording, capsys):
     assert "unsure" in shown.shown and "audio" not in shown.tags
 
 
+def test_a_stream_gives_the_timeline_of_a_file(model, recording):
+    """With a real encoder, whatever the batches that the chunks make."""
+    model = load_model(model)
+    expected = model.timeline(recording).windows
+    wav, _ = soundfile.read(recording, dtype="int16")
+    for size in (1000, 40000):
+        stream, windows = model.stream(), []
+        for start in range(0, len(wav), size):
+            windows += stream.push(torch.tensor(wav[start : start + size]))
+        windows += stream.close()
+        for one, other in zip(windows, expected, strict=True):
+            assert one.label == other.label
+            assert one.scores == pytest.approx(other.scores, abs=1e-4)
+            assert one.dimensions == pytest.approx(other.dimensions, abs=1e-4)
+    assert sum(bool(one.scores) for one in expected) == 5
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -95,6 +113,16 @@ def test_refusals(model, recording, monkeypatch, capsys, flags, message):
     [line] = capsys.readouterr().err.splitlines()[-1:]
     assert line.startswith("error: ") and message in line
     assert [*recording.parent.iterdir()] == [recording]
+
+
+def test_a_page_needs_more_than_an_onnx_file(
+    model, recording, monkeypatch, capsys
+):
+    monkeypatch.setitem(sys.modules, "ser_peft.report.timeline_page", None)
+    with pytest.raises(SystemExit) as stop:
+        run(model, recording, "--out", "a.html")
+    assert stop.value.code == 2
+    assert "error: --out a.html: a page needs" in capsys.readouterr().err
 
 
 def test_recordings_that_cannot_be_used(model, tmp_path, capsys):

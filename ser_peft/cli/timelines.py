@@ -37,6 +37,8 @@ def timeline(args):
     from ser_peft.inference.timeline import write_rows
 
     _check(args)
+    page = Path(args.out).suffix.lower() == ".html"
+    render = _renderer(args) if page else None
     recording = Recording(args.recording, warn=True)
     found = load(args).timeline(
         recording,
@@ -47,12 +49,10 @@ def timeline(args):
         progress=True,
         name=Path(args.recording).name,
     )
-    if Path(args.out).suffix.lower() == ".html":
-        from ser_peft.report.timeline_page import render_timeline
-
+    if page:
         model = Path(args.model).name
-        page = render_timeline(found, recording, args.sound, model, True)
-        write_page(args.out, page)
+        text = render(found, recording, args.sound, model, progress=True)
+        write_page(args.out, text)
     else:
         found.write(args.out)
     if args.windows:
@@ -62,6 +62,18 @@ def timeline(args):
         f"{args.out}: {len(found.segments)} segments, {spoken:.1f} s of speech "
         f"in {found.seconds:.1f} s"
     )
+
+
+def _renderer(args):
+    """Look for what a page needs before the work is done."""
+    try:
+        from ser_peft.report.timeline_page import render_timeline
+    except ImportError as error:  # where only ONNX files are run
+        raise InputError(
+            f"--out {args.out}: a page needs {error.name} and the other "
+            "requirements of ser_peft; give a .csv or .TextGrid"
+        ) from error
+    return render_timeline
 
 
 def _check(args):

@@ -131,7 +131,8 @@ def stretches(chances, pause):
     Returns
     -------
     list of (int, int)
-        First frame of each stretch, and the first one after it.
+        First frame of each stretch, and the first one after it. A stretch is
+        at least `SHORTEST` frames long, or goes on beyond these frames.
 
     Example
     -------
@@ -151,4 +152,8 @@ def stretches(chances, pause):
             found[-1][1] = stop
         else:
             found.append([start, stop])
-    return [(start, stop) for start, stop in found if stop - start >= SHORTEST]
+    return [
+        (start, stop)
+        for start, stop in found
+        if stop - start >= SHORTEST or start == 0 or stop == len(chances)
+    ]

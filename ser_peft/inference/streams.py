@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import soxr
 
+from ser_peft.data.audio import MIN_SECONDS
 from ser_peft.errors import InputError
 from ser_peft.inference.batches import BATCH_SECONDS, score_pieces
 from ser_peft.inference.clips import RATES, as_samples
@@ -27,6 +28,8 @@ PAUSE = 0.4
 """Seconds of the shortest pause between two utterances."""
 MARGIN = 0.6
 """Seconds around an utterance that the model hears with it."""
+SHORTEST = int(MIN_SECONDS * SAMPLE_RATE)
+"""Samples of the shortest window that an encoder takes."""
 GRAIN = SAMPLE_RATE // 4
 """Samples that what is heard is a multiple of where the margin allows it."""
 STEP = 1 << 16
@@ -254,12 +257,13 @@ class Stream:
         margin, pieces = _sample(MARGIN), []
         for (a, b), least, most in zip(found, cuts, cuts[1:], strict=False):
             # The detector is no more exact than its frames.
-            if min(b, high) - max(a, low) < FRAME:
+            if min(b, high) - max(a, low) < FRAME or last - first < SHORTEST:
                 continue
             begin, stop = max(least, a - margin), min(most, b + margin)
             # Few lengths: torch keeps something for each that it has met.
-            stop = max(b, stop - (stop - begin) % GRAIN)
-            begin = min(a, begin + (stop - begin) % GRAIN)
+            if stop - begin > GRAIN:
+                stop = max(b, stop - (stop - begin) % GRAIN)
+                begin = min(a, begin + (stop - begin) % GRAIN)
             times = max(a, low), min(b, high), a, b
             window.heard.append(
                 Heard(*(t / SAMPLE_RATE for t in times), span=(begin, stop))

@@ -4,8 +4,9 @@ The windows are those of `ser_peft.inference.streams`. Where somebody speaks,
 the scores (logits and dimensions) of all windows that have heard the stretch
 are averaged: each counts by how much of the stretch it has heard, and
 linearly less the farther its middle is, down to 0 at half a window. Stretches
-of one utterance that have the same label are joined to a segment, which
-begins and ends where the detector finds speech, or where the label changes.
+of one utterance that have the same label, or are very short, are joined to a
+segment, which begins and ends where the detector finds speech, or where the
+label changes.
 """
 
 import csv
@@ -36,6 +37,8 @@ __all__ = [
 
 STEP = 1 << 20
 """Samples that are pushed at once, a minute: enough for batches."""
+SHORTEST = 0.5
+"""Seconds under which a stretch takes part in its neighbour's segment."""
 TOUCHING = FRAME / SAMPLE_RATE
 """Seconds between parts of one utterance at most."""
 UNSURE = "unsure"
@@ -227,20 +230,39 @@ def join(windows, model, window, unsure=None):
     -------
     list of Segment
     """
-    groups, before = [], None
-    for part in _smoothed(windows, window):
-        answer = Segment(part.start, part.end)
-        fill(answer, [part], model, unsure)
-        now = answer.label, answer.unsure
-        if now != before or part.start - groups[-1][-1].end > TOUCHING:
-            groups.append([])
-        groups[-1].append(part)
-        before = now
-    segments = []
-    for parts in groups:
-        segments.append(Segment(parts[0].start, parts[-1].end))
-        fill(segments[-1], parts, model, unsure)
-    return segments
+
+    def segment(parts):
+        answer = Segment(parts[0].start, parts[-1].end)
+        fill(answer, parts, model, unsure)
+        return answer
+
+    def same(*groups):
+        one, other = map(segment, groups)
+        return (one.label, one.unsure) == (other.label, other.unsure)
+
+    def short(*groups):
+        return min(g[-1].end - g[0].start for g in groups) < SHORTEST
+
+    groups = [[part] for part in _smoothed(windows, window)]
+    for alike in (same, short, same):
+        groups = _joined(groups, alike)
+    return [*map(segment, groups)]
+
+
+def _joined(groups, alike):
+    """Join neighbours within an utterance that are alike."""
+    joined = []
+    for group in groups:
+        before = joined[-1] if joined else None
+        if (
+            before
+            and group[0].start - before[-1].end < TOUCHING
+            and alike(before, group)
+        ):
+            before += group
+        else:
+            joined.append([*group])
+    return joined
 
 
 def _smoothed(windows, window):

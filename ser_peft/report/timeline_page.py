@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import io
-from importlib import resources
+from pathlib import Path
 
 import numpy as np
 import soundfile
@@ -14,13 +14,14 @@ from ser_peft.report.rendering import render
 
 __all__ = ["clock", "render_timeline"]
 
+TEMPLATES = Path(__file__).with_name("templates")
 STEP = 1 << 20
 """Samples that are drawn at once."""
 WIDTH = 1000
 """Columns of a row of the drawing."""
-ROWS = 20
+ROWS = 18
 """Rows at most, but for recordings of many hours."""
-SPANS = 10, 30, 60, 120, 300, 600, 1200, 1800, 3600
+SPANS = 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600
 """Seconds that a row can have."""
 AUDIO_BYTES = 12_000_000
 """Sound in a page at most; a third more as text."""
@@ -73,22 +74,16 @@ def render_timeline(
     ...     model.timeline("call.wav"), Recording("call.wav")
     ... )  # doctest: +SKIP
     """
-    span = next(
-        (s for s in SPANS if timeline.seconds <= ROWS * s), SPANS[-1]
-    )  # fmt: skip
-    if timeline.seconds <= SPANS[0]:
-        span = max(1.0, timeline.seconds)
+    few = (span for span in SPANS if timeline.seconds <= ROWS * span)
+    span = min(next(few, SPANS[-1]), max(1.0, timeline.seconds))
     sound = _Opus(timeline.seconds) if audio else None
-    with progress_bar(timeline.seconds, progress, "page") as count:
+    with progress_bar(timeline.seconds, progress, "page ") as count:
         step = span * SAMPLE_RATE / WIDTH
         envelope = _envelope(recording, step, sound, count)
     colors = _colors(timeline.classes)
     values = [v for one in timeline.windows for v in one.dimensions.values()]
     limits = (min(values), max(values)) if values else None
-    script = resources.files("ser_peft.report").joinpath(
-        "templates/timeline.js"
-    )
-    script = script.read_text("utf-8")
+    script = (TEMPLATES / "timeline.js").read_text("utf-8")
     digest = hashlib.sha256(script.encode()).digest()
     return render(
         "timeline",
@@ -120,10 +115,9 @@ def clock(seconds, decimals=0):
     >>> clock(75), clock(3725.25, 1), clock(59.96, 1)
     ('1:15', '1:02:05.2', '1:00.0')
     """
-    tenths = round(seconds, decimals)
-    minutes, rest = divmod(tenths, 60)
+    minutes, rest = divmod(round(seconds, decimals), 60)
     hours, minutes = divmod(int(minutes), 60)
-    rest = f"{rest:0{3 + decimals if decimals else 2}.{decimals}f}"
+    rest = f"{rest:0{2 + decimals + bool(decimals)}.{decimals}f}"
     return f"{hours}:{minutes:02}:{rest}" if hours else f"{minutes}:{rest}"
 
 

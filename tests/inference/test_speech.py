@@ -113,7 +113,11 @@ def test_stretches():
     chances = np.array([0.2] * 5 + [0.9] * 20 + [0.2] * 5 + [0.1] * 30)
     # Between the thresholds it goes on, and does not begin.
     assert stretches(chances, 12) == [(5, 30)]
-    assert stretches(np.array([0.9] * 5 + [0.0] * 20), 12) == []
+    click = np.array([0.0] * 20 + [0.9] * 5 + [0.0] * 20)
+    assert stretches(click, 12) == []
+    # Here something may have been cut off.
+    assert stretches(click[:24], 12) == [(20, 24)]
+    assert stretches(click[22:], 12) == [(0, 3)]
     assert stretches(np.empty(0), 12) == []
 
 

@@ -180,6 +180,24 @@ def test_short_streams(loud, seconds):
         assert windows[0].label == "high"
 
 
+def test_no_piece_is_too_short_for_an_encoder(loud):
+    """Nor longer than the window."""
+    generator = np.random.default_rng(5)
+    model = Pitch()
+    for window, hop in ((4.0, 1.0), (1.0, 1.0), (0.5, 0.1), (2.0, 0.5)):
+        parts = []
+        for _ in range(60):
+            seconds = generator.exponential(0.4, 2)
+            parts += [tone(300, seconds[0]), quiet(seconds[1])]
+        model.batches = []
+        model.timeline(np.concatenate(parts), window, hop)
+        lengths = np.concatenate(model.batches) / RATE
+        assert 0.1 <= lengths.min() and lengths.max() <= window
+        # Few lengths, of which torch keeps something for each.
+        if window == 4.0:
+            assert np.mean(lengths % 0.25 == 0) > 0.5
+
+
 def test_unsure(loud):
     wav = np.concatenate([tone(800, 2), quiet(1), tone(401, 2)])
     found = Pitch().timeline(wav, unsure=0.9)
@@ -199,6 +217,14 @@ def test_labels_change_within_an_utterance(loud):
     assert [s.label for s in found.segments] == ["low", "high"]
     assert found.segments[0].end == found.segments[1].start
     assert found.segments[0].end == pytest.approx(8, abs=1)
+
+
+def test_very_short_stretches_are_no_segments(loud):
+    """Of an utterance that begins just before a second ends."""
+    wav = np.concatenate([quiet(1.8), tone(200, 0.6), tone(800, 5)])
+    [segment] = Pitch().timeline(wav, window=1.0, hop=1.0).segments
+    assert segment.label == "high"
+    assert segment.start == pytest.approx(1.8, abs=0.033)
 
 
 def test_smoothing_is_the_documented_mean(loud):
