@@ -4,7 +4,7 @@ Two services of the same model are started: one as it is, one that scores clip
 by clip (``--batch-seconds 0.01``). Clients in threads of this process send one
 clip a request, the next as soon as they have the answer. Rounds alternate
 between the services; the best of each counts. The clients' own work is on the
-same processor.
+same processor, so the services' time of it is given too.
 
 > python benchmarks/service.py results/whisper_lora --data RAVDESS
 """
@@ -22,6 +22,7 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import psutil
 
 from ser_peft.errors import InputError, one_line_errors
 
@@ -55,12 +56,12 @@ def main():
         random.Random(0).shuffle(paths)
         clips = [path.read_bytes() for path in paths[:200]]
         rows = measure(args, clips)
-    print("| clients | | requests a second | p50, ms | p95, ms |")
-    print("| --- | --- | --- | --- | --- |")
+    print("| clients | | requests a second | p50, ms | p95, ms | CPU, ms |")
+    print("| --- | --- | --- | --- | --- | --- |")
     for row in rows:
         print(
             f"| {row['clients']} | {row['name']} | {row['rate']:.1f} "
-            f"| {row['p50']:.0f} | {row['p95']:.0f} |"
+            f"| {row['p50']:.0f} | {row['p95']:.0f} | {row['cpu']:.0f} |"
         )
     if args.out:
         Path(args.out).write_text(json.dumps(rows, indent=2) + "\n")
@@ -71,12 +72,12 @@ def measure(args, clips):
     found = {}
     with served(args) as batched, served(args, "--batch-seconds=0.01") as lone:
         services = {"batched": batched, "clip by clip": lone}
-        for url in services.values():
-            load(url, clips, 2, 2)  # warm up
+        for service in services.values():
+            load(*service, clips, 2, 2)  # warm up
         for _ in range(args.rounds):
             for clients in args.clients:
-                for name, url in services.items():
-                    row = load(url, clips, clients, args.seconds)
+                for name, service in services.items():
+                    row = load(*service, clips, clients, args.seconds)
                     row |= {"clients": clients, "name": name}
                     key = clients, name
                     if key not in found or found[key]["rate"] < row["rate"]:
@@ -86,7 +87,7 @@ def measure(args, clips):
 
 @contextmanager
 def served(args, *flags):
-    """Address of a service, which ends with the block."""
+    """Process and address of a service, which ends with the block."""
     process = subprocess.Popen(
         [
             sys.executable, "-m", "ser_peft.cli", "serve", args.model,
@@ -98,14 +99,14 @@ def served(args, *flags):
         env=os.environ | {"OMP_NUM_THREADS": str(args.threads)},
     )  # fmt: skip
     try:
-        yield process.stdout.readline().split()[0]
+        yield process, process.stdout.readline().split()[0]
     finally:
         process.terminate()
         process.wait()
 
 
-def load(url, clips, clients, seconds):
-    """Requests a second, and latencies in ms, of so many clients."""
+def load(process, url, clips, clients, seconds):
+    """Requests a second, latencies and processor time in ms."""
     end = time.monotonic() + seconds
 
     def client(number):
@@ -121,12 +122,20 @@ def load(url, clips, clients, seconds):
                 latencies.append(time.monotonic() - start)
         return latencies
 
+    before = sum(psutil.Process(process.pid).cpu_times()[:2])
     start = time.monotonic()
     with ThreadPoolExecutor(clients) as pool:
         latencies = np.concatenate([*pool.map(client, range(clients))])
     spent = time.monotonic() - start
     p50, p95 = 1000 * np.quantile(latencies, [0.5, 0.95])
-    return {"rate": len(latencies) / spent, "p50": p50, "p95": p95}
+    cpu = sum(psutil.Process(process.pid).cpu_times()[:2]) - before
+    count = len(latencies)
+    return {
+        "rate": count / spent,
+        "p50": p50,
+        "p95": p95,
+        "cpu": 1000 * cpu / count,
+    }
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ser_peft.errors import InputError
 from ser_peft.inference.card import read_card
+from ser_peft.inference.onnx import is_onnx
 
 __all__ = ["About"]
 
@@ -51,6 +52,8 @@ class About:
         path = Path(model).resolve()
         run = path.name == "model" and path.parent.name
         name = run or path.name
+        if is_onnx(model):  # a file alone
+            return cls(name)
         try:
             return cls(name, read_card(model).text)
         except InputError as error:

@@ -18,7 +18,7 @@ __all__ = ["Batcher", "Turns"]
 
 logger = logging.getLogger(__name__)
 
-PATIENCE = 0.005
+PATIENCE = 0.002
 """Seconds that a clip waits for others while the model has nothing to do."""
 
 ATTRIBUTES = (

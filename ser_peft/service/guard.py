@@ -84,12 +84,12 @@ class Guard:
         posts = request.method == "POST"
         try:
             self._check_origin(request)
-            if self.token and request.url.path == "/login" and posts:
+            if self.token and scope["path"] == "/login" and posts:
                 body = _Body(receive, FORM)
                 response = await self._login(Request(scope, body.receive))
                 return await response(scope, receive, send_closed)
             self._check_token(request)
-            if not _is_rest(request) and not PAGE.fullmatch(request.url.path):
+            if not (_is_rest(request) or PAGE.fullmatch(scope["path"])):
                 raise HTTPException(404, "nothing here")
             self._check_size(request)
             if posts and not self.slots:
@@ -208,7 +208,7 @@ def _too_large(most):
 
 
 def _is_rest(request):
-    return request.url.path.startswith(REST)
+    return request.scope["path"].startswith(REST)
 
 
 def _same(given, wanted):

@@ -198,7 +198,6 @@ def _refused(message):
     return gr.Error(
         html.escape(message),
         duration=None,
-        title="No answer",
         print_exception=False,
     )
 

@@ -1,7 +1,6 @@
 """One process that serves a model: page and programs."""
 
 import ipaddress
-import logging
 import os
 import signal
 import socket
@@ -19,8 +18,6 @@ from ser_peft.service.page import STYLE, make_page
 from ser_peft.service.rest import router
 
 __all__ = ["application", "serve"]
-
-logger = logging.getLogger(__name__)
 
 SHORTEST = 16
 """Characters of a token."""

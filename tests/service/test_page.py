@@ -124,3 +124,12 @@ def test_nobody_is_told_of_a_start(model, run):
     assert not blocks.share
     config = str(blocks.get_config_file())
     assert "googleapis" not in config and str(run) not in config
+
+
+def test_no_address_passes_for_another(client):
+    for path in (
+        "/config%23/x",
+        "/healthz%3Fx",
+        "/x/../monitoring",
+    ):
+        assert client.get(path).status_code == 404

@@ -154,7 +154,7 @@ def table_of(page):
     raise AssertionError("nothing is downloaded")
 
 
-def test_a_clip_in_the_browser(page, model, clips):
+def test_a_clip_in_the_browser(page, model, clips, tmp_path):
     (expected,) = model.predict(clips[0])
     page.set_input_files("input[type=file][accept*=audio]", clips[0])
     heading = page.get_by_test_id("label-output-value")
@@ -162,6 +162,11 @@ def test_a_clip_in_the_browser(page, model, clips):
     assert heading.inner_text().strip() == expected["label"]
     shown = page.locator("[data-testid$='confidence-set']").all_inner_texts()
     assert f"{100 * max(expected['scores'].values()):.0f}%" in " ".join(shown)
+    bad = tmp_path / "no sound.wav"
+    bad.write_text("no audio")
+    page.get_by_label("Clear").first.click()
+    page.set_input_files("input[type=file][accept*=audio]", bad)
+    page.get_by_text(f"{bad.name}: cannot be read as audio").wait_for()
 
 
 def test_a_timeline_in_the_browser(page, clips, tmp_path):
