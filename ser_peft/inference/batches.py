@@ -203,20 +203,24 @@ def _batches(pieces, size):
     """Cut pieces (..., samples, ...) into lists of so many samples."""
     batch, longest = [], 0
     for piece in pieces:
-        longest = max(longest, len(piece[1]))
+        longest = max(longest, _rounded(len(piece[1])))
         if batch and longest * (len(batch) + 1) > size:
             yield batch
-            batch, longest = [], len(piece[1])
+            batch, longest = [], _rounded(len(piece[1]))
         batch.append(piece)
     if batch:
         yield batch
 
 
+def _rounded(samples):
+    return -(-samples // ROUND) * ROUND
+
+
 def _score(model, wavs, texts):
     """Score one batch, in halves where memory runs out."""
     lengths = np.array([len(wav) for wav in wavs])
-    longest = min(-(-lengths.max() // ROUND) * ROUND, model.max_samples)
-    padded = np.zeros((len(wavs), int(longest)), np.float32)
+    longest = min(_rounded(int(lengths.max())), model.max_samples)
+    padded = np.zeros((len(wavs), longest), np.float32)
     for row, wav in zip(padded, wavs, strict=True):
         row[: len(wav)] = wav
     try:
