@@ -1,5 +1,6 @@
 """Arguments, output and locks that commands share."""
 
+import os
 import shlex
 import signal
 from contextlib import contextmanager
@@ -91,6 +92,9 @@ def inference(add):
 
 def load(args):
     """Load the model that a command was given, for inference."""
+    # Before torch: clips have many lengths, for each of which oneDNN would
+    # keep kernels, 300 MB in the end.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     from ser_peft.inference.onnx import is_onnx, load_onnx
 
     if is_onnx(args.model):  # without torch, which may not be there
