@@ -95,7 +95,7 @@ def judge(model, recordings, batch_seconds=None, workers=None):
         One group after the other.
     """
     size = int((batch_seconds or BATCH_SECONDS) * SAMPLE_RATE)
-    workers = workers or min(4, len(os.sched_getaffinity(0)))
+    workers = workers or min(4, os.cpu_count() or 1)
     with ThreadPoolExecutor(workers) as pool:
         group, members = Group(), []
         for one in _decoded(pool, recordings):

@@ -111,7 +111,11 @@ class OnnxModel(Recognizer):
 
 def _threads():
     told = os.environ.get("OMP_NUM_THREADS", "")
-    return int(told) if told.isdigit() else len(os.sched_getaffinity(0))
+    if told.isdigit():
+        return int(told)
+    # Not on every system; there, all cores.
+    mine = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count()))
+    return len(mine(0))
 
 
 def is_onnx(path):
