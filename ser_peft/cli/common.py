@@ -94,7 +94,7 @@ def load(args):
     """Load the model that a command was given, for inference."""
     # Before torch: clips have many lengths, for each of which oneDNN would
     # keep kernels, 300 MB in the end.
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
     from ser_peft.inference.onnx import is_onnx, load_onnx
 
     if is_onnx(args.model):  # without torch, which may not be there
