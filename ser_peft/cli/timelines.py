@@ -25,8 +25,11 @@ def add_commands(commands):
     add("--hop", type=float, default=1.0, metavar="SECONDS", help=hop)
     batch = "seconds of audio that are scored at once; default: 30"
     add("--batch-seconds", type=float, metavar="SECONDS", help=batch)
-    unsure = "no label where the highest probability is below this"
-    add("--unsure", type=float, metavar="P", help=unsure)
+    unsure = (
+        "no label where the highest probability is below this; auto: the "
+        "model's own threshold"
+    )
+    add("--unsure", type=probability, metavar="P", help=unsure)
     silent = "leave the sound out of the page"
     add("--no-audio", action="store_false", dest="sound", help=silent)
 
@@ -76,6 +79,10 @@ def _renderer(args):
     return render_timeline
 
 
+def probability(text):
+    return text if text == "auto" else float(text)
+
+
 def _check(args):
     if Path(args.out).suffix.lower() not in KINDS:
         raise InputError(f"--out {args.out}: give a .csv, .TextGrid or .html")
@@ -83,6 +90,6 @@ def _check(args):
         raise InputError(f"--windows {args.windows}: give a .csv")
     for key in ("batch_seconds", "unsure"):
         value = getattr(args, key)
-        if value is not None and not value > 0:
+        if value not in (None, "auto") and not value > 0:
             flag = key.replace("_", "-")
             raise InputError(f"--{flag} {value:g}: give more than 0")

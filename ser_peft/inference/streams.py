@@ -104,8 +104,10 @@ class Stream:
         Seconds from one window to the next, at most `window`.
     rate : int
         Sample rate of what is pushed, Hz.
-    unsure : float, optional
-        Threshold in place of the model's own, see `Recognizer.answer`.
+    unsure : float or str, optional
+        No label where no class reaches this probability; "auto" for the
+        model's own threshold, see `Recognizer.answer`. Without it all speech
+        has a label.
     batch_seconds : float, optional
         Seconds of audio that are scored at once, padding included.
     name : str
@@ -315,14 +317,16 @@ def fill(answer, parts, model, unsure=None):
         With ``start``, ``end`` and ``scores``; nothing changes without any.
     model : Recognizer
         Model.
-    unsure : float, optional
-        See `Recognizer.answer`.
+    unsure : float or str, optional
+        See `Stream`.
     """
     if not parts:
         return
     rows = [part.scores for part in parts]
     weights = [part.end - part.start for part in parts]
-    found = model.answer(np.average(rows, 0, weights), unsure=unsure)
+    if unsure == "auto":
+        unsure = model.unsure
+    found = model.answer(np.average(rows, 0, weights), unsure=unsure or 0.0)
     answer.unsure = found.pop("unsure", False)
     for key, value in found.items():
         setattr(answer, key, value)

@@ -225,8 +225,8 @@ def join(windows, model, window, unsure=None):
         Model that has heard them.
     window : float
         Seconds of a window.
-    unsure : float, optional
-        See `Recognizer.answer`.
+    unsure : float or str, optional
+        See `ser_peft.inference.streams.Stream`.
 
     Returns
     -------
