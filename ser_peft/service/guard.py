@@ -112,13 +112,18 @@ class Guard:
 
     def _check_origin(self, request):
         host = request.headers.get("host", "")
-        if not self.token and urlsplit(f"//{host}").hostname not in LOCAL:
+        origin = request.headers.get("origin")
+        try:
+            name = urlsplit(f"//{host}").hostname
+            other = origin and urlsplit(origin).netloc != host
+        except ValueError:
+            raise HTTPException(400, "Host or Origin: no address") from None
+        if not self.token and name not in LOCAL:
             raise HTTPException(
                 403, "this service answers to localhost alone; start it with "
                 "a token to reach it by another name",
             )  # fmt: skip
-        origin = request.headers.get("origin")
-        if origin and urlsplit(origin).netloc != host:
+        if other:
             raise HTTPException(403, "asked by the page of another site")
 
     def _check_token(self, request):

@@ -90,6 +90,8 @@ def test_a_request_that_stops_coming_is_given_up(monkeypatch):
         ({"origin": "https://evil.example"}, 403),
         ({"origin": "http://localhost:9999"}, 403),
         ({"origin": "null"}, 403),
+        ({"origin": "http://["}, 400),
+        ({"host": "["}, 400),
         ({"content_length": "x"}, 400),
     ],
 )
