@@ -27,8 +27,6 @@ from ser_peft.service import launch
 launch(Path(__file__).with_name("model"), {name!r})
 '''
 PYTHON = "3.11"
-CPU = "--extra-index-url https://download.pytorch.org/whl/cpu"
-"""Where torch is without CUDA, which a Space without GPU need not install."""
 
 
 def export_space(model, out, merge=False, backbone=None, text_backbone=None):
@@ -92,7 +90,7 @@ def export_space(model, out, merge=False, backbone=None, text_backbone=None):
             "utf-8",
         )
         (tmp / "app.py").write_text(APP.format(name=name), "utf-8")
-        (tmp / "requirements.txt").write_text("\n".join([CPU, *needed, ""]))
+        (tmp / "requirements.txt").write_text("\n".join([*needed, ""]))
         (tmp / "README.md").write_text(
             f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n\n"
             "The model card is in model/README.md, if there is one.\n",
