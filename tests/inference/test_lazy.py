@@ -1,5 +1,6 @@
 """Imports that are not made before they are needed."""
 
+import os
 import subprocess
 import sys
 
@@ -70,3 +71,17 @@ def test_lazy_names_are_there():
             assert callable(getattr(package, name))
         with pytest.raises(AttributeError, match="has no attribute nothing"):
             package.nothing  # noqa: B018
+
+
+def test_onnxruntime_tells_nobody():
+    """Its telemetry is off before anything here can import it."""
+    script = "import os, ser_peft; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    environment = {k: v for k, v in os.environ.items() if "ORT_" not in k}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        check=True,
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    assert done.stdout == "1\n"
