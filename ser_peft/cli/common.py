@@ -11,6 +11,7 @@ from ser_peft.storage.lock import only_process
 
 __all__ = [
     "MODEL",
+    "check_positive",
     "class_set",
     "computing",
     "encoders",
@@ -137,6 +138,15 @@ def computing(args, out):
     command = shlex.join(["ser-peft", *args.argv])
     with only_process(out, "out"):
         yield {"device": find_device(args.device), "command": command}
+
+
+def check_positive(args, *keys):
+    """Refuse flags that were given and are not above 0."""
+    for key in keys:
+        value = getattr(args, key)
+        if value not in (None, "auto") and not value > 0:
+            flag = key.replace("_", "-")
+            raise InputError(f"--{flag} {value:g}: give more than 0")
 
 
 def slurm_parameters(add):

@@ -4,7 +4,13 @@ import json
 import os
 import sys
 
-from ser_peft.cli.common import inference, load, new_command, slurm_parameters
+from ser_peft.cli.common import (
+    check_positive,
+    inference,
+    load,
+    new_command,
+    slurm_parameters,
+)
 from ser_peft.errors import InputError, printable, summary
 
 __all__ = ["add_commands"]
@@ -59,11 +65,7 @@ def predict(args):
 
 
 def _check(args):
-    for key in ("batch_seconds", "unsure", "jobs"):
-        value = getattr(args, key)
-        if value is not None and not value > 0:
-            flag = key.replace("_", "-")
-            raise InputError(f"--{flag} {value:g}: give more than 0")
+    check_positive(args, "batch_seconds", "unsure", "jobs")
     if args.out is None and (args.jobs > 1 or args.cluster == "slurm"):
         raise InputError("--jobs, --cluster slurm: give --out too")
 

@@ -2,7 +2,14 @@
 
 from pathlib import Path
 
-from ser_peft.cli.common import inference, load, new_command, say, write_page
+from ser_peft.cli.common import (
+    check_positive,
+    inference,
+    load,
+    new_command,
+    say,
+    write_page,
+)
 from ser_peft.errors import InputError
 
 __all__ = ["add_commands"]
@@ -88,8 +95,4 @@ def _check(args):
         raise InputError(f"--out {args.out}: give a .csv, .TextGrid or .html")
     if args.windows and Path(args.windows).suffix.lower() != ".csv":
         raise InputError(f"--windows {args.windows}: give a .csv")
-    for key in ("batch_seconds", "unsure"):
-        value = getattr(args, key)
-        if value not in (None, "auto") and not value > 0:
-            flag = key.replace("_", "-")
-            raise InputError(f"--{flag} {value:g}: give more than 0")
+    check_positive(args, "batch_seconds", "unsure")

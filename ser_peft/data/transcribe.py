@@ -14,6 +14,7 @@ from transformers import (
 from ser_peft.corpora.transcripts import text_sources
 from ser_peft.data import read_manifests
 from ser_peft.data.audio import SAMPLE_RATE, read_audio
+from ser_peft.data.manifests import path_of
 from ser_peft.errors import InputError, out_of_memory
 from ser_peft.io import write_json
 from ser_peft.lobes.configs import commit_of, read_config
@@ -206,12 +207,7 @@ def transcribe(
     ) as bar:
         for start in range(0, len(chosen), BATCH):
             batch = chosen[start : start + BATCH]
-            wavs = [
-                read_audio(
-                    entry["wav"].replace("{data_root}", about["data_folder"], 1)
-                )
-                for entry in batch
-            ]
+            wavs = [read_audio(path_of(entry, about)) for entry in batch]
             for entry, text in zip(batch, whisper(wavs), strict=True):
                 entry |= {"text": text, "text_source": source}
                 if not text:

@@ -6,7 +6,7 @@ import io
 import json
 import os
 import shutil
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -117,9 +117,10 @@ class Archive:
                         f"{known.get(key)}, now it is {value}; give another "
                         "name, or remove it to begin anew"
                     )
-            if not (known and known["finished"]):
+            finished = known is not None and known["finished"]
+            if not finished:
                 write_json(_beside(self.path), about)
-            done = self._resume(file, mine())
+            done = self._resume(file, mine(), total, finished)
             self._go_on(file, islice(mine(), done, None), total, done, progress)
             found = _counts(self.path)
             write_json(_beside(self.path), about | found | {"finished": True})
@@ -141,7 +142,7 @@ class Archive:
                 pass  # a file system without locks
             yield file
 
-    def _resume(self, file, listing):
+    def _resume(self, file, listing, total, finished):
         """Cut off what follows the last whole group; returns the rows left."""
         group, whole, end = Group(), 0, 0
         rows = _rows(self.path)
@@ -154,8 +155,7 @@ class Archive:
                 )
             if group.add(float(row["seconds"])):
                 whole, end = rows.count, rows.end
-        about = read_about(self.path)
-        if about["finished"] or rows.count == about["files"]:
+        if finished or rows.count == total:
             whole, end = rows.count, rows.end
         if end < file.seek(0, os.SEEK_END):
             file.truncate(end)
@@ -165,11 +165,10 @@ class Archive:
 
     def _go_on(self, file, listing, total, done, progress):
         items = ((path, path, text) for path, text in listing)
-        with progress_bar(total, done) if progress else nullcontext() as bar:
+        with progress_bar(total, progress, done) as bar:
             for group in self.model.judged(items, self.batch_seconds):
                 self._append(file, [*map(self._row, group)])
-                if progress:
-                    bar.update(len(group))
+                bar.update(len(group))
 
     def _text(self, path):
         """Text of one line, whatever is in it."""

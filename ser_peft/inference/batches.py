@@ -29,6 +29,8 @@ CLIPS, SECONDS = 128, 900
 ROUND = 4000
 """Samples that the length of a batch is a multiple of: oneDNN compiles its
 kernels for every new shape, and keeps them."""
+WORKERS = 4
+"""Threads that decode, where there are as many cores."""
 AHEAD = 64, 1 << 25
 """Recordings, and bytes of their files, that are decoded ahead at most."""
 
@@ -74,7 +76,7 @@ class Group:
         return full
 
 
-def judge(model, recordings, batch_seconds=None, workers=None):
+def judge(model, recordings, batch_seconds=None):
     """Score recordings, in their order.
 
     Arguments
@@ -86,8 +88,6 @@ def judge(model, recordings, batch_seconds=None, workers=None):
         Read as far ahead as is needed.
     batch_seconds : float, optional
         Seconds of audio in a batch; `BATCH_SECONDS` by default.
-    workers : int, optional
-        Threads that decode; by default as many as there are cores, at most 4.
 
     Yields
     ------
@@ -95,8 +95,7 @@ def judge(model, recordings, batch_seconds=None, workers=None):
         One group after the other.
     """
     size = int((batch_seconds or BATCH_SECONDS) * SAMPLE_RATE)
-    workers = workers or min(4, os.cpu_count() or 1)
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(min(WORKERS, os.cpu_count() or 1)) as pool:
         group, members = Group(), []
         for one in _decoded(pool, recordings):
             members.append(one)

@@ -1,7 +1,6 @@
 """Vectors of recordings: what the head scores, or a layer's mean."""
 
 import csv
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -112,7 +111,7 @@ def write_vectors(
         atomic_path(index) as table,
         atomic_path(out) as tmp,
         open(table, "w", newline="", encoding="utf-8") as file,
-        progress_bar(total) if progress else nullcontext() as bar,
+        progress_bar(total, progress) as bar,
     ):
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["path", "seconds", "problem"])
@@ -137,8 +136,7 @@ def write_vectors(
                         as_cell(printable(problem)),
                     ]
                 )
-            if progress:
-                bar.update(len(group))
+            bar.update(len(group))
         if vectors is None:
             raise InputError(f"{problem}; none of {total} can be used")
         vectors.flush()

@@ -13,7 +13,7 @@ from sklearn.metrics import balanced_accuracy_score
 from torch import nn
 from torch.export import Dim
 
-from ser_peft.data.manifests import read_manifests
+from ser_peft.data.manifests import path_of, read_manifests
 from ser_peft.errors import BAD_ARGUMENTS, InputError, extra, out_of_memory
 from ser_peft.inference.loading import load_model
 from ser_peft.inference.onnx import FORMAT, KEY, OnnxModel, is_onnx
@@ -183,9 +183,8 @@ def _valid_set(run, model):
         except InputError as error:
             logger.warning("%s; checked on generated signals", error)
             break
-        root = about["data_folder"]
         return f"{about['corpus']}, valid", {
-            entry["wav"].replace("{data_root}", root, 1): entry
+            path_of(entry, about): entry
             for entry in manifests["valid"].values()
         }
     return "generated signals", {}

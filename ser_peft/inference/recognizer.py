@@ -152,7 +152,7 @@ class Recognizer:
             for number, one in enumerate(recordings)
         )
         answers, broken = [], {}
-        with progress_bar(total) if progress else nullcontext() as bar:
+        with progress_bar(total, progress) as bar:
             for group in self.judged(items, batch_seconds):
                 for one in group:
                     if one.problem:
@@ -160,8 +160,7 @@ class Recognizer:
                     else:
                         answer = self.answer(one.scores, top_k, unsure)
                         answers.append(answer)
-                if progress:
-                    bar.update(len(group))
+                bar.update(len(group))
         if broken:
             raise InputError(summary(broken, total))
         return answers
@@ -294,18 +293,17 @@ class Recognizer:
             order = np.arange(len(logits))
             if top_k is not None:
                 order = np.argsort(-logits, kind="stable")[:top_k]
-            for key, temperature in (
-                ("scores", self.temperature),
-                ("uncalibrated", 1.0),
+            calibrated = _softmax(logits / self.temperature)
+            for key, chances in (
+                ("scores", calibrated),
+                ("uncalibrated", _softmax(logits)),
             ):
-                chances = _softmax(logits / temperature)
                 answer[key] = {
                     self.classes[i]: float(chances[i]) for i in order
                 }
             threshold = self.unsure if unsure is None else unsure
             if threshold is not None:
-                chances = _softmax(logits / self.temperature)
-                answer["unsure"] = bool(chances.max() < threshold)
+                answer["unsure"] = bool(calibrated.max() < threshold)
         if self.dimensions:
             answer["dimensions"] = dict(
                 zip(self.dimensions, values.tolist(), strict=True)
@@ -313,9 +311,17 @@ class Recognizer:
         return answer
 
 
-def progress_bar(total, done=0):
-    """Progress bar of recordings, with their rate and the time left."""
-    if not find_spec("tqdm"):  # where only ONNX files are run
+def progress_bar(total, shown=True, done=0):
+    """Progress bar of recordings, with their rate and the time left.
+
+    Arguments
+    ---------
+    total, done : int
+        Recordings in all, and those that were there before.
+    shown : bool
+        Without it, the bar that is returned does nothing.
+    """
+    if not shown or not find_spec("tqdm"):  # where only ONNX files are run
         return nullcontext(SimpleNamespace(update=int))
     from tqdm import tqdm
 

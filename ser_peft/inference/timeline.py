@@ -31,7 +31,7 @@ __all__ = [
     "follow",
     "join",
     "label_of",
-    "progress_bar",
+    "seconds_bar",
     "text_grid",
     "write_rows",
 ]
@@ -154,7 +154,7 @@ def follow(
         name=name,
     )  # fmt: skip
     windows = []
-    with progress_bar(recording.seconds, progress) as count:
+    with seconds_bar(recording.seconds, progress) as count:
         for block in recording.blocks():
             for start in range(0, len(block), STEP):
                 some = block[start : start + STEP]
@@ -174,7 +174,7 @@ def follow(
 
 
 @contextmanager
-def progress_bar(seconds, shown, title=None):
+def seconds_bar(seconds, shown, title=None):
     """Progress bar over seconds of audio; its rate is times real time.
 
     Arguments

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from ser_peft.inference.timeline import label_of, progress_bar
+from ser_peft.inference.timeline import label_of, seconds_bar
 from ser_peft.io import SAMPLE_RATE
 from ser_peft.report.rendering import render
 
@@ -77,7 +77,7 @@ def render_timeline(
     few = (span for span in SPANS if timeline.seconds <= ROWS * span)
     span = min(next(few, SPANS[-1]), max(1.0, timeline.seconds))
     sound = _Opus(timeline.seconds) if audio else None
-    with progress_bar(timeline.seconds, progress, "page ") as count:
+    with seconds_bar(timeline.seconds, progress, "page ") as count:
         step = span * SAMPLE_RATE / WIDTH
         envelope = _envelope(recording, step, sound, count)
     colors = _colors(timeline.classes)
