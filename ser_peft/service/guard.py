@@ -1,6 +1,7 @@
 """What every request passes first: who may ask, and how much."""
 
 import asyncio
+import contextlib
 import hmac
 import re
 import secrets
@@ -30,6 +31,9 @@ FORM = 4096
 """Bytes of the form that takes a token."""
 SLOWEST = 30
 """Seconds in which the next piece of a request must come."""
+LINGER = 5
+"""Seconds in which what a refused client still sends is thrown away: closing
+earlier would reset the connection, and the client may never read why."""
 POLICY = (
     "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; "
     "frame-ancestors 'self'; form-action 'self'; base-uri 'self'"
@@ -41,8 +45,8 @@ scripts are inline and compile functions."""
 class Guard:
     """ASGI middleware: token, host, origin, size, and number of requests.
 
-    Nothing of a request's body is read before it has passed, and no more of
-    it than is allowed, whatever its headers say.
+    The application gets nothing of a request's body before it has passed,
+    and no more of it than is allowed, whatever its headers say.
 
     Arguments
     ---------
@@ -102,6 +106,8 @@ class Guard:
             response = refusal(request, error)
             if error.status_code == 401 and not _is_rest(request):
                 response = _form("", 401)
+            if posts:
+                await _throw_away(receive, self.most)
             return await response(scope, receive, send_closed)
         self.slots -= posts
         body = _Body(receive, self.most)
@@ -181,8 +187,24 @@ class _Body:
         self.left -= len(message.get("body", b""))
         self.whole = not message.get("more_body", False)
         if self.left < 0:
+            if not self.whole:
+                await _throw_away(self._receive, self.most)
             raise _too_large(self.most)
         return message
+
+
+async def _throw_away(receive, most):
+    """Let a client finish what it sends, within bounds."""
+
+    async def read(left):
+        more = True
+        while more and left > 0:
+            message = await receive()
+            left -= len(message.get("body", b""))
+            more = message.get("more_body", False)
+
+    with contextlib.suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(read(most), LINGER)
 
 
 def refusal(request, error):
