@@ -23,7 +23,7 @@ def test_short_clips_in_bf16_train_as_in_float32(masked, monkeypatch):
     weights *= valid[:, :, None, None]  # nobody asks what padding gives
 
     def gradients(attend, dtype):
-        leaves = [x.to(dtype).requires_grad_() for x in inputs]
+        leaves = [x.to(dtype, copy=True).requires_grad_() for x in inputs]
         output = attend(*leaves)
         (output.float() * weights).sum().backward()
         output = output.detach().float() * valid[:, :, None, None]
