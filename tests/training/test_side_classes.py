@@ -57,7 +57,7 @@ def test_refused(ravdess_tree, tmp_path, key, value, match):
     assert not (tmp_path / "no").exists()
 
 
-@pytest.mark.parametrize("start_from_probe", [False, True])
+@pytest.mark.parametrize("start_from_probe", ["False", "True"])
 def test_the_model_answers_without_them(
     arguments, folder, tmp_path, start_from_probe
 ):
@@ -79,9 +79,9 @@ def test_the_model_answers_without_them(
     assert model(torch.randn(2, 8000)).shape == (2, 4)
     # What was tested is what is saved.
     rows = (run / "predictions.csv").read_text().splitlines()
-    assert rows[0].split(",")[4:] == FOUR
+    assert rows[0].split(",")[4:8] == FOUR
     about, splits = read_manifests(folder)
-    key, _, _, label, *chances = rows[1].split(",")
+    key, _, _, label, *chances = rows[1].split(",")[:8]
     wav = splits["test"][key]["wav"].replace(
         "{data_root}", about["data_folder"]
     )
