@@ -114,7 +114,7 @@ def evaluate(
     return {
         "results": results,
         "predictions": measured,
-        "layer_weights": model.head.layer_weights.tolist(),
+        "layer_weights": model.layer_weights,
         "recordings": shareable(about, entries),
     }
 
