@@ -129,7 +129,7 @@ class EnsembleModel(TorchModel):
         trained = [one["trainable_parameters"] for one in found]
         return {
             **told,
-            "method": f"ensemble of {len(found)} {told['method']}",
+            "method": f"ensemble of {len(found)} ({told['method']})",
             "trainable_parameters": {
                 key: sum(one[key] for one in trained) for key in trained[0]
             },
