@@ -31,8 +31,9 @@ class DistillBrain(EmotionBrain):
     Arguments
     ---------
     *args, **kwargs
-        See `EmotionBrain`. ``teacher``: a finished run, or its ``model/``
-        folder. ``features``: see `ser_peft.training.teacher.features_of`.
+        See `EmotionBrain`. ``teacher``: a finished run, its ``model/``
+        folder, or an ensemble. ``features``: see
+        `ser_peft.training.teacher.features_of`.
         ``cache_teacher``: the teacher's outputs for the training clips are
         stored beside the manifests and read from there; the clips must
         never change (``augment: False``).
@@ -74,6 +75,12 @@ class DistillBrain(EmotionBrain):
         if hparams.cache_teacher:
             self._check_clips()
         if hparams.feature_weight:
+            if self.teacher.is_ensemble:
+                raise InputError(
+                    f"feature_weight: {hparams.feature_weight}: teacher "
+                    f"{hparams.teacher} is an ensemble, whose members have "
+                    "features of their own; set feature_weight: 0"
+                )
             self.kind = hparams.features
             widths = self._widths()
             if widths[0] != widths[1]:
@@ -141,7 +148,7 @@ class DistillBrain(EmotionBrain):
             self.teacher,
             self.about["protocol_sha"],
             self.hparams.first_seconds,
-            texts if self.teacher.model.text_encoder else None,
+            texts if self.teacher.model.reads_text else None,
             self.kind,
             self.precision,
         )
