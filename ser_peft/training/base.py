@@ -299,7 +299,7 @@ class PeftBrain(SteppingBrain):
             "eval_precision": self.eval_precision,
         }
 
-    def finish_epoch(self, epoch, score, train, valid):
+    def finish_epoch(self, epoch, score, train, valid, **more):
         """Note and log what an epoch measured, save it, count it.
 
         Arguments
@@ -310,6 +310,8 @@ class PeftBrain(SteppingBrain):
             Higher is better: what decides early stopping.
         train, valid : dict
             Name -> measure. ``loss`` must be in both.
+        **more
+            Further entries of the history.
         """
         loss = valid["loss"]
         if not math.isfinite(loss):
@@ -324,6 +326,7 @@ class PeftBrain(SteppingBrain):
                 **{f"valid_{name.lower()}": v for name, v in valid.items()},
                 **self.learning_rates(),
                 "seconds": time.time() - self.stage_start,
+                **more,
             }
         )
         self.log(
