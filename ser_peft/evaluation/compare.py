@@ -54,7 +54,8 @@ def compare(paths, repeats=20):
     -------
     dict
         Content of `compare.json`: ``reference`` (a name), ``corpus``,
-        ``protocol``, ``folds``, ``classes``, ``warnings``, ``versions``;
+        ``protocol``, ``scored_on`` (test, or valid of inner folds),
+        ``folds``, ``classes``, ``warnings``, ``versions``;
         ``models``, one dict each: ``name`` (what its path does not share with
         the others'), ``backbone``, ``method``, ``runs``, ``folds``,
         ``seeds``, ``n_classes``, ``missing_classes``, ``start`` (as
@@ -123,7 +124,10 @@ def compare(paths, repeats=20):
         model["latency"] = times[model["name"]]
     return {
         "reference": reference,
-        **{k: first[k] for k in ("corpus", "protocol", "folds", "classes")},
+        **{
+            key: first[key]
+            for key in "corpus protocol scored_on folds classes".split()
+        },
         "models": models,
         "timing": {
             "seconds": SECONDS,
@@ -261,7 +265,7 @@ def _scores(group, runs):
 def _utterances(runs):
     """Up to `MAPPED` utterances of the runs' test set, with their audio."""
     about, manifests = manifests_of(runs)
-    test = manifests["test"]
+    test = manifests[about.get("scored_on", "test")]
     ids = np.random.default_rng(0).permutation(sorted(test))[:MAPPED]
     chosen = []
     for id_ in tqdm(sorted(ids.tolist()), desc="audio", unit="clip"):

@@ -26,6 +26,7 @@ from ser_peft.data.writing import add_durations
 from ser_peft.device import loader_workers
 from ser_peft.errors import InputError
 from ser_peft.evaluation.fairness import group_columns
+from ser_peft.evaluation.reads import note_read
 from ser_peft.evaluation.results import UNTRAINED, corpus_scores, run_results
 from ser_peft.inference import check_scores, load_model, read_model
 from ser_peft.lobes import lengths_in_samples
@@ -96,6 +97,7 @@ def evaluate(
     )
     heard.add("model", folder)
     model = load_model(run, device=device, **places)
+    reads = note_read(out, f"evaluate {run}")
     measured = measure(model, about, entries, device, batch_seconds)
     results = run_results(
         about,
@@ -107,6 +109,7 @@ def evaluate(
         **UNTRAINED,
         kept=f"the model of {folder.resolve()}",
         train_seconds=0.0,
+        test_reads=reads,
         evaluation_seconds=time.time() - start,
         device=str(device),
         heard=heard.record,

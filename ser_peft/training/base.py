@@ -302,7 +302,7 @@ class PeftBrain(SteppingBrain):
             "eval_precision": self.eval_precision,
         }
 
-    def finish_epoch(self, epoch, score, train, valid):
+    def finish_epoch(self, epoch, score, train, valid, **more):
         """Note and log what an epoch measured, save it, count it.
 
         Arguments
@@ -313,6 +313,8 @@ class PeftBrain(SteppingBrain):
             Higher is better: what decides early stopping.
         train, valid : dict
             Name -> measure. ``loss`` must be in both.
+        **more
+            Further entries of the history.
         """
         loss = valid["loss"]
         if not math.isfinite(loss):
@@ -327,6 +329,7 @@ class PeftBrain(SteppingBrain):
                 **{f"valid_{name.lower()}": v for name, v in valid.items()},
                 **self.learning_rates(),
                 "seconds": time.time() - self.stage_start,
+                **more,
             }
         )
         self.log(

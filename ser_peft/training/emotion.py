@@ -166,6 +166,7 @@ class EmotionBrain(TestedBrain):
                 "epoch": 0,
                 "start": name,
                 **valid,
+                **self.confusion(),
                 "rank": rank(valid[self.chosen_by], valid["loss"]),
             },
             verbosity=logging.DEBUG,
