@@ -47,9 +47,9 @@ def write_report(
         total_parameters, valid_ua, best_epoch, epochs, train_seconds,
         peak_memory_mb, kept, versions; with a history kept_epochs; and
         optionally start (see `EmotionBrain.test_start`), worst_speaker,
-        fairness, calibration, robustness, by_corpus. Rates are fractions.
-        Runs with dimensions also have ccc (name -> CCC), ccc_mean, ccc_ci95
-        and valid_ccc; without classes `classes` is empty.
+        fairness, calibration, robustness, by_corpus, votes. Rates are
+        fractions. Runs with dimensions also have ccc (name -> CCC), ccc_mean,
+        ccc_ci95 and valid_ccc; without classes `classes` is empty.
     predictions : dict
         `id`, `speaker` and optionally `gender`, lists of N str. With classes
         also `label` and `predicted` (lists of N class indices) and

@@ -134,7 +134,7 @@ class DistillBrain(EmotionBrain):
         path = TeacherCache.path(
             self.hparams.manifests_folder,
             self.teacher,
-            self.about["protocol_sha"],
+            [self.about["protocol_sha"], self.hparams.targets],
             self.hparams.first_seconds,
             texts if self.teacher.model.text_encoder else None,
             self.kind,
