@@ -1,9 +1,12 @@
-"""Scores against annotators' votes: Jensen-Shannon distance, ambiguity.
+"""Scores against annotators' votes: distance, divergence, ambiguity.
 
 The Jensen-Shannon distance of a clip is the square root of the divergence of
 the predicted probabilities and the votes' distribution, with logarithms to
 base 2: 0 where they are the same, 1 where they have no class in common (Lin,
-1991; Endres and Schindelin, 2003).
+1991; Endres and Schindelin, 2003). The votes of a few annotators are more
+uneven than what all would say, and this distance favours predictions that are
+as uneven. The Kullback-Leibler divergence of the predictions from the votes
+does not: its expectation is least for what all would say.
 """
 
 import numpy as np
@@ -37,7 +40,8 @@ def vote_scores(entries, measured, classes):
         Empty where no clip has votes, else ``votes``: ``utterances``;
         ``annotators``, votes a clip on average; ``js_distance``, the mean
         over clips, ``js_distance_ci95`` over speakers and
-        ``js_distance_ci95_reason``, why there is none; ``by_ambiguity``, a
+        ``js_distance_ci95_reason``, why there is none; ``kl_divergence``, the
+        mean over clips, bits; ``by_ambiguity``, a
         dict of `AMBIGUITY` -> ``entropy`` (least and largest, bits),
         ``utterances``, ``ua``, ``wa`` and ``js_distance``. Unanimous clips
         have no entropy; the median of the others' divides these.
@@ -96,6 +100,9 @@ def vote_scores(entries, measured, classes):
             "js_distance": float(distances.mean()),
             "js_distance_ci95": ends,
             "js_distance_ci95_reason": reason,
+            "kl_divergence": float(
+                entropy(votes, chances.clip(1e-12), base=2, axis=1).mean()
+            ),
             "by_ambiguity": by_ambiguity,
         }
     }

@@ -59,6 +59,18 @@ def test_distance_and_interval(clips):
     ]
     assert found["js_distance"] == pytest.approx(np.mean(expected))
     assert found["utterances"] == 24
+    divergences = [
+        sum(
+            n / sum(v.values()) * math.log2(n / sum(v.values()) / p[c])
+            for c, n in ((CLASSES.index(k), n) for k, n in v.items())
+        )
+        for p, v in zip(
+            measured["probabilities"],
+            (entries[i]["votes"] for i in measured["id"]),
+            strict=True,
+        )
+    ]
+    assert found["kl_divergence"] == pytest.approx(np.mean(divergences))
     assert found["annotators"] == pytest.approx((5 + 3 + 4 + 5) / 4)
     low, high = found["js_distance_ci95"]
     assert 0 < low < found["js_distance"] < high < 1
