@@ -54,6 +54,12 @@ MOST = 0.7
 SETTINGS = {
     "majority": {"targets": "majority"},  # labels are smoothed by 0.1
     "votes": {"targets": "votes", "label_smoothing": 0.0},
+    "votes, prior_smoothing 0.5, vote_dropout 0.2": {
+        "targets": "votes",
+        "label_smoothing": 0.0,
+        "prior_smoothing": 0.5,
+        "vote_dropout": 0.2,
+    },
 }
 
 
