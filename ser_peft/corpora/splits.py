@@ -184,6 +184,9 @@ def _traits(entry):
 def fingerprint(manifests):
     """Hash of the splits' utterances, speakers and classes.
 
+    Without those that only votes train on: runs with and without them are of
+    one protocol, and compared.
+
     Arguments
     ---------
     manifests : dict
@@ -198,5 +201,6 @@ def fingerprint(manifests):
         f"{split}\t{key}\t{entry['speaker']}\t{entry.get('emotion')}"
         for split, entries in manifests.items()
         for key, entry in entries.items()
+        if not entry.get("no_majority")
     )
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]

@@ -19,6 +19,7 @@ def prepare(
     fold=1,
     protocol=None,
     dimensions=(),
+    targets="majority",
     train_classes=None,
 ):
     """Write the manifests of one fold of a corpus, or of several at once.
@@ -52,6 +53,10 @@ def prepare(
     dimensions : list of str
         Labels that are numbers to predict, as ``arousal``, ``valence`` and
         ``dominance``. Utterances that lack one are left out.
+    targets : str
+        ``majority``: utterances whose label is a class. ``votes``: train has
+        those too of which annotators' votes are for classes by half at least,
+        without a majority that is one.
     train_classes : int, str or dict, optional
         A larger class set: clips of the labels that `classes` leaves out
         train as well, as side classes, which nothing is validated or tested
@@ -72,7 +77,9 @@ def prepare(
             raise InputError(
                 "train_classes: not for several corpora at once; leave it out"
             )
-        prepare_pool(corpus, save_folder, classes, fold, protocol, dimensions)
+        prepare_pool(
+            corpus, save_folder, classes, fold, protocol, dimensions, targets
+        )
         return
     if corpus == "custom" and str(data_folder).startswith("emobox:"):
         corpus, _, data_folder = str(data_folder).partition("@")
@@ -90,6 +97,7 @@ def prepare(
         "class_set": source.class_set,
         "classes": classes_of(source.class_set),
         "dimensions": list(dimensions),
+        "targets": targets,
     }
     if isinstance(protocol, InnerFolds):
         request |= {
@@ -98,13 +106,18 @@ def prepare(
         }
     larger = None
     if train_classes is not None:
+        if targets == "votes":
+            raise InputError(
+                "train_classes: not with targets: votes, which count for the "
+                "classes alone; leave one of them out"
+            )
         larger = choose(corpus, data_folder, train_classes)
         request |= {
             "train_class_set": larger.class_set,
             "side_classes": side_classes(source.class_set, larger.class_set),
         }
     if not held(save_folder, request):
-        splits, labels = source.split(protocol, fold, dimensions)
+        splits, labels = source.split(protocol, fold, dimensions, targets)
         if larger:
             more, named = larger.clips(protocol.label, dimensions)
             more = [u for u in more if u.id not in labels]

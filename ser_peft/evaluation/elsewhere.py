@@ -144,7 +144,12 @@ def of_manifests(path):
     """
     if path.is_dir():
         about, manifests = read_manifests(path)
-        entries = {k: e for part in manifests.values() for k, e in part.items()}
+        entries = {
+            key: entry
+            for part in manifests.values()
+            for key, entry in part.items()
+            if not entry.get("no_majority")
+        }
         return about | {"protocol": "whole"}, entries
     if path.suffix != ".json":
         raise InputError(

@@ -128,9 +128,9 @@ class DistillBrain(EmotionBrain):
         return [encoder.hidden_size for encoder in encoders]
 
     def head_modules(self):
-        """See `PeftBrain.head_modules`."""
-        names = ("head", "projector")
-        return [self.modules[name] for name in names if name in self.modules]
+        """See `SteppingBrain.head_modules`."""
+        more = [self.modules.projector] if "projector" in self.modules else []
+        return [*super().head_modules(), *more]
 
     # ------------------------------------------------------------ training
 
@@ -146,7 +146,7 @@ class DistillBrain(EmotionBrain):
         path = TeacherCache.path(
             self.hparams.manifests_folder,
             self.teacher,
-            self.about["protocol_sha"],
+            [self.about["protocol_sha"], self.hparams.targets],
             self.hparams.first_seconds,
             texts if self.teacher.model.reads_text else None,
             self.kind,
@@ -178,7 +178,7 @@ class DistillBrain(EmotionBrain):
         if not self.teacher:
             return super().train_scores(wavs, lens, texts, batch)
         states = self.encode_train(wavs, lens, texts, batch.id)
-        scores, vectors = self.modules.head(*states, with_vectors=True)
+        scores, vectors = self.score(*states)
         self.features, _ = features_of(self.kind, states, vectors)
         if "projector" in self.modules:
             self.features = self.modules.projector(self.features)

@@ -56,7 +56,9 @@ NEEDED = (
 ).split()
 """Keys without which `recipes/train.py` cannot do."""
 
-READ = "protocol dimensions crop augment first_seconds train_classes".split()
+READ = (
+    "protocol dimensions targets train_classes crop augment first_seconds"
+).split()
 """Further keys that it reads."""
 
 
