@@ -37,6 +37,7 @@ ruamel.yaml.Loader.add_implicit_resolver("!tuple", re.compile(r"\(.*\)$"), "(")
 OPTIONAL = {
     "augmented_versions",
     "balance",
+    "balanced_sampling",
     "cache_gb",
     "dimension_weight",
     "drop_text",
@@ -44,6 +45,7 @@ OPTIONAL = {
     "first_seconds",
     "head_epochs",
     "keep_best",
+    "mixing",
     "report_audio",
     "sorting",
     "tracker",

@@ -81,6 +81,8 @@ class PeftBrain(SteppingBrain):
     """Further keys that a yaml must have."""
     head_name = "head"
     """Name of the module that `head_opt` trains."""
+    kinds = None
+    """Kind of each training clip, by id, where all are drawn equally often."""
 
     def __init__(
         self,
@@ -192,6 +194,7 @@ class PeftBrain(SteppingBrain):
             shuffle=True,
             seed=self.hparams.seed,
             max_seconds=self.hparams.max_seconds,
+            kinds=self.kinds,
         )
         if self.distributed_launch:
             sampler = RankSampler(

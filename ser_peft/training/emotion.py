@@ -9,6 +9,7 @@ from torch.nn.functional import cross_entropy
 
 from ser_peft.adapters.folder import find
 from ser_peft.data import datasets, scale_of, values_of
+from ser_peft.data.balanced import kinds_of
 from ser_peft.errors import InputError
 from ser_peft.evaluation.fairness import group_columns
 from ser_peft.evaluation.robustness import (
@@ -45,7 +46,9 @@ class EmotionBrain(TestedBrain):
         ``fairness_columns``: columns of the test manifest, besides
         ``gender``. ``balance``: columns of the manifests; the
         training clips of each combination of their values weigh the same in
-        all; ``[emotion]`` where None. ``dimension_weight``: weight of the
+        all; ``[emotion]`` where None. ``balanced_sampling``: these
+        combinations are drawn equally often instead, and every training clip
+        weighs the same. ``dimension_weight``: weight of the
         concordance loss beside the cross-entropy. ``drop_text``: share of the
         training clips whose text is hidden, for a model that can do without.
     """
@@ -58,6 +61,7 @@ class EmotionBrain(TestedBrain):
         "report_audio": "auto",
         "fairness_columns": (),
         "balance": None,
+        "balanced_sampling": False,
         "dimension_weight": 1.0,
         "drop_text": 0.0,
     }
@@ -128,6 +132,10 @@ class EmotionBrain(TestedBrain):
         self.weight_of = clip_weights(
             {split: dataset.data for split, dataset in sets.items()}, balance
         )
+        if hparams.balanced_sampling:
+            self.kinds = kinds_of(train, balance)
+            # Not balanced twice; valid is measured as it would be.
+            self.weight_of |= dict.fromkeys(train, 1.0)
 
     # ------------------------------------------------------------ training
 
