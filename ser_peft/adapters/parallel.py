@@ -71,6 +71,8 @@ def add_gates(lobe, trains):
             if name == START and not trains:
                 layer.lora_A[name].requires_grad_(False)
                 up.requires_grad_(False)
+                if not up.weight.any():
+                    continue  # the kept epoch was before any training
             parametrize.register_parametrization(up, "weight", Gate())
 
 

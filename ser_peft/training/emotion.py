@@ -62,6 +62,7 @@ class EmotionBrain(TestedBrain):
         "fairness_columns": (),
         "balance": None,
         "balanced_sampling": False,
+        "mixing": 0.0,
         "dimension_weight": 1.0,
         "drop_text": 0.0,
     }

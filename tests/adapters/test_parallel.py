@@ -133,6 +133,16 @@ def test_gates_learn(tiny_backbones, start):
         assert name not in kept or torch.equal(p, kept[name])
 
 
+def test_a_start_that_has_not_trained(tiny_backbones, tmp_path):
+    """Where valid kept the linear probe, its LoRA is still zero."""
+    source = tiny_backbones["whisper"]
+    new(source).export(tmp_path)
+    encoder = new(source, init_from=tmp_path, init_parallel="frozen")
+    assert encoder.gates == {"default": 1}
+    encoder = new(source, init_from=tmp_path, init_parallel="trained")
+    assert encoder.gates == {"default": 1, "start": 1}
+
+
 def test_merged_below_equals_frozen_beside(tiny_backbones, start):
     """Sequential and parallel are one and the same while the gates are 1."""
     source = tiny_backbones["whisper"]
