@@ -1,7 +1,8 @@
 """Protocols: which speakers train, validate and are tested in each fold."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from ser_peft.corpora.votes import class_votes
 from ser_peft.errors import InputError
 
 __all__ = [
@@ -275,7 +276,7 @@ def class_sets(utterances):
     >>> {k: [*v] for k, v in class_sets(clips).items()}
     {'all': ['neutral', 'sad', 'bored']}
     """
-    names = {u.labels["emotion"] for u in utterances}
+    names = {u.labels["emotion"] for u in utterances} - {""}
     if twins := spelt_alike(names):
         raise InputError(
             f"label: '{twins[0]}' and '{twins[1]}' differ in their capitals "
@@ -332,7 +333,7 @@ def relabel(utterances, class_set, kind="emotion"):
     Returns
     -------
     list of (Utterance, str or None)
-        Utterances and their classes.
+        Utterances, their votes counted by class, and their classes.
 
     Raises
     ------
@@ -349,7 +350,10 @@ def relabel(utterances, class_set, kind="emotion"):
             f"which has {', '.join(sorted(known))}"
         )
     return [
-        (u, class_set[u.labels[kind]])
+        (
+            replace(u, votes=class_votes(u.votes, class_set)) if u.votes else u,
+            class_set[u.labels[kind]],
+        )
         for u in utterances
         if u.labels.get(kind) in class_set
     ]

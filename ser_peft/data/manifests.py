@@ -43,6 +43,8 @@ class Entry(TypedDict, extra_items=Scalar):
     text: NotRequired[Text]
     text_source: NotRequired[Text]
     corpus: NotRequired[Name]
+    votes: NotRequired[dict[Name, _Count]]
+    secondary: NotRequired[dict[Name, _Count]]
 
 
 @with_config(strict=True)

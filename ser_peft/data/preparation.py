@@ -18,6 +18,7 @@ def prepare(
     fold=1,
     protocol=None,
     dimensions=(),
+    targets="majority",
 ):
     """Write the manifests of one fold of a corpus, or of several at once.
 
@@ -47,6 +48,10 @@ def prepare(
     dimensions : list of str
         Labels that are numbers to predict, as ``arousal``, ``valence`` and
         ``dominance``. Utterances that lack one are left out.
+    targets : str
+        ``majority``: utterances whose label is a class. ``votes``: train has
+        those too of which annotators' votes are for classes by half at least,
+        without a majority that is one.
 
     Raises
     ------
@@ -59,7 +64,9 @@ def prepare(
     >>> prepare("ravdess", "/data/RAVDESS", "manifests")  # doctest: +SKIP
     """
     if isinstance(corpus, dict):
-        prepare_pool(corpus, save_folder, classes, fold, protocol, dimensions)
+        prepare_pool(
+            corpus, save_folder, classes, fold, protocol, dimensions, targets
+        )
         return
     if corpus == "custom" and str(data_folder).startswith("emobox:"):
         corpus, _, data_folder = str(data_folder).partition("@")
@@ -82,7 +89,8 @@ def prepare(
         "class_set": source.class_set,
         "classes": classes_of(source.class_set),
         "dimensions": list(dimensions),
+        "targets": targets,
     }
     if not held(save_folder, request):
-        splits, labels = source.split(protocol, fold, dimensions)
+        splits, labels = source.split(protocol, fold, dimensions, targets)
         write_manifests(splits, labels, save_folder, request)

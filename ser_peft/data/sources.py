@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ser_peft.corpora import load_corpus
 from ser_peft.corpora.protocols import Whole, relabel
 from ser_peft.corpora.splits import has_all
+from ser_peft.corpora.votes import majority_missing
 from ser_peft.errors import InputError
 
 __all__ = ["Source", "choose"]
@@ -39,7 +40,7 @@ class Source:
     utterances: list | None = None
     content: str | None = None
 
-    def split(self, protocol, fold, dimensions=()):
+    def split(self, protocol, fold, dimensions=(), targets="majority"):
         """Split the utterances of the class set that have all dimensions.
 
         Arguments
@@ -48,13 +49,14 @@ class Source:
             How to split them.
         fold : int
             From 1.
-        dimensions : list of str
+        dimensions, targets
             See `ser_peft.data.prepare`.
 
         Returns
         -------
         splits : dict
-            ``train``, ``valid`` and ``test`` lists of `Utterance`.
+            ``train``, ``valid`` and ``test`` lists of `Utterance`, whose
+            votes are for classes.
         labels : dict
             Utterance id -> class, None without classes.
 
@@ -68,6 +70,10 @@ class Source:
         if utterances is None:
             utterances = load_corpus(self.corpus).read(self.data_folder)
         chosen = relabel(utterances, self.class_set, protocol.label)
+        if targets == "votes":
+            chosen += majority_missing(
+                utterances, self.class_set, protocol.label
+            )
         for name in dimensions:
             if not any(has_all(u.labels, [name]) for u, _ in chosen):
                 raise InputError(
@@ -89,7 +95,13 @@ class Source:
                     f"'{utterance.id}'; correct its reader"
                 )
             labels[utterance.id] = label
-        return protocol.split([u for u, _ in rated], fold, labels), labels
+        agreed, others = [], []
+        for u, _ in rated:
+            (others if u.labels.get("no_majority") else agreed).append(u)
+        splits = protocol.split(agreed, fold, labels)
+        if others:  # to train on: nobody could be right about them in a test
+            splits["train"] += protocol.split(others, fold, labels)["train"]
+        return splits, labels
 
 
 def choose(corpus, data_folder, classes, whole=False):

@@ -123,7 +123,12 @@ def _of_manifests(path):
     """Description and entries of a manifests folder, or of one split."""
     if path.is_dir():
         about, manifests = read_manifests(path)
-        entries = {k: e for part in manifests.values() for k, e in part.items()}
+        entries = {
+            key: entry
+            for part in manifests.values()
+            for key, entry in part.items()
+            if not entry.get("no_majority")
+        }
         return about | {"protocol": "whole"}, entries
     if path.suffix != ".json":
         raise InputError(

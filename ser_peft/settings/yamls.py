@@ -43,13 +43,19 @@ OPTIONAL = {
     "drop_text",
     "fairness_columns",
     "first_seconds",
+    "focal_gamma",
     "head_epochs",
     "keep_best",
+    "logit_adjustment",
     "mixing",
+    "prior_smoothing",
     "report_audio",
+    "side_tasks",
     "sorting",
+    "targets",
     "tracker",
     "trust_start",
+    "vote_dropout",
 }
 
 BUILT = ("!new:", "!name:", "!apply:", "!include:")

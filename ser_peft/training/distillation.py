@@ -80,11 +80,12 @@ class DistillBrain(EmotionBrain):
         limit = self.hparams.max_seconds
         longest = max(e["duration"] for e in self.sets["train"].data.values())
         longest = math.ceil(min(longest, self.hparams.first_seconds or longest))
-        if self.hparams.augment or (limit and longest > limit):
+        changed = self.hparams.augment or self.hparams.mixing
+        if changed or (limit and longest > limit):
             raise InputError(
                 "cache_teacher: wants training clips that never change; set "
-                f"augment: False and max_seconds to at least {longest}, "
-                "or cache_teacher: False"
+                f"augment: False, mixing: 0 and max_seconds to at least "
+                f"{longest}, or cache_teacher: False"
             )
 
     def _widths(self):
@@ -116,9 +117,9 @@ class DistillBrain(EmotionBrain):
         return [encoder.hidden_size for encoder in encoders]
 
     def head_modules(self):
-        """See `PeftBrain.head_modules`."""
-        names = ("head", "projector")
-        return [self.modules[name] for name in names if name in self.modules]
+        """See `SteppingBrain.head_modules`."""
+        more = [self.modules.projector] if "projector" in self.modules else []
+        return [*super().head_modules(), *more]
 
     # ------------------------------------------------------------ training
 
@@ -166,7 +167,7 @@ class DistillBrain(EmotionBrain):
         if not self.teacher:
             return super().train_scores(wavs, lens, texts, batch)
         states = self.encode_train(wavs, lens, texts, batch.id)
-        scores, vectors = self.modules.head(*states, with_vectors=True)
+        scores, vectors = self.score(*states)
         self.features, _ = features_of(self.kind, states, vectors)
         if "projector" in self.modules:
             self.features = self.modules.projector(self.features)

@@ -56,7 +56,7 @@ NEEDED = (
 ).split()
 """Keys without which `recipes/train.py` cannot do."""
 
-READ = "protocol dimensions crop augment first_seconds".split()
+READ = "protocol dimensions targets crop augment first_seconds".split()
 """Further keys that it reads."""
 
 
