@@ -137,13 +137,11 @@ class LabelledBrain(TestedBrain):
         if train and self.side:
             others = self.side.targets(batch.id)
         weights = torch.tensor([self.weight_of[id_] for id_ in batch.id])
+        given = [*map(self.on_device, (targets, truth, weights, others))]
         if train and self.mixture:
             if classes and targets.dim() == 1:
-                targets = one_hot(targets, len(classes)).float()
-            targets, truth, weights, others = map(
-                self.mixture, (targets, truth, weights, others)
-            )
-        given = [*map(self.on_device, (targets, truth, weights, others))]
+                given[0] = one_hot(given[0], len(classes)).float()
+            given = [*map(self.mixture, given)]
         if train and self.hparams.augment and not self.versions:
             given = map(self.hparams.wav_augment.replicate_labels, given)
         targets, truth, weights, others = given

@@ -3,6 +3,7 @@
 from collections import Counter
 
 import pytest
+import speechbrain as sb
 import torch
 
 from ser_peft.data import prepare
@@ -64,3 +65,59 @@ def test_a_killed_run_goes_on(new_brain, fit, unequal, tmp_path):
     tensors = whole.modules.state_dict()
     for name, tensor in again.modules.state_dict().items():
         assert torch.equal(tensor, tensors[name]), name
+
+
+# ------------------------------------------------------------------ mixtures
+
+
+def test_targets_are_those_of_both(new_brain, tmp_path, monkeypatch):
+    """The loss of a mixture is the mean of both labels', by share."""
+    brain = new_brain(
+        tmp_path, mixing=1, augment="False", label_smoothing=0, crop=1
+    )
+    batch = next(iter(brain.train_loader()))
+    brain.on_stage_start(sb.Stage.TRAIN, 1)
+    heard = []
+    monkeypatch.setattr(
+        brain, "encode_train",
+        lambda wavs, *more, old=brain.encode_train: (
+            heard.append(wavs) or old(wavs, *more)
+        ),
+    )  # fmt: skip
+    scores = brain.compute_forward(batch, sb.Stage.TRAIN)
+    mixture = brain.mixture
+    assert torch.equal(heard[0], mixture.wavs)
+    assert not torch.equal(mixture.wavs, batch.sig.data)
+    loss = brain.compute_objectives(scores, batch, sb.Stage.TRAIN)
+    logs = scores.log_softmax(1)
+    expected = []
+    for i, (partner, share) in enumerate(
+        zip(mixture.partners.tolist(), mixture.shares.tolist(), strict=True)
+    ):
+        one, other = batch.label[i], batch.label[partner]
+        expected.append(-share * logs[i, one] - (1 - share) * logs[i, other])
+    assert loss.item() == pytest.approx(torch.stack(expected).mean().item())
+    # Valid stays as it is.
+    valid = next(iter(brain.eval_loader("valid")))
+    with torch.no_grad():
+        brain.modules.eval()
+        scores = brain.compute_forward(valid, sb.Stage.VALID)
+        loss = brain.compute_objectives(scores, valid, sb.Stage.VALID)
+    right = torch.nn.functional.cross_entropy(scores, valid.label)
+    assert loss.item() == pytest.approx(right.item())
+
+
+def test_no_mixture_is_kept(new_brain, fit, tmp_path):
+    """Not even where clips without one would be; augmentation follows."""
+    how = {"augment": "True", "number_of_epochs": 1, "augmented_versions": 1}
+    plain = fit(new_brain(tmp_path / "a", **how, method="frozen"))
+    assert plain.unchanging("train")
+    mixed = fit(new_brain(tmp_path / "b", **how, method="frozen", mixing=0.5))
+    assert not mixed.unchanging("train") and mixed.unchanging("valid")
+    assert mixed.history[0]["train_loss"] != plain.history[0]["train_loss"]
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5, "often"])
+def test_share_of_mixtures(new_brain, tmp_path, share):
+    with pytest.raises(InputError, match=f"mixing: {share} is no number from"):
+        new_brain(tmp_path, mixing=share)
