@@ -66,6 +66,11 @@ class DistillBrain(EmotionBrain):
             )
         self.teacher = Teacher(hparams.teacher, self.about, self.device)
         self.heard.add("teacher", self.teacher.folder)
+        if hparams.mixing and self.teacher.model.text_encoder:
+            raise InputError(
+                "mixing: the teacher reads what one of the two says; set "
+                "mixing: 0, or choose a teacher without text"
+            )
         if hparams.cache_teacher:
             self._check_clips()
         if hparams.feature_weight:

@@ -282,6 +282,8 @@ def test_two_processes(places, arguments, train, tmp_path):
             manifests_folder=None,
             number_of_epochs=1,
             distributed_backend="gloo",
+            balanced_sampling="True",
+            mixing=0.5,
         ),
         processes=2,
     )

@@ -8,6 +8,7 @@ import torch
 
 from ser_peft.data import prepare
 from ser_peft.errors import InputError
+from ser_peft.training import StateBrain
 
 
 @pytest.fixture(scope="module")
@@ -121,3 +122,9 @@ def test_no_mixture_is_kept(new_brain, fit, tmp_path):
 def test_share_of_mixtures(new_brain, tmp_path, share):
     with pytest.raises(InputError, match=f"mixing: {share} is no number from"):
         new_brain(tmp_path, mixing=share)
+
+
+def test_frames_are_not_mixed():
+    with pytest.raises(InputError, match="mixing: a frame is taught"):
+        StateBrain.check({"mixing": 0.5})
+    StateBrain.check({"mixing": 0})
