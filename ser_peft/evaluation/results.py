@@ -12,6 +12,7 @@ from ser_peft.evaluation.metrics import (
     scores,
     speaker_interval,
 )
+from ser_peft.evaluation.votes import vote_scores
 
 __all__ = [
     "UNTRAINED",
@@ -65,6 +66,7 @@ def run_results(about, valid, measured, groups, model, **more):
         **{key: about[key] for key in taken},
         "shares_speakers": about.get("shares_speakers", False),
         "leaks": about.get("leaks", {}),
+        "scored_on": about.get("scored_on", "test"),
         "backbone": model.encoder.lobe.source,
         "method": model.encoder.method_name,
         "head": type(model.head).__name__,
@@ -140,7 +142,7 @@ def judge(measured, about):
 
 
 def corpus_scores(entries, measured, classes):
-    """Scores of every corpus in a test set of several.
+    """Scores of every corpus in a test set of several, and against votes.
 
     Arguments
     ---------
@@ -157,11 +159,13 @@ def corpus_scores(entries, measured, classes):
         ``by_corpus``: name -> ``ua``, ``ua_ci95``, ``ua_ci95_reason``,
         ``wa``, ``macro_f1``, ``weighted_f1``, ``missing_classes`` and
         ``test_utterances``; nothing without classes or
-        where the entries have no ``corpus``.
+        where the entries have no ``corpus``. And what
+        `ser_peft.evaluation.votes.vote_scores` returns.
     """
+    more = vote_scores(entries, measured, classes)
     corpora = [entries[id_].get("corpus") for id_ in measured["id"]]
     if not classes or None in corpora:
-        return {}
+        return more
     found, kept = {}, "wa macro_f1 weighted_f1 missing_classes test_utterances"
     for name in sorted(set(corpora)):
         chosen = [i for i, corpus in enumerate(corpora) if corpus == name]
@@ -174,7 +178,7 @@ def corpus_scores(entries, measured, classes):
             **{key: whole[key] for key in ("ua", *kept.split())},
             **_with_reason("ua", speaker_interval(*judged, classes)),
         }
-    return {"by_corpus": found}
+    return {"by_corpus": found, **more}
 
 
 def below_start(results):

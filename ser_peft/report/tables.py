@@ -5,6 +5,7 @@ import itertools
 from ser_peft.errors import printable
 from ser_peft.evaluation.markdown import markdown_table
 from ser_peft.evaluation.summary import lacks, short_name, title_of
+from ser_peft.evaluation.votes import AMBIGUITY
 
 __all__ = [
     "comparison_table",
@@ -315,6 +316,13 @@ _GROUP_COLUMNS = {
     "macro F1 %": lambda g: spread_cell(g["macro_f1"]),
     "weighted F1 %": lambda g: spread_cell(g["weighted_f1"]),
     "CCC": lambda g: spread_cell(g["ccc_mean"], False),
+    "JS distance": lambda g: spread_cell(g["js_distance"], False),
+    **{
+        f"UA %, {name}": lambda g, name=name: spread_cell(
+            g["ua_by_ambiguity"][name]
+        )
+        for name in AMBIGUITY
+    },
     "start": lambda g: spread_cell(g["start"], g["n_classes"]),
     "common": _common,
     "UA over": missing_classes_cell,

@@ -52,6 +52,7 @@ REAL = {
     "vote_dropout": (0, 1),
     "focal_gamma": (0, math.inf),
     "logit_adjustment": (0, math.inf),
+    "ema_decay": (0, 0.99999),
     "dimension_weight": (0, math.inf),
     "batch_seconds": (0.1, math.inf),
     "max_seconds": (0.1, math.inf),

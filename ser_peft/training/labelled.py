@@ -83,7 +83,7 @@ class LabelledBrain(TestedBrain):
         self.mixture = self.class_loss = self.side = None
         if classes:
             self.class_loss = ClassLoss(
-                classes,
+                [*classes, *self.about["side_classes"]],
                 train,
                 hparams.targets,
                 hparams.label_smoothing,
@@ -145,7 +145,10 @@ class LabelledBrain(TestedBrain):
         if train and self.hparams.augment and not self.versions:
             given = map(self.hparams.wav_augment.replicate_labels, given)
         targets, truth, weights, others = given
-        logits, values = predictions.float().tensor_split([len(classes)], 1)
+        scores = predictions.shape[1]
+        logits, values = predictions.float().tensor_split(
+            [scores - len(dimensions)], 1
+        )
         loss = torch.zeros_like(weights)
         if classes:
             loss = weights * class_loss(logits, targets)

@@ -37,12 +37,14 @@ def test_votes_in_manifests(corpus, tmp_path):
     data.mkdir()
     tree(data)
     last = {"iemocap": 4, "crema-d": 5, "msp-improv": 5, "msp-podcast": 1}
-    found = {}
+    found, shas = {}, set()
     for targets in ("majority", "votes"):
         out = tmp_path / targets
         prepare(corpus, data, out, classes, fold=last[corpus], targets=targets)
         about, found[targets] = read_manifests(out)
         assert about["targets"] == targets
+        shas.add(about["protocol_sha"])
+    assert len(shas) == 1  # tested alike, and so compared
     assert undecided not in found["majority"]["train"]
     entry = found["votes"]["train"][undecided]
     assert entry["votes"] == votes and entry["no_majority"]
