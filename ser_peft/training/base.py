@@ -17,10 +17,7 @@ from ser_peft.data import batch_sampler, eval_batches
 from ser_peft.data.provenance import Heard
 from ser_peft.device import loader_workers
 from ser_peft.errors import InputError
-from ser_peft.storage.optimizers import (
-    load_scaler,
-    save_scaler,
-)
+from ser_peft.storage.optimizers import load_scaler, save_scaler
 from ser_peft.training.checks import check_settings
 from ser_peft.training.history import History, rank, track
 from ser_peft.training.sampler import RankSampler

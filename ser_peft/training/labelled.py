@@ -127,6 +127,8 @@ class LabelledBrain(TestedBrain):
         train = stage == sb.Stage.TRAIN
         classes, dimensions = self.about["classes"], self.about["dimensions"]
         targets, class_loss = batch.label, self.class_loss
+        # Of the classes there may be more in training: side classes.
+        sizes = [predictions.shape[1] - len(dimensions), len(dimensions)]
         truth = others = torch.zeros(len(batch.id), 0)
         if dimensions:
             truth = torch.tensor(batch.values)
@@ -140,15 +142,12 @@ class LabelledBrain(TestedBrain):
         given = [*map(self.on_device, (targets, truth, weights, others))]
         if train and self.mixture:
             if classes and targets.dim() == 1:
-                given[0] = one_hot(given[0], len(classes)).float()
+                given[0] = one_hot(given[0], sizes[0]).float()
             given = [*map(self.mixture, given)]
         if train and self.hparams.augment and not self.versions:
             given = map(self.hparams.wav_augment.replicate_labels, given)
         targets, truth, weights, others = given
-        scores = predictions.shape[1]
-        logits, values = predictions.float().tensor_split(
-            [scores - len(dimensions)], 1
-        )
+        logits, values = predictions.float().split(sizes, 1)
         loss = torch.zeros_like(weights)
         if classes:
             loss = weights * class_loss(logits, targets)

@@ -71,11 +71,27 @@ def test_a_killed_run_goes_on(new_brain, fit, unequal, tmp_path):
 # ------------------------------------------------------------------ mixtures
 
 
-def test_targets_are_those_of_both(new_brain, tmp_path, monkeypatch):
+@pytest.mark.parametrize("side", [False, True])
+def test_targets_are_those_of_both(
+    new_brain, ravdess_tree, tmp_path, monkeypatch, side
+):
     """The loss of a mixture is the mean of both labels', by share."""
+    more = {}
+    if side:  # and of labels that nobody is asked for
+        more = {"manifests_folder": tmp_path / "side", "train_classes": 7}
+        prepare(
+            "ravdess", ravdess_tree, tmp_path / "side", classes=4,
+            train_classes=7,
+        )  # fmt: skip
     brain = new_brain(
-        tmp_path, mixing=1, augment="False", label_smoothing=0, crop=1
+        tmp_path / "run",
+        mixing=1,
+        augment="False",
+        label_smoothing=0,
+        crop=1,
+        **more,
     )
+    brain.weight_of = dict.fromkeys(brain.weight_of, 1.0)
     batch = next(iter(brain.train_loader()))
     brain.on_stage_start(sb.Stage.TRAIN, 1)
     heard = []
@@ -104,6 +120,7 @@ def test_targets_are_those_of_both(new_brain, tmp_path, monkeypatch):
         brain.modules.eval()
         scores = brain.compute_forward(valid, sb.Stage.VALID)
         loss = brain.compute_objectives(scores, valid, sb.Stage.VALID)
+    assert scores.shape[1] == 4
     right = torch.nn.functional.cross_entropy(scores, valid.label)
     assert loss.item() == pytest.approx(right.item())
 
