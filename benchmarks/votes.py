@@ -54,12 +54,6 @@ MOST = 0.7
 SETTINGS = {
     "majority": {"targets": "majority"},  # labels are smoothed by 0.1
     "votes": {"targets": "votes", "label_smoothing": 0.0},
-    "votes, prior 0.5, a fifth left out": {
-        "targets": "votes",
-        "label_smoothing": 0.0,
-        "prior_smoothing": 0.5,
-        "vote_dropout": 0.2,
-    },
 }
 
 
@@ -85,13 +79,13 @@ def main():
             args.data, folder / "votes.csv", args.annotators,
             args.annotators_seed,
         )  # fmt: skip
-        states = None
+        shared = {}
         for seed in args.seeds:
             for fold in args.folds:
                 for number, name in enumerate(SETTINGS):
                     out = folder / f"{fold}_{seed}_{number}"
-                    row, states = train(
-                        folder, out, args, SETTINGS[name], fold, seed, states,
+                    row = train(
+                        folder, out, args, SETTINGS[name], fold, seed, shared,
                         truth,
                     )  # fmt: skip
                     rows.append({"setting": name, **row})
@@ -140,8 +134,12 @@ def annotate(data, path, annotators, seed):
     return truth
 
 
-def train(folder, out, args, settings, fold, seed, states, truth):
-    """Train and test a head; states of the frozen encoder are handed on."""
+def train(folder, out, args, settings, fold, seed, shared, truth):
+    """Train and test a head.
+
+    What is the same in all trainings is handed on in `shared`: what the
+    frozen encoder gives the clips, and the probe of each fold.
+    """
     overrides = {
         "data_folder": folder / "votes.csv",
         "output_folder": out,
@@ -181,8 +179,11 @@ def train(folder, out, args, settings, fold, seed, states, truth):
         about=about,
         datasets=sets,
     )
-    # The encoder is frozen: what it gives a clip is the same in all trainings.
-    brain.kept = states or brain.kept
+    brain.kept = shared.setdefault("states", brain.kept)
+    fit, name = brain._fit_probe, f"probe{fold}"
+    brain._fit_probe = lambda parts: shared.setdefault(
+        name, shared.get(name) or fit(parts)
+    )
     brain.hear_all = lambda: None
     sets["test"].progress.kept = {
         i for i in sets["test"].data if ("encoder", (i, None)) in brain.kept
@@ -213,7 +214,7 @@ def train(folder, out, args, settings, fold, seed, states, truth):
         },
         "best_epoch": results["best_epoch"],
     }
-    return row, brain.kept
+    return row
 
 
 def table(rows):

@@ -116,3 +116,36 @@ def test_half_of_the_votes_decide():
     assert (found.id, name, found.votes) == ("0", "happy", {"happy": 2})
     assert class_votes({"oth": 2}, class_set) is None
     assert class_votes(None, class_set) is None
+
+
+def test_inner_folds_train_on_nobody_held_out(tmp_path):
+    """Nor on their clips without a majority."""
+    data, undecided = tmp_path / "data", GOLD["iemocap"][2]
+    trees_a.iemocap_tree(data)
+    for protocol, there in [
+        ("peft-ser/inner", False),
+        ("peft-ser/inner2", True),
+    ]:
+        out = tmp_path / protocol
+        prepare("iemocap", data, out, 4, 1, protocol, targets="votes")
+        about, manifests = read_manifests(out)
+        train = manifests["train"]
+        assert (undecided in {**train, **manifests["valid"]}) <= there
+        held_out = {*about["held_out_speakers"]}
+        assert not held_out & {e["speaker"] for e in train.values()}
+    parts = []
+    for fold in range(1, about["folds_total"] + 1):
+        out = tmp_path / str(fold)
+        prepare("iemocap", data, out, 4, fold, protocol, targets="votes")
+        parts.append(read_manifests(out)[1])
+    assert any(undecided in part["train"] for part in parts)
+    assert not any(undecided in part["valid"] for part in parts)
+
+
+def test_side_classes_have_no_votes(tmp_path):
+    trees_a.iemocap_tree(tmp_path / "data")
+    with pytest.raises(InputError, match="train_classes: not with targets"):
+        prepare(
+            "iemocap", tmp_path / "data", tmp_path / "out", 4,
+            targets="votes", train_classes=5,
+        )  # fmt: skip

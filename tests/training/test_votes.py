@@ -28,6 +28,9 @@ def voted(manifests, tmp_path_factory):
             votes[other] = votes.get(other, 0) + 1
             entry["votes"] = votes
         path.write_text(json.dumps(entries))
+    path = folder / "protocol.json"
+    about = json.loads(path.read_text()) | {"targets": "votes"}
+    path.write_text(json.dumps(about))
     return folder
 
 
@@ -128,3 +131,18 @@ def test_balance_where_logits_are_adjusted(new_brain, tmp_path):
 def test_settings_that_are_refused(flags, message, new_brain, tmp_path):
     with pytest.raises(InputError, match=message):
         new_brain(tmp_path / "run", **flags)
+
+
+def test_two_processes(arguments, voted, train, tmp_path):
+    """The side layer's gradients are averaged like the head's."""
+    end = train(
+        arguments(
+            tmp_path / "run", manifests_folder=voted, targets="votes",
+            vote_dropout=0.2, side_tasks="{gender: 0.5}", number_of_epochs=1,
+            device="cpu", distributed_backend="gloo",
+        ),
+        processes=2,
+    )  # fmt: skip
+    assert end.code == 0, end.log
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["processes"] == 2 and results["votes"]["annotators"] == 5
