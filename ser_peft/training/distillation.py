@@ -72,6 +72,11 @@ class DistillBrain(EmotionBrain):
             )
         self.teacher = Teacher(hparams.teacher, self.about, self.device)
         self.heard.add("teacher", self.teacher.folder)
+        if hparams.mixing and self.teacher.model.text_encoder:
+            raise InputError(
+                "mixing: the teacher reads what one of the two says; set "
+                "mixing: 0, or choose a teacher without text"
+            )
         if hparams.cache_teacher:
             self._check_clips()
         if hparams.feature_weight:
@@ -92,11 +97,12 @@ class DistillBrain(EmotionBrain):
         limit = self.hparams.max_seconds
         longest = max(e["duration"] for e in self.sets["train"].data.values())
         longest = math.ceil(min(longest, self.hparams.first_seconds or longest))
-        if self.hparams.augment or (limit and longest > limit):
+        changed = self.hparams.augment or self.hparams.mixing
+        if changed or (limit and longest > limit):
             raise InputError(
                 "cache_teacher: wants training clips that never change; set "
-                f"augment: False and max_seconds to at least {longest}, "
-                "or cache_teacher: False"
+                f"augment: False, mixing: 0 and max_seconds to at least "
+                f"{longest}, or cache_teacher: False"
             )
 
     def _widths(self):

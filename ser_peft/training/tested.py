@@ -276,6 +276,8 @@ class TestedBrain(CachingBrain):
             f"{self.chosen_by}: epochs {', '.join(map(str, epochs))}",
         }
         more, scored = {}, self.sets[self.scored_on].data
+        if gates := self.encoder.gates:
+            more["gates"] = gates
         if text := self.model.text_encoder:
             more["text"] = {
                 "backbone": text.lobe.source,
