@@ -16,7 +16,7 @@ __all__ = ["crossval"]
 POLL_SECONDS = 0.5
 
 
-def crossval(runs, jobs=1, slurm=None):
+def crossval(runs, jobs=1, slurm=None, enough=None):
     """Do the trainings that are not finished.
 
     A failed one is reported and the others are done. If this process is
@@ -33,6 +33,9 @@ def crossval(runs, jobs=1, slurm=None):
         Submit them to SLURM instead, with these parameters of sbatch as
         submitit names them: ``time`` (minutes, needed), ``partition``,
         ``gpus_per_node``, ...
+    enough : callable, optional
+        Asked after each training, with the failed so far; if it says True,
+        those that run are stopped and no other begins.
 
     Returns
     -------
@@ -69,6 +72,8 @@ def crossval(runs, jobs=1, slurm=None):
                     failed[run.name] = reason
                 bar.write(f"{run.name}: {reason or run.scores()}")
                 bar.update()
+                if enough and enough(failed):
+                    return failed
             started = [
                 one
                 for run in running.values()

@@ -1,0 +1,211 @@
+"""What a study searches, checked before anything is trained."""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+from ser_peft.crossval import trainings
+from ser_peft.data.sources import choose
+from ser_peft.errors import InputError
+from ser_peft.settings.arguments import parse_arguments
+from ser_peft.settings.finished import finished
+from ser_peft.settings.places import place
+from ser_peft.settings.yamls import OPTIONAL, read_settings, top_keys
+from ser_peft.tune.merging import overrides_of
+from ser_peft.tune.space import read_space
+
+__all__ = ["Search"]
+
+
+@dataclass
+class Search:
+    """A recipe's yaml, a space, inner folds and seeds.
+
+    Arguments
+    ---------
+    script : str or Path
+        A recipe's ``train.py``, or its folder.
+    hparams : str
+        One of its yamls, relative to here or to the recipe's folder.
+    space_file : str or Path
+        See `ser_peft.tune.space.read_space`.
+    seeds : list of int
+        Each trial is trained with each.
+    outer : int
+        Fold of the yaml's protocol whose test speakers stay away.
+    output_folder : str or Path, optional
+        Of the study; by default ``results/tune/<yaml>`` in the recipe's.
+    overrides : list of str
+        ``--key=value`` for all trainings.
+
+    Attributes
+    ----------
+    space : dict
+        Key -> what is tried.
+    path : Path
+        The yaml.
+    flags : list of str
+        The overrides, their paths absolute.
+    corpus : str
+        Its name.
+    own : dict
+        Key -> Optuna's parameter of the yaml's own value.
+    protocol : InnerFolds
+        Its ``held_out`` are the speakers whom nothing may be scored on.
+    text : str
+        Settings that may not change while the study lasts.
+
+    Raises
+    ------
+    InputError
+        If a key, a value or a fold does not exist, or the folder holds
+        another study. Nothing is written.
+    """
+
+    script: Path
+    hparams: str
+    space_file: Path
+    seeds: list
+    outer: int = 1
+    output_folder: Path = None
+    overrides: tuple = ()
+
+    def __post_init__(self):
+        self.script = Path(self.script).absolute()
+        if self.script.is_dir():
+            self.script /= "train.py"
+        self.space = read_space(self.space_file)
+        self.folder = Path(
+            self.output_folder
+            or self.script.parent / "results" / "tune" / Path(self.hparams).stem
+        ).absolute()
+        self._check_overrides()
+        (run,) = self._trainings(self.folder, {}, [1], self.seeds[:1])
+        self.path, self.flags = Path(run.command[2]), run.command[6:]
+        text = self._resolved({})
+        settings = YAML().load(text)
+        self._find_folds(settings)
+        self.own = {
+            key: self._own(settings, key, part)
+            for key, part in self.space.items()
+        }
+        for key, part in self.space.items():
+            for value in part.tried:
+                self._check({key: value})
+        about = {
+            "space": {key: str(part) for key, part in self.space.items()},
+            "seeds": self.seeds,
+            "protocol": self.protocol.name,
+        }
+        self.text = text + "".join(
+            f"tune_{key}: {json.dumps(value)}\n" for key, value in about.items()
+        )
+        finished(self.text, self.folder)
+
+    def trainings(self, number, settings):
+        """Trainings of a trial.
+
+        Arguments
+        ---------
+        number : int
+            Of the trial; 0 is the yaml as it is.
+        settings : dict
+            Key -> text.
+
+        Returns
+        -------
+        list of Training
+            By fold, then seed.
+        """
+        runs = self._trainings(
+            self.folder / "trials" / f"{number:03d}",
+            settings if number else {},
+            range(1, self.protocol.folds + 1),
+            self.seeds,
+            f"--protocol={self.protocol.name}",
+        )
+        points = (run.folder.parts[-2:] for run in runs)
+        return [
+            replace(run, name=f"trial{number}/{'/'.join(point)}")
+            for run, point in zip(runs, points, strict=True)
+        ]
+
+    def _trainings(self, folder, settings, folds, seeds, *more):
+        flags = [*overrides_of(settings), *more]
+        keys = {flag.partition("=")[0] for flag in flags}
+        kept = [f for f in self.overrides if f.partition("=")[0] not in keys]
+        return trainings(
+            self.script, [self.hparams], folds, seeds, folder, [*kept, *flags]
+        )
+
+    def _resolved(self, settings):
+        """Text of the yaml, settings in it and references resolved."""
+        (run,) = self._trainings(self.folder, settings, [1], self.seeds[:1])
+        path, options, given = parse_arguments(run.command[2:])
+        reads = {*top_keys(path), *OPTIONAL, *given}
+        return read_settings(path, given, reads, options)
+
+    def _check_overrides(self):
+        """Refuse flags that trials set themselves."""
+        flags = [flag.partition("=")[0] for flag in self.overrides]
+        instead = {"--fold": "--outer", "--seed": "--seeds"}
+        for key in self.space:
+            if "." in key:
+                instead["--" + key.partition(".")[0]] = f"{key} in the yaml"
+        for flag in flags:
+            if flag in instead:
+                raise InputError(
+                    f"{flag}: trials have their own; use {instead[flag]}"
+                )
+
+    def _find_folds(self, settings):
+        """Find the inner folds, and the speakers who stay away."""
+        names = "corpus data_folder classes protocol".split()
+        corpus, data_folder, classes, name = map(settings.get, names)
+        if not isinstance(corpus, str) or classes == 0:
+            raise InputError(
+                f"{self.hparams}: trials are judged by the UA of the inner "
+                "folds of one corpus; give one, with classes"
+            )
+        if corpus == "custom" and data_folder.startswith("emobox:"):
+            corpus, _, data_folder = data_folder.partition("@")
+            data_folder = place(data_folder, "data_folder")
+        self.corpus = corpus
+        source = choose(corpus, data_folder, classes)
+        outer = f"{name or next(iter(source.protocols))}/inner"
+        self.protocol = source.protocol(
+            outer + str(self.outer) * (self.outer > 1),
+            settings.get("dimensions") or (),
+        )
+
+    def _own(self, settings, key, part):
+        """Optuna's parameter of the yaml's own value of a key."""
+        value = settings
+        for name in ["peft", "name"] if key == "method" else key.split("."):
+            if not isinstance(value, dict) or name not in value:
+                raise InputError(
+                    f"{self.space_file}: {key}: {self.path} has no such key; "
+                    "correct it, or give the key's own value, as "
+                    f"--{key}=..."
+                )
+            value = value[name]
+        own = part.own(value)
+        if own is None:
+            shown = "null" if value is None else value
+            raise InputError(
+                f"{self.space_file}: {key}: {self.path} has {shown}, which is "
+                f"not of {part}: trial 0 is the yaml as it is; widen that, or "
+                f"give another start, as --{key}=..."
+            )
+        return own
+
+    def _check(self, settings):
+        """Refuse values that a training would refuse."""
+        from ser_peft.training.checks import check_settings
+
+        try:
+            check_settings(YAML().load(self._resolved(settings)))
+        except InputError as error:
+            raise InputError(f"{self.space_file}: {error}") from error
