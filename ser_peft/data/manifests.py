@@ -5,7 +5,7 @@ import logging
 import os
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, with_config
 from typing_extensions import NotRequired, TypedDict
@@ -71,6 +71,8 @@ class About(TypedDict):
     classes: list[Name]
     data_folder: Place
     dimensions: NotRequired[list[Name]]
+    scored_on: NotRequired[Literal["valid", "test"]]
+    held_out_speakers: NotRequired[list[Name]]
     shares_speakers: NotRequired[bool]
     leaks: NotRequired[dict[Name, Number]]
     missing_classes: NotRequired[dict[Name, list[Name]]]
@@ -91,7 +93,8 @@ def read_manifests(folder):
         ``protocol.json``. Its ``protocol_sha`` is the hash of the manifests
         as read; if the file has another one, a warning says so.
     manifests : dict
-        Split -> {id: entry}.
+        Split -> {id: entry}; without test for inner folds, whose
+        ``scored_on`` is valid.
 
     Raises
     ------
@@ -102,8 +105,8 @@ def read_manifests(folder):
     """
     folder = Path(folder)
 
-    about, *parts = (
-        read_json(
+    def read(name, schema):
+        return read_json(
             folder / f"{name}.json",
             schema,
             "is not as `ser-peft prepare` writes it",
@@ -111,12 +114,13 @@ def read_manifests(folder):
             "make the manifests with `ser-peft prepare`",
             LARGEST,
         )
-        for name, schema in [
-            ("protocol", About),
-            *((split, dict[Any, Entry]) for split in SPLITS),
-        ]
-    )
-    manifests = dict(zip(SPLITS, parts, strict=True))
+
+    about = read("protocol", About)
+    inner = about.get("scored_on") == "valid"
+    manifests = {
+        split: read(split, dict[Any, Entry])
+        for split in (SPLITS[:2] if inner else SPLITS)
+    }
     about.setdefault("dimensions", [])  # which few corpora have
     _check_about(about, folder / "protocol.json")
     check_splits(

