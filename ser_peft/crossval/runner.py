@@ -1,5 +1,6 @@
 """Many trainings at once: some here, or all of them on SLURM."""
 
+import itertools
 import os
 import queue
 import shutil
@@ -59,8 +60,14 @@ def crossval(runs, jobs=1, slurm=None, enough=None):
     ):  # fmt: skip
         if len(todo) < len(runs):
             bar.write(f"{len(runs) - len(todo)} of {len(runs)} are finished")
-        running = {submit(run): run for run in todo}
-        while running:
+        # None is begun before it is known whether it is wanted.
+        ahead = jobs if enough and slurm is None else len(todo)
+        waiting, running = iter(todo), {}
+        while True:
+            for run in itertools.islice(waiting, ahead - len(running)):
+                running[submit(run)] = run
+            if not running:
+                break
             time.sleep(POLL_SECONDS)
             for future in [future for future in running if future.done()]:
                 run = running.pop(future)

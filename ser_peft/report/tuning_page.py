@@ -87,9 +87,8 @@ def _columns(study):
         return trial["state"]
 
     def interval(trial):
-        if not trial.get("ua_ci95"):
-            return "–"
-        return interval_cell(trial, "{:.1f}")
+        ends = trial.get("ua_ci95")
+        return interval_cell({"ci95": ends}, "{:.1f}") if ends else "–"
 
     return {
         "trial": lambda trial: str(trial["number"]),

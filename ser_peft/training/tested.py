@@ -140,8 +140,8 @@ class TestedBrain(CachingBrain):
         Returns
         -------
         dict or None
-            ``from`` (what it was), ``valid_loss``, ``valid_ua`` and ``ua``,
-            ``valid_ccc`` and ``ccc_mean``.
+            ``from`` (what it was), ``valid_loss``, ``valid_ua``, ``ua`` and
+            ``confusion``, ``valid_ccc`` and ``ccc_mean``.
         """
         saved = self.checkpointer.find_checkpoints(
             ckpt_predicate=lambda checkpoint: checkpoint.meta["epoch"] == 0
@@ -156,6 +156,8 @@ class TestedBrain(CachingBrain):
             if name in meta:
                 found |= {f"valid_{name.lower()}": meta[name]}
                 found |= {key: scores[key]}
+        if scores["confusion"]:  # to pool it over folds
+            found["confusion"] = scores["confusion"]
         return found
 
     def evaluate_kept(self):

@@ -93,7 +93,7 @@ def _read(run, held_out):
     heard = {speaker for speaker, *_ in (found["predictions"] or {}).values()}
     if (
         found.get("scored_on") != "valid"
-        or found.get("test_reads") != 0
+        or found.get("test_reads", 0)
         or heard & {*held_out}
     ):
         raise InputError(

@@ -66,8 +66,8 @@ def tune(search, trials, jobs=1, slurm=None):
                 return failed[-1]
         left = study.left()
         if left:
-            each = sum(pace) / len(pace)
-            print(f"about {duration(left * each)} for {left} more")
+            rest = left * sum(pace) / len(pace)
+            print(f"{left} left, about {duration(rest)}", flush=True)
     return None
 
 
@@ -77,15 +77,12 @@ def _do(study, search, trial, jobs, slurm):
     settings = settings_of(search.space, trial)
     runs = search.trainings(number, settings)
     of = f"trial {number} ({study.wanted - study.left() + 1} of {study.wanted})"
-    print(printable(f"{of}: {shown(settings)}"))
+    print(printable(f"{of}: {shown(settings)}"), flush=True)
     _wait_for(runs)
     held_out, hopeless = search.protocol.held_out, False
 
     def enough(failed):
         nonlocal hopeless
-        for run in runs:
-            if run.finished:  # its checkpoints are of no more use
-                shutil.rmtree(run.folder / "save", ignore_errors=True)
         units = outcome(runs, held_out)["units"]
         hopeless = study.hopeless(trial, units)
         return bool(failed) or hopeless
@@ -107,6 +104,8 @@ def _do(study, search, trial, jobs, slurm):
     with study.alone():
         study.tell(trial, state, record)
         table = write_study(study, search)
+    for run in runs:  # checkpoints, of no more use
+        shutil.rmtree(run.folder / "save", ignore_errors=True)
     done = {
         "FAIL": f"failed: {reason}",
         "PRUNED": f"stopped after {record['done']} of {len(runs)} trainings, "
@@ -123,6 +122,7 @@ def _wait_for(runs):
     """Wait for trainings that a killed tune left running."""
     busy = [run for run in runs if run.busy]
     if busy:
-        print(f"waiting: another process trains {busy[0].folder}")
+        where = printable(str(busy[0].folder))
+        print(f"waiting: another process trains {where}", flush=True)
     while any(run.busy for run in busy):
         time.sleep(POLL_SECONDS)

@@ -12,9 +12,15 @@ from ser_peft.errors import InputError
 from ser_peft.settings.arguments import parse_arguments
 from ser_peft.settings.finished import finished
 from ser_peft.settings.places import place
-from ser_peft.settings.yamls import OPTIONAL, read_settings, top_keys
+from ser_peft.settings.yamls import (
+    OPTIONAL,
+    parse_yaml,
+    read_settings,
+    read_yaml,
+    top_keys,
+)
 from ser_peft.tune.merging import overrides_of
-from ser_peft.tune.space import read_space
+from ser_peft.tune.space import plain, read_space
 
 __all__ = ["Search"]
 
@@ -44,8 +50,11 @@ class Search:
     ----------
     space : dict
         Key -> what is tried.
-    path : Path
-        The yaml.
+    path : str
+        Path of the yaml.
+    given : dict
+        The overrides as values, see
+        `ser_peft.settings.arguments.parse_arguments`.
     flags : list of str
         The overrides, their paths absolute.
     corpus : str
@@ -83,17 +92,20 @@ class Search:
         ).absolute()
         self._check_overrides()
         (run,) = self._trainings(self.folder, {}, [1], self.seeds[:1])
-        self.path, self.flags = Path(run.command[2]), run.command[6:]
-        text = self._resolved({})
+        self.flags = run.command[6:]
+        self.path, options, self.given = parse_arguments(run.command[2:])
+        reads = {*top_keys(self.path), *OPTIONAL, *self.given}
+        text = read_settings(self.path, self.given, reads, options)
         settings = YAML().load(text)
         self._find_folds(settings)
+        # Five more tests a training, which judge nothing here.
+        spared = settings.get("robustness") and "robustness" not in self.space
+        self.spared = ["--robustness=False"] if spared else []
         self.own = {
             key: self._own(settings, key, part)
             for key, part in self.space.items()
         }
-        for key, part in self.space.items():
-            for value in part.tried:
-                self._check({key: value})
+        self._check_values(settings)
         about = {
             "space": {key: str(part) for key, part in self.space.items()},
             "seeds": self.seeds,
@@ -125,6 +137,7 @@ class Search:
             range(1, self.protocol.folds + 1),
             self.seeds,
             f"--protocol={self.protocol.name}",
+            *self.spared,
         )
         points = (run.folder.parts[-2:] for run in runs)
         return [
@@ -139,13 +152,6 @@ class Search:
         return trainings(
             self.script, [self.hparams], folds, seeds, folder, [*kept, *flags]
         )
-
-    def _resolved(self, settings):
-        """Text of the yaml, settings in it and references resolved."""
-        (run,) = self._trainings(self.folder, settings, [1], self.seeds[:1])
-        path, options, given = parse_arguments(run.command[2:])
-        reads = {*top_keys(path), *OPTIONAL, *given}
-        return read_settings(path, given, reads, options)
 
     def _check_overrides(self):
         """Refuse flags that trials set themselves."""
@@ -191,7 +197,7 @@ class Search:
                     f"--{key}=..."
                 )
             value = value[name]
-        own = part.own(value)
+        own = part.own(plain(value))
         if own is None:
             shown = "null" if value is None else value
             raise InputError(
@@ -201,11 +207,17 @@ class Search:
             )
         return own
 
-    def _check(self, settings):
+    def _check_values(self, settings):
         """Refuse values that a training would refuse."""
         from ser_peft.training.checks import check_settings
 
-        try:
-            check_settings(YAML().load(self._resolved(settings)))
-        except InputError as error:
-            raise InputError(f"{self.space_file}: {error}") from error
+        for key, part in self.space.items():
+            for text in part.tried:
+                value = parse_yaml(f"{key}: {text}", self.space_file)[key]
+                try:
+                    if key == "method":
+                        read_yaml(self.path, self.given | {key: value})
+                    else:
+                        check_settings(settings | {key: value})
+                except InputError as error:
+                    raise InputError(f"{self.space_file}: {error}") from error

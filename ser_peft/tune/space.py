@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from ser_peft.errors import InputError
 from ser_peft.settings.yamls import parse_yaml
 
-__all__ = ["Choice", "Range", "read_space", "settings_of"]
+__all__ = ["Choice", "Range", "plain", "read_space", "settings_of"]
 
 FIXED = (
     "classes corpora corpus data_folder dimensions fold manifests_folder "
@@ -206,7 +206,7 @@ def _dimension(where, node):
     ((kind, values),) = node.items()
     if kind not in KINDS or not isinstance(values, list):
         raise InputError(usage)
-    values = [*map(_plain, values)]
+    values = [*map(plain, values)]
     if kind == "choice":
         texts = [*map(_text, values)]
         if len(values) < 2 or len({*texts}) < len(texts):
@@ -231,12 +231,24 @@ def _dimension(where, node):
     return Range(low, high, *step, log=kind == "log", whole=kind == "int")
 
 
-def _plain(value):
-    """A value of ruamel as Python's own: floats remember how they looked."""
+def plain(value):
+    """A value as ruamel reads it, as Python's own.
+
+    Its numbers remember how they were written.
+
+    Arguments
+    ---------
+    value : object
+        From a yaml.
+
+    Returns
+    -------
+    dict, list, bool, int, float, str or None
+    """
     if isinstance(value, dict):
-        return {str(key): _plain(part) for key, part in value.items()}
+        return {str(key): plain(part) for key, part in value.items()}
     if isinstance(value, list):
-        return [*map(_plain, value)]
+        return [*map(plain, value)]
     for kind in (bool, int, float):
         if isinstance(value, kind):
             return kind(value)

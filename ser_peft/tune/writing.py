@@ -3,6 +3,7 @@
 import csv
 import json
 import shlex
+from pathlib import Path
 
 from ser_peft.io import atomic_path
 from ser_peft.report.tuning_page import render_tuning
@@ -14,6 +15,9 @@ from ser_peft.tune.merging import with_settings
 from ser_peft.tune.outcome import compared
 
 __all__ = ["shown", "write_study"]
+
+_MORE = {"start_ua": "start_ua", "seconds": "seconds", "done": "trainings"}
+"""Entries of a trial -> their columns."""
 
 
 def write_study(study, search):
@@ -44,7 +48,7 @@ def write_study(study, search):
     complete = [trial for trial in trials if trial["state"] == "complete"]
     best = max(complete, key=lambda trial: trial["ua"], default=None)
     table = {
-        "name": search.path.stem,
+        "name": Path(search.path).stem,
         "corpus": search.corpus,
         "protocol": search.protocol.name,
         "seeds": search.seeds,
@@ -86,17 +90,19 @@ def shown(settings):
 
 
 def _write_csv(path, table):
-    head = "trial state ua ua_low ua_high start_ua seconds trainings".split()
+    head = "trial state ua ua_low ua_high".split()
     with (
         atomic_path(path) as tmp,
         open(tmp, "w", newline="", encoding="utf-8") as file,
     ):
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*head[:2], *table["space"], *head[2:]])
+        writer.writerow(
+            [*head[:2], *table["space"], *head[2:], *_MORE.values(), "reason"]
+        )
         for trial in table["trials"]:
             settings = [trial["settings"].get(key) for key in table["space"]]
             scores = [trial.get("ua"), *(trial.get("ua_ci95") or (None, None))]
-            more = [trial.get(key) for key in ("start_ua", "seconds", "done")]
+            more = [trial.get(key) for key in _MORE]
             writer.writerow(
                 [
                     trial["number"],
@@ -104,13 +110,14 @@ def _write_csv(path, table):
                     *(text and as_cell(text) for text in settings),
                     *scores,
                     *more,
+                    as_cell(trial.get("reason", "")),
                 ]
             )
 
 
 def _best_yaml(search, best, run):
     """The recipe's yaml with the best settings, and where they are from."""
-    text = search.path.read_text(encoding="utf-8")
+    text = Path(search.path).read_text(encoding="utf-8")
     tree = parse_yaml(text, search.path)
     settings, flags = {}, []
     for key, value in split(search.flags)[1]:
@@ -132,7 +139,7 @@ def _best_yaml(search, best, run):
         *(f"--{key}={value}" for key, value in point.items()),
     ]  # fmt: skip
     comment = (
-        f"{search.path.name} with the settings of trial {best['number']} of "
+        f"{Path(search.path).name} with the settings of trial {best['number']} of "
         f"{search.folder}:\n{shown(best['settings'])}.\n"
         f"UA {best['ua']:.1%}{interval} on the valid speakers of "
         f"{search.protocol.name}, pooled.\n"
