@@ -138,8 +138,9 @@ def _best_yaml(search, best, run):
         f"--protocol={search.protocol.name}",
         *(f"--{key}={value}" for key, value in point.items()),
     ]  # fmt: skip
+    name = Path(search.path).name
     comment = (
-        f"{Path(search.path).name} with the settings of trial {best['number']} of "
+        f"{name} with the settings of trial {best['number']} of "
         f"{search.folder}:\n{shown(best['settings'])}.\n"
         f"UA {best['ua']:.1%}{interval} on the valid speakers of "
         f"{search.protocol.name}, pooled.\n"

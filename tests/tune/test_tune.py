@@ -16,6 +16,8 @@ from pages import Page
 from ser_peft.cli import main
 from ser_peft.corpora.inner import InnerFolds
 from ser_peft.crossval.trainings import Training
+from ser_peft.tune import Search
+from ser_peft.corpora.inner import InnerFolds
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -285,3 +287,59 @@ def test_a_study_has_one_space(command, tmp_path, capsys):
         line = capsys.readouterr().err
         assert f"holds a run with another '{key}'" in line, (key, line)
     assert len(rows_of(tmp_path / "study")) == 1
+
+
+# -------------------------------------------------------------- a real recipe
+
+
+def test_settings_run_by_hand_give_their_figure(
+    arguments, train, tmp_path, monkeypatch
+):
+    """Those of a trial as flags; those of the best one as ``best.yaml``."""
+
+    def fork(run, environment, wait=False):
+        run.folder.mkdir(parents=True, exist_ok=True)
+        end = train(run.command[2:], script="train.py")
+        return None if end.code == 0 else end.log
+
+    monkeypatch.setattr(Training, "_train", fork)
+    # Two of the five: what is left out is more of the same.
+    monkeypatch.setattr(InnerFolds, "folds", 2)
+    study, space = tmp_path / "study", tmp_path / "space.yaml"
+    space.write_text("head_lr: [0.0005, 0.01]\nmethod: [lora, dora]\n")
+    yaml, *flags = arguments(
+        study, manifests_folder=None, number_of_epochs=1, robustness=None
+    )
+    main(["tune", str(Path(yaml).parents[1]), yaml, "--space", str(space),
+          "--trials", "2", *flags])  # fmt: skip
+    rows = rows_of(study)
+    number = "1"
+    changed = {key: rows[1][key] for key in ("head_lr", "method")}
+    best = max(rows, key=lambda row: float(row["ua"]))["trial"]
+    inner = ["--protocol=peft-ser/inner", "--fold=2"]
+    flags = [flag for flag in flags if "output_folder" not in flag]
+    for name, trial, argv in (
+        ("hand", number, [yaml, *(f"--{k}={v}" for k, v in changed.items())]),
+        ("best", best, [study / "best.yaml"]),
+    ):
+        out = tmp_path / name
+        more = [*flags, *inner, f"--output_folder={out}"]
+        argv = [*argv, *more]
+        end = train(argv, script=Path(yaml).parents[1] / "train.py")
+        assert end.code == 0, end.log
+        there = study / "trials" / f"{int(trial):03d}" / "whisper_lora/fold2/8"
+        for file in ("predictions.csv",):
+            assert (out / file).read_text() == (there / file).read_text()
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "recipes" / "spaces").glob("*.yaml"))
+)
+def test_shipped_spaces_fit_their_yamls(path, ravdess_tree, tmp_path):
+    recipe = ROOT / "recipes" / "RAVDESS"
+    search = Search(
+        recipe, f"hparams/{path.name}", path, [8], output_folder=tmp_path,
+        overrides=[f"--data_folder={ravdess_tree}"],
+    )  # fmt: skip
+    assert {*search.own} == {*search.space}
+    assert search.protocol.folds == 5 and len(search.protocol.held_out) == 5
