@@ -1,6 +1,7 @@
 """Space of a study: which keys of a yaml are tried, and with which values."""
 
 import json
+import math
 from dataclasses import dataclass
 
 from ser_peft.errors import InputError
@@ -105,8 +106,21 @@ class Range:
         return self.text(drawn)
 
     def text(self, parameter):
-        """Text of Optuna's parameter, which has more digits than matter."""
-        return str(parameter) if self.whole else f"{parameter:.6g}"
+        """Text of Optuna's parameter, which has more digits than matter.
+
+        Example
+        -------
+        >>> Range(0, 0.5).text(0.12345678), Range(0, 1, log=True).text(0.12345)
+        ('0.1235', '0.123')
+        """
+        if self.whole:
+            return str(parameter)
+        if self.log:
+            parameter = float(f"{parameter:.3g}")
+        else:  # a thousandth of the range, or finer
+            digits = math.ceil(-math.log10((self.high - self.low) / 1000))
+            parameter = round(parameter, digits)
+        return _text(min(max(parameter, self.low), self.high))
 
     def own(self, value):
         """Optuna's parameter of a yaml's own value; None if not of these."""

@@ -17,7 +17,6 @@ from ser_peft.cli import main
 from ser_peft.corpora.inner import InnerFolds
 from ser_peft.crossval.trainings import Training
 from ser_peft.tune import Search
-from ser_peft.corpora.inner import InnerFolds
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -108,9 +107,10 @@ def test_a_study_leaves_its_trials_the_best_and_a_page(
 
 
 def test_a_study_that_goes_on_draws_what_it_would_have_drawn(
-    command, tmp_path, in_process
+    command, tmp_path, in_process, monkeypatch
 ):
     """Also once Optuna learns from the trials, which it does from 10 on."""
+    monkeypatch.setattr(InnerFolds, "folds", 2)
     space = "adapter_lr: {log: [4.0e-4, 1.0e-3]}\nhead_lr: {log: [1e-4, 1e-3]}"
     main(command(space, 12))
     for trials in (1, 11, 12):
@@ -175,6 +175,26 @@ def test_two_processes_share_a_study(command, tmp_path):
     own = [re.findall(r"^trial (\d) \(", text, re.M) for text in said]
     assert sorted(own[0] + own[1]) == [*"0123"]
     assert all(own)
+
+
+def test_slurm(command, tmp_path, slurm, monkeypatch):
+    """Submits the trainings of a trial, and nothing else."""
+    monkeypatch.setattr(InnerFolds, "folds", 2)
+    main(command(RATES, 1, "--cluster", "slurm", "--slurm", "time=5"))
+    assert len([*slurm.glob("*.sh")]) == 2
+    (row,) = rows_of(tmp_path / "study")
+    assert (row["state"], row["trainings"]) == ("complete", "2")
+
+
+def test_tune_is_an_extra(command, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(SystemExit) as stop:
+        main(command(RATES, 1))
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == (
+        "error: this needs optuna: pip install 'ser_peft[tune]'\n"
+    )
+    assert not (tmp_path / "study").exists()
 
 
 def test_a_hopeless_trial_is_stopped(command, tmp_path, capsys, in_process):
