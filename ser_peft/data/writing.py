@@ -79,13 +79,24 @@ def write_manifests(splits, labels, save_folder, about, roots=None):
         for split, utterances in splits.items()
     }
     shares = about.get("shares_speakers", False)
-    check_splits(manifests, classes, shares, about.get("dimensions", ()))
+    check_splits(
+        manifests,
+        classes,
+        shares,
+        about.get("dimensions", ()),
+        about.get("side_classes", ()),
+    )
     about = {**about, "missing_classes": missing_classes(manifests, classes)}
     if shares:
         about["leaks"] = leaks(manifests)
     if classes:
         about["confounding"] = confounding(
-            [e for entries in manifests.values() for e in entries.values()]
+            [
+                entry
+                for entries in manifests.values()
+                for entry in entries.values()
+                if entry["emotion"] in classes
+            ]
         )
     _warn(about)
     wavs = {u.id: u.wav for us in splits.values() for u in us}

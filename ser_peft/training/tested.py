@@ -207,6 +207,7 @@ class TestedBrain(CachingBrain):
         results, (start, measured) = self.results, self.tested
         folder = Path(self.hparams.output_folder)
         if if_main_process():
+            self.model.head.keep_scores(self.answers)
             self.model.save(folder / "model", self.heard)
             write_card(folder / "model", results)
             gender_of = self.groups.get("gender", {})
