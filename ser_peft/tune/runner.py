@@ -3,7 +3,7 @@
 import shutil
 import time
 
-from ser_peft.crossval import check, crossval
+from ser_peft.crossval import crossval
 from ser_peft.errors import printable
 from ser_peft.io import atomic_path
 from ser_peft.report.rendering import duration
@@ -43,9 +43,8 @@ def tune(search, trials, jobs=1, slurm=None):
     Raises
     ------
     InputError
-        If optuna is missing, or a training of all would be refused.
+        If optuna is missing, or a run was scored on test speakers.
     """
-    check(search.trainings(0, {}))
     study = Study(
         search.folder, search.space, search.own, trials, search.seeds[0]
     )

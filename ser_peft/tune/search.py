@@ -1,6 +1,8 @@
 """What a study searches, checked before anything is trained."""
 
 import json
+import sys
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -55,8 +57,8 @@ class Search:
     given : dict
         The overrides as values, see
         `ser_peft.settings.arguments.parse_arguments`.
-    flags : list of str
-        The overrides, their paths absolute.
+    overrides : list of str
+        As given, but paths are absolute.
     corpus : str
         Its name.
     own : dict
@@ -91,8 +93,14 @@ class Search:
             or self.script.parent / "results" / "tune" / Path(self.hparams).stem
         ).absolute()
         self._check_overrides()
+        with _being(self.script):
+            self._read()
+        finished(self.text, self.folder)
+
+    def _read(self):
+        """Read the yaml and find all else in it, and check it."""
         (run,) = self._trainings(self.folder, {}, [1], self.seeds[:1])
-        self.flags = run.command[6:]
+        self.overrides = run.command[6:]
         self.path, options, self.given = parse_arguments(run.command[2:])
         reads = {*top_keys(self.path), *OPTIONAL, *self.given}
         text = read_settings(self.path, self.given, reads, options)
@@ -114,7 +122,6 @@ class Search:
         self.text = text + "".join(
             f"tune_{key}: {json.dumps(value)}\n" for key, value in about.items()
         )
-        finished(self.text, self.folder)
 
     def trainings(self, number, settings):
         """Trainings of a trial.
@@ -221,3 +228,13 @@ class Search:
                         check_settings(settings | {key: value})
                 except InputError as error:
                     raise InputError(f"{self.space_file}: {error}") from error
+
+
+@contextmanager
+def _being(script):
+    """Be a script: what a yaml elsewhere includes is looked up from there."""
+    before, sys.argv = sys.argv, [str(script)]
+    try:
+        yield
+    finally:
+        sys.argv = before

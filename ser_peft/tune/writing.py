@@ -120,7 +120,7 @@ def _best_yaml(search, best, run):
     text = Path(search.path).read_text(encoding="utf-8")
     tree = parse_yaml(text, search.path)
     settings, flags = {}, []
-    for key, value in split(search.flags)[1]:
+    for key, value in split(search.overrides)[1]:
         if key in FREE or key not in {*tree, *OPTIONAL, "method"}:
             flags.append(f"--{key}" + ("" if value is None else f"={value}"))
         elif isinstance(tree.get(key), dict):

@@ -105,6 +105,14 @@ def test_a_study_leaves_its_trials_the_best_and_a_page(
     assert rows_of(study) == rows
     assert calls_of(study) == calls
 
+    # The best settings may be the start of another study.
+    argv = command(SPACE, 4)
+    search = Search(argv[1], str(study / "best.yaml"), argv[4], [8],
+                    overrides=[argv[-1], "--backbone", "=", "b c"])  # fmt: skip
+    assert search.own["number_of_epochs"] == int(best["number_of_epochs"])
+    assert search.own["method"] == best["method"]
+    assert search.folder.name == "best" and not search.folder.exists()
+
 
 def test_a_study_that_goes_on_draws_what_it_would_have_drawn(
     command, tmp_path, in_process, monkeypatch
