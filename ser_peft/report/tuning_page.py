@@ -31,7 +31,7 @@ def render_tuning(study):
     scored = [
         trial
         for trial in study["trials"]
-        if trial["state"] in ("complete", "pruned") and trial.get("ua")
+        if trial["state"] in ("complete", "pruned")
     ]
     best, pictures = study["best"], {}
     if best:

@@ -2,10 +2,10 @@
 
 import csv
 import json
+import multiprocessing
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -131,15 +131,29 @@ def test_a_study_that_goes_on_draws_what_it_would_have_drawn(
     assert len({*drawn[0]}) == 12
 
 
-def start(argv):
-    """A search in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "ser_peft.cli", *argv],
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+@pytest.fixture
+def start(tmp_path):
+    """Function: arguments -> a search in a process of its own, its log."""
+    started = []
+
+    def search(argv, log):
+        sys.stdout = sys.stderr = open(log, "w", buffering=1)
+        main(argv)
+
+    def begin(argv):
+        log = tmp_path / f"log{len(started)}"
+        # Forked, since imports take longer than all the rest.
+        process = multiprocessing.get_context("fork").Process(
+            target=search, args=[argv, log]
+        )
+        process.start()
+        started.append(process)
+        return process, log
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.join()
 
 
 def wait_for(condition, seconds=120):
@@ -150,16 +164,19 @@ def wait_for(condition, seconds=120):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_killed_study_goes_on_in_its_trial(command, recipe, tmp_path, number):
+def test_a_killed_study_goes_on_in_its_trial(
+    command, recipe, start, tmp_path, number
+):
     """And ends as one that was left alone, without a stray trial."""
     study = tmp_path / "study"
     main(command(RATES, 3, out="alone"))
     (recipe / "wait").touch()
-    process = start(command(RATES, 3))
+    process, log = start(command(RATES, 3))
     wait_for(lambda: [*study.rglob("waits")])
-    process.send_signal(number)
-    assert process.wait(60) in (128 + number, -number)
-    assert "Traceback" not in process.stdout.read()
+    os.kill(process.pid, number)
+    process.join(60)
+    assert process.exitcode in (128 + number, -number)
+    assert "Traceback" not in log.read_text()
     (recipe / "wait").unlink()
     main(command(RATES, 3))
     rows = rows_of(study)
@@ -170,12 +187,18 @@ def test_a_killed_study_goes_on_in_its_trial(command, recipe, tmp_path, number):
     assert begun == [1, 1, 2 if number == signal.SIGTERM else 1]
 
 
-def test_two_processes_share_a_study(command, tmp_path):
+def test_two_processes_share_a_study(command, recipe, start, tmp_path):
     """Each training is begun once, and no trial is left."""
     study = tmp_path / "study"
-    processes = [start(command(RATES, 4)) for _ in range(2)]
-    said = [process.communicate(timeout=300)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], said
+    (recipe / "wait").touch()
+    started = [start(command(RATES, 4)) for _ in range(2)]
+    processes, logs = zip(*started, strict=True)
+    wait_for(lambda: all("trial " in log.read_text() for log in logs))
+    (recipe / "wait").unlink()
+    for process in processes:
+        process.join(200)
+    said = [log.read_text() for log in logs]
+    assert [process.exitcode for process in processes] == [0, 0], said
     rows = rows_of(study)
     assert [row["trial"] for row in rows] == [*"0123"]
     assert {row["state"] for row in rows} <= {"complete", "pruned"}
