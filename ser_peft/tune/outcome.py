@@ -40,9 +40,10 @@ def outcome(runs, held_out):
     Raises
     ------
     InputError
-        If one was scored on test speakers, or has no classes.
+        If one was scored on test speakers, has no classes, or its fold had
+        other utterances than that of another seed.
     """
-    found = [_read(run, held_out) for run in runs if run.finished]
+    found = _read([run for run in runs if run.finished], held_out)
     if not found:
         return {"done": 0, "units": {}}
     classes = found[0]["classes"]
@@ -78,33 +79,42 @@ def compared(first, second, held_out):
     -------
     dict
         See `ser_peft.evaluation.paired.paired_difference`.
+
+    Raises
+    ------
+    InputError
+        See `outcome`; also if the corpus has changed between the two.
     """
     rows = []
     for pair in zip(first, second, strict=True):
-        one, other = (_read(run, held_out) for run in pair)
+        one, other = _read(pair, held_out)
         rows += paired_predictions(one, other)
     speakers, *judged = zip(*rows, strict=True)
     return paired_difference(*judged, speakers, one["classes"])
 
 
-def _read(run, held_out):
-    """Results of a training, proven to be of inner folds."""
-    (found,) = read_runs([run.results])
-    heard = {speaker for speaker, *_ in (found["predictions"] or {}).values()}
-    if (
-        found.get("scored_on") != "valid"
-        or found.get("test_reads", 0)
-        or heard & {*held_out}
-    ):
-        raise InputError(
-            f"{run.results}: is not of inner folds: test speakers were "
-            "scored; delete its folder, and start again"
-        )
-    if not heard:
-        raise InputError(
-            f"{run.results}: has no classes, or no predictions.csv beside it; "
-            "trials are judged by their UA"
-        )
+def _read(runs, held_out):
+    """Results of trainings, proven to be of inner folds."""
+    if not runs:
+        return []
+    found = read_runs([run.results for run in runs])
+    for run in found:
+        predictions = (run["predictions"] or {}).values()
+        heard = {speaker for speaker, *_ in predictions}
+        if (
+            run.get("scored_on") != "valid"
+            or run.get("test_reads", 0)
+            or heard & {*held_out}
+        ):
+            raise InputError(
+                f"{run['file']}: is not of inner folds: test speakers were "
+                "scored; delete its folder, and start again"
+            )
+        if not heard:
+            raise InputError(
+                f"{run['file']}: has no classes, or no predictions.csv beside "
+                "it; trials are judged by their UA"
+            )
     return found
 
 

@@ -278,6 +278,17 @@ def test_test_speakers_are_refused(command, tmp_path, capsys, monkeypatch):
     assert line.startswith("error: ") and "test speakers were scored" in line
 
 
+def test_a_corpus_that_changed_is_told(command, tmp_path, capsys, in_process):
+    """Its trials cannot be compared."""
+    main(command("adapter_lr: [0.0005, 0.001]", 1))
+    for file in (tmp_path / "study").rglob("results.json"):
+        file.write_text(file.read_text().replace('"sha', '"old'))
+    with pytest.raises(SystemExit) as stop:
+        main(command("adapter_lr: [0.0005, 0.001]", 8))
+    assert stop.value.code == 2
+    assert "was not the same utterances in both" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("space", "flags", "message"),
     [
