@@ -4,6 +4,7 @@ from ser_peft.errors import printable
 from ser_peft.evaluation.markdown import markdown_table
 from ser_peft.evaluation.summary import short_name
 from ser_peft.report import figures
+from ser_peft.report.cells import interval_cell, paired_cells
 from ser_peft.report.drawing import (
     NARROWEST,
     Color,
@@ -16,9 +17,7 @@ from ser_peft.report.drawing import (
 )
 from ser_peft.report.rendering import render
 from ser_peft.report.tables import (
-    interval_cell,
     lay_out,
-    paired_cells,
     spread_cell,
 )
 

@@ -339,9 +339,8 @@ class PeftBrain(SteppingBrain):
         )
         counter = self.hparams.epoch_counter
         # It takes an equal score for a better one, and would never stop.
-        counter.update_metric(
-            score if score > counter.best_score else -math.inf
-        )
+        better = score > counter.best_score
+        counter.update_metric(score if better else -math.inf)
         self.checkpointer.save_and_keep_only(
             meta={"epoch": epoch, **valid, "rank": rank(score, loss)},
             max_keys=["rank"],
