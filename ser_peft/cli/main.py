@@ -7,6 +7,7 @@ from pathlib import Path
 from ser_peft.cli import (
     corpora,
     embed,
+    ensembles,
     hub,
     models,
     predict,
@@ -76,6 +77,7 @@ def _arguments(argv):
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     rooms = (
         corpora, models, predict, timelines, embed, service, hub, runs, results,
+        ensembles,
     )  # fmt: skip
     for module in rooms:
         module.add_commands(commands)

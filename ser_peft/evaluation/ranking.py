@@ -67,6 +67,9 @@ def rank(group):
     -------
     tuple
     """
+    if group.get("scored_on") == "valid" and group["pooled"]:
+        # A fold alone may lack classes; pooled valid is what chooses.
+        return len(group["missing"]), -group["pooled"]["ua"]
     if group["common"] is not None:
         return 0, -group["common"]
     score = group["ua" if group["classes"] else "ccc_mean"]["mean"]
@@ -117,6 +120,12 @@ def unequal(groups):
         yield f"{group['name']}: incomplete, lacks {lacks(group)}"
     if lacking:
         title = "{}, {}, {} classes".format(*title_of(lacking[0]))
+        if lacking[0].get("scored_on") == "valid":
+            yield (
+                f"{title}: pooled valid of fewer folds is that of fewer "
+                "speakers; the most complete come first"
+            )
+            return
         yield (
             f"{title}: no fold and seed that all rows have; they are not "
             "ranked, the most complete come first"

@@ -50,7 +50,7 @@ def run_results(about, valid, measured, groups, model, **more):
         dimensions ``values`` and ``predicted_values`` [N, D].
     groups : dict
         From `ser_peft.evaluation.fairness.group_columns` on the test set.
-    model : ser_peft.inference.EmotionModel
+    model : ser_peft.inference.EmotionModel or EnsembleModel
         The model that was tested.
     **more
         Entries that only this way of training knows.
@@ -67,23 +67,11 @@ def run_results(about, valid, measured, groups, model, **more):
         "shares_speakers": about.get("shares_speakers", False),
         "leaks": about.get("leaks", {}),
         "scored_on": about.get("scored_on", "test"),
-        "backbone": model.encoder.lobe.source,
-        "method": model.encoder.method_name,
-        "head": type(model.head).__name__,
+        **model.describe(),
         **judge(measured, about),
         **_more(valid, measured, groups, about, model),
         **_of_valid(valid, about),
         "test_speakers": sorted(set(measured["speaker"])),
-        "trainable_parameters": {
-            "adapter": sum(
-                encoder.num_adapter_parameters
-                for encoder in model.encoders.values()
-            ),
-            "head": sum(
-                p.numel() for p in model.head.parameters() if p.requires_grad
-            ),
-        },
-        "total_parameters": sum(p.numel() for p in model.parameters()),
         **more,
         "versions": versions(),
     }

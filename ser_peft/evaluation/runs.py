@@ -8,12 +8,21 @@ from pathlib import Path
 import numpy as np
 from ruamel.yaml import YAML, YAMLError
 
+from ser_peft.data.manifests import read_manifests
 from ser_peft.errors import InputError
 from ser_peft.evaluation.metrics import from_confusion, missing_classes
+from ser_peft.evaluation.reads import count_reads
 from ser_peft.settings.yamls import dump, map_texts
 from ser_peft.storage.cells import of_cell
 
-__all__ = ["paired_predictions", "pooled_predictions", "read_runs"]
+__all__ = [
+    "folder_of",
+    "manifests_of",
+    "names_of",
+    "paired_predictions",
+    "pooled_predictions",
+    "read_runs",
+]
 
 _NEEDED = (
     "corpus protocol protocol_sha fold seed backbone method classes ua wa "
@@ -45,7 +54,9 @@ def read_runs(paths):
         ``n_classes``, ``settings`` (a tuple: lines of ``hyperparams.yaml``
         but for seed, fold and folders; empty without the file),
         ``predictions`` (id -> speaker, label and predicted class, as indices;
-        None without ``predictions.csv`` or classes), ``step_seconds`` (None
+        None without ``predictions.csv`` or classes), ``start_predictions``
+        (the same of what it started from), ``history`` (a list, see
+        ``history.json``), ``scored_on``, ``test_reads``, ``step_seconds`` (None
         where steps were not counted) and ``model_bytes`` (of the folder
         ``model``, None without it).
 
@@ -92,6 +103,85 @@ def paired_predictions(first, second):
     """
     others = second["predictions"]
     return [(*row, others[id_][2]) for id_, row in first["predictions"].items()]
+
+
+def names_of(paths):
+    """Names of runs: the parts of their paths that differ.
+
+    Arguments
+    ---------
+    paths : list of str or Path
+        Folders of runs, or their `results.json`.
+
+    Returns
+    -------
+    list of str
+
+    Raises
+    ------
+    InputError
+        If one is given twice.
+
+    Example
+    -------
+    >>> names_of(["/a/lora/fold5/8", "/a/full/fold5/8"])
+    ['lora', 'full']
+    """
+    parts = [list(folder_of(path).parts) for path in paths]
+    for end in (-1, 0):
+        while len({p[end] for p in parts}) == 1 < min(map(len, parts)):
+            for p in parts:
+                p.pop(end)
+    names = ["/".join(p) for p in parts]
+    for path, name in zip(paths, names, strict=True):
+        if names.count(name) > 1:
+            raise InputError(f"{path}: given twice; leave one out")
+    return names
+
+
+def folder_of(path):
+    """Output folder of a run, given that or its `results.json`."""
+    path = Path(path).resolve()
+    return path.parent if path.name == "results.json" else path
+
+
+def manifests_of(runs):
+    """Manifests of one fold's runs, from the first run that has them.
+
+    Arguments
+    ---------
+    runs : list of dict
+        From `read_runs`.
+
+    Returns
+    -------
+    tuple of dict
+        See `ser_peft.data.manifests.read_manifests`.
+
+    Raises
+    ------
+    InputError
+        If none has them.
+    """
+    places = []
+    for run in runs:
+        folder = folder_of(run["file"])
+        # A recipe's, and those that a probe was made of.
+        places += [folder / "manifests", folder.parents[1]]
+        yaml = folder / "hyperparams.yaml"
+        if yaml.exists():
+            line = r"^manifests_folder: *(.+?) *(?:#.*)?$"
+            told = re.findall(line, yaml.read_text("utf-8"), re.MULTILINE)
+            places += map(Path, told)
+    for place in places:
+        if (place / "protocol.json").exists():
+            about, manifests = read_manifests(place)
+            if about["protocol_sha"] == runs[0]["protocol_sha"]:
+                return about, manifests
+    raise InputError(
+        f"{places[0]}: no manifests of this run's test set; copy those it was "
+        "trained on there"
+    )
 
 
 def _find(paths):
@@ -144,11 +234,21 @@ def _read(path):
         "n_classes": len(run["classes"]),
         "file": str(path),
         "settings": _settings(path.with_name("hyperparams.yaml")),
+        "scored_on": run.get("scored_on", "test"),
+        # A later read may have left no results.
+        "test_reads": max(run.get("test_reads", 1), count_reads(path.parent)),
+        "history": _history(path.with_name("history.json")),
         "step_seconds": run["train_seconds"] / steps if steps else None,
         "model_bytes": sum(f.stat().st_size for f in files) or None,
-        "predictions": _predictions(
-            path.with_name("predictions.csv"), run["classes"]
-        ),
+        **{
+            name: _predictions(
+                path.with_name("predictions.csv"), run["classes"], column
+            )
+            for name, column in (
+                ("predictions", "predicted"),
+                ("start_predictions", "start_predicted"),
+            )
+        },
     }
 
 
@@ -172,17 +272,30 @@ def _settings(path):
     return tuple(line for line in lines if line and not _FREE.match(line))
 
 
-def _predictions(path, classes):
-    """Id -> speaker, label and prediction of a test set, if it is there."""
+def _history(path):
+    """Epochs of a run, the start as epoch 0; empty where there is no file."""
+    try:
+        found = json.loads(path.read_text("utf-8")) if path.exists() else []
+        return [{"epoch": past["epoch"], **past} for past in found]
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(
+            f"{path}: not the epochs of a run ({error}); copy it again"
+        ) from error
+
+
+def _predictions(path, classes, column="predicted"):
+    """Id -> speaker, label and prediction of the scored set, if it is there."""
     if not classes or not path.exists():
         return None
-    keys = ("id", "speaker", "label", "predicted")
+    keys = ("id", "speaker", "label", column)
     try:
         with open(path, newline="", encoding="utf-8") as file:
-            rows = [
-                [of_cell(row[key] or "") for key in keys]
-                for row in csv.DictReader(file)
-            ]
+            table = csv.DictReader(file)
+            if column == "start_predicted" and column not in (
+                table.fieldnames or ()
+            ):
+                return None
+            rows = [[of_cell(row[key] or "") for key in keys] for row in table]
         return {
             id_: (speaker, classes.index(label), classes.index(predicted))
             for id_, speaker, label, predicted in rows

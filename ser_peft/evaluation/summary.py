@@ -6,16 +6,10 @@ import statistics
 from collections import defaultdict
 from pathlib import Path
 
-import numpy as np
-
 from ser_peft.errors import InputError
-from ser_peft.evaluation.metrics import (
-    METRICS,
-    from_confusion,
-    over_classes,
-    speaker_interval,
-)
+from ser_peft.evaluation.metrics import METRICS, over_classes
 from ser_peft.evaluation.paired import paired_difference
+from ser_peft.evaluation.pooled import dip, pool
 from ser_peft.evaluation.ranking import (
     TITLE,
     lacks,
@@ -26,11 +20,7 @@ from ser_peft.evaluation.ranking import (
     unequal,
 )
 from ser_peft.evaluation.results import below_start
-from ser_peft.evaluation.runs import (
-    paired_predictions,
-    pooled_predictions,
-    read_runs,
-)
+from ser_peft.evaluation.runs import paired_predictions, read_runs
 from ser_peft.evaluation.votes import AMBIGUITY
 
 __all__ = ["lacks", "level", "short_name", "summarize", "title_of"]
@@ -78,9 +68,11 @@ def summarize(paths, compare=None):
           of `ser_peft.evaluation.votes.AMBIGUITY`, likewise;
         - missing_classes: fold and classes of each test set that lacks some,
           whose UA is over the others;
-        - pooled, of all test sets together: confusion (counts), ua, ua_ci95
-          over speakers, ua_ci95_reason (why there is none); None without
-          classes;
+        - scored_on: test, or valid of inner folds, which come in groups of
+          their own; test_reads: how often the test set of a run was read, at
+          most;
+        - pooled, of all scored sets together, see
+          `ser_peft.evaluation.pooled.pool`; None without classes;
         - trainable_parameters (adapter, head), train_seconds, step_seconds
           and model_bytes (means; None where unknown).
 
@@ -176,6 +168,8 @@ def _group(runs):
     same = (*TITLE, "classes", "backbone", "method", "trainable_parameters")
     return {
         **{key: runs[0][key] for key in same},
+        "scored_on": runs[0]["scored_on"],
+        "test_reads": max(run["test_reads"] for run in runs),
         "runs": len(runs),
         "folds": _sorted({run["fold"] for run in runs}),
         "folds_total": runs[0].get("folds_total"),
@@ -203,7 +197,7 @@ def _group(runs):
             {"fold": fold, "classes": missing}
             for fold, missing in _missing_classes(runs).items()
         ],
-        "pooled": _pool(runs) if runs[0]["classes"] else None,
+        "pooled": pool(runs) if runs[0]["classes"] else None,
         **{
             key: _mean([run[key] for run in runs])
             for key in ("train_seconds", "step_seconds", "model_bytes")
@@ -225,22 +219,6 @@ def _missing_classes(runs):
 
 def _mean(values):
     return None if None in values else statistics.fmean(values)
-
-
-def _pool(runs):
-    """Scores of all test sets together."""
-    confusion = np.sum([run["confusion"] for run in runs], 0)
-    ends, reason = None, "no predictions.csv"
-    if all(run["predictions"] for run in runs):
-        ends, reason = speaker_interval(
-            *pooled_predictions(runs), runs[0]["classes"]
-        )
-    return {
-        "confusion": confusion.tolist(),
-        "ua": float(from_confusion(confusion)),
-        "ua_ci95": ends,
-        "ua_ci95_reason": reason,
-    }
 
 
 def _name(members):
@@ -340,9 +318,15 @@ def _warn(group, runs):
             f"({group['protocol']}); the scores are not those of unheard ones"
         )
     for run in runs:
-        if below := below_start(run):
-            which = f"fold {run['fold']}, seed {run['seed']}"
+        which = f"fold {run['fold']}, seed {run['seed']}"
+        if run["test_reads"] > 1:
+            yield (
+                f"{name}: {which}: the test set was read {run['test_reads']} "
+                "times; a choice made after the first is no honest one"
+            )
+        if run["scored_on"] == "test" and (below := below_start(run)):
             yield f"{name}: {which}: {below}"
+    yield from _warn_of_inner(name, group["pooled"] or {})
     for fold, missing in _missing_classes(runs).items():
         over = over_classes(missing, group["n_classes"])
         yield f"{name}: UA of fold {fold} is{over}"
@@ -352,6 +336,21 @@ def _warn(group, runs):
             f"{name}: runs differ in trainable parameters, so in more than "
             "fold and seed"
         )
+
+
+def _warn_of_inner(name, pooled):
+    """Warnings of pooled valid."""
+    if not pooled.get("curve"):
+        return
+    start = pooled["start"]
+    if start and start["difference"] < 0:
+        yield (
+            f"{name}: the pooled valid UA of the kept models, "
+            f"{pooled['ua']:.1%}, is under that of what they started from "
+            f"({start['from']}), {start['ua']:.1%}"
+        )
+    if fall := dip(pooled["curve"]):
+        yield f"{name}: pooled valid {fall}"
 
 
 def _is_probe(method):

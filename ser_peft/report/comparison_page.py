@@ -6,7 +6,9 @@ from ser_peft.evaluation.summary import short_name
 from ser_peft.report import comparison_figures, figures
 from ser_peft.report.rendering import render
 from ser_peft.report.tables import (
+    INNER,
     interval_cell,
+    is_inner,
     lay_out,
     missing_classes_cell,
     paired_cells,
@@ -34,7 +36,7 @@ def format_comparison(comparison):
     title = (
         f"## {comparison['corpus']}, {comparison['protocol']}, fold {folds}, "
         f"{len(comparison['classes'])} classes"
-    )
+    ) + INNER * is_inner([comparison])
     tables = [markdown_table(*table) for table in _tables(comparison).values()]
     notes = [
         f"Agreement and UA points: with {comparison['reference']}. Latency: "
@@ -84,8 +86,8 @@ def render_comparison(comparison):
     for i, (name, place) in enumerate(places.items()):
         pictures[f"map{i}"] = (
             comparison_figures.map_figure(place, labels, classes),
-            f"Map of {len(labels)} test utterances by {name}, coloured by "
-            f"{', '.join(classes)}",
+            f"Map of {len(labels)} {comparison['scored_on']} utterances by "
+            f"{name}, coloured by {', '.join(classes)}",
         )
     return render(
         "comparison", pictures, c=comparison, tables=_tables(comparison)

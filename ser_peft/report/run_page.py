@@ -28,6 +28,7 @@ def write_report(
     layer_weights=None,
     command="",
     recordings=(),
+    valid=None,
 ):
     """Write a run's results, predictions, confusion matrix and report.
 
@@ -54,12 +55,14 @@ def write_report(
     predictions : dict
         `id`, `speaker` and optionally `gender`, lists of N str. With classes
         also `label` and `predicted` (lists of N class indices) and
-        `probabilities` [N, C], without temperature. With dimensions also
-        `values` and `predicted_values` [N, D].
+        `probabilities` [N, C], without temperature, and optionally
+        `start_predicted`, by what the training started from. With dimensions
+        also `values` and `predicted_values` [N, D].
     history : list of dict
         One dict per epoch (0: the start): `epoch` and any of `train_loss`,
-        `valid_loss`, `valid_ua`, `valid_ccc`, `lr_adapter`, `lr_head`,
-        `seconds`. Empty where nothing was trained in epochs.
+        `valid_loss`, `valid_ua`, `valid_ccc`, `valid_confusion`,
+        `lr_adapter`, `lr_head`, `seconds`. Empty where nothing was trained in
+        epochs; else it is written to `history.json`.
     layer_weights : list of float, optional
         Softmaxed weight of each hidden state; index 0 is the encoder's input.
     command : str
@@ -67,12 +70,20 @@ def write_report(
     recordings : dict
         Id of a test utterance -> path of its recording, where the page may
         hold clips, see `ser_peft.data.manifests.shareable`.
+    valid : dict, optional
+        Predictions of the valid set, for `valid_predictions.csv`; not where
+        it is what the run is scored on.
     """
     folder = Path(folder)
     finished = folder / "results.json"
     finished.unlink(missing_ok=True)
-    with atomic_path(folder / "predictions.csv") as tmp:
-        _write_predictions(tmp, predictions, results)
+    tables = {"predictions": predictions, "valid_predictions": valid}
+    for name, table in tables.items():
+        if table:
+            with atomic_path(folder / f"{name}.csv") as tmp:
+                _write_predictions(tmp, table, results)
+    if history:
+        write_json(folder / "history.json", [*history])
     if classes := results["classes"]:
         figure = figures.confusion_figure(results["confusion"], classes)
         with atomic_path(folder / "confusion.png") as tmp:
@@ -245,6 +256,10 @@ def _write_predictions(path, predictions, results):
         ):
             for name, column in zip(classes, values.T, strict=True):
                 columns[f"{name}{ending}"] = [f"{p:.6f}" for p in column]
+    if classes and "start_predicted" in predictions:
+        columns["start_predicted"] = [
+            as_cell(classes[i]) for i in predictions["start_predicted"]
+        ]
     for i, name in enumerate(results.get("ccc", ())):
         for title, key in (
             (name, "values"),

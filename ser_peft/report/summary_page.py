@@ -2,13 +2,16 @@
 
 import itertools
 import os
+from collections import defaultdict
 from pathlib import Path
 from urllib.parse import quote
 
+from ser_peft.evaluation.pooled import dip
 from ser_peft.evaluation.summary import title_of
 from ser_peft.report import figures
-from ser_peft.report.rendering import render
-from ser_peft.report.tables import comparison_table, group_table
+from ser_peft.report.drawing import short_names
+from ser_peft.report.rendering import percent, render
+from ser_peft.report.tables import comparison_table, group_table, is_inner
 
 __all__ = ["render_summary"]
 
@@ -40,6 +43,7 @@ def render_summary(summary, folder=None):
         sections.append(
             {
                 "title": title,
+                "inner": is_inner(groups),
                 "groups": groups,
                 "backbone": None if others else backbone,
                 "head": head,
@@ -56,6 +60,16 @@ def render_summary(summary, folder=None):
             figures.runs_figure(groups),
             "Score of every run, by method; the table has the means",
         )
+        curves = {
+            group["name"]: group["pooled"]["curve"]
+            for group in groups
+            if group["pooled"] and group["pooled"].get("curve")
+        }
+        sections[-1]["curves"] = {
+            name: dip(curve) for name, curve in curves.items()
+        }
+        if curves:
+            pictures[f"curves{number}"] = _curves(curves)
         with_classes = [group for group in groups if group["pooled"]]
         for i, group in enumerate(with_classes):
             pictures[f"confusion{number}_{i}"] = figures.confusion_picture(
@@ -68,6 +82,25 @@ def render_summary(summary, folder=None):
         runs=sum(group["runs"] for group in summary["groups"]),
         warnings=summary["warnings"],
     )
+
+
+def _curves(curves):
+    """Draw and describe pooled valid by epoch, of each group by its name."""
+    history = defaultdict(dict)
+    for name, curve in curves.items():
+        for past in curve:
+            history[past["epoch"]][name] = past["ua"]
+    panel = {
+        "label": "pooled valid UA",
+        "curves": dict(zip(curves, short_names([*curves], 40), strict=True)),
+        "percent": True,
+    }
+    epochs = [{"epoch": e, **history[e]} for e in sorted(history)]
+    told = [
+        f"{name}: {', '.join(percent(past['ua']) for past in curve)}"
+        for name, curve in curves.items()
+    ]
+    return figures.curves_figure(epochs, [panel], ()), "; ".join(told)
 
 
 def _link(file, folder):

@@ -8,16 +8,21 @@ from ser_peft.evaluation.summary import lacks, short_name, title_of
 from ser_peft.evaluation.votes import AMBIGUITY
 
 __all__ = [
+    "INNER",
     "comparison_table",
     "epoch_table",
     "format_summary",
     "group_table",
     "interval_cell",
+    "is_inner",
     "lay_out",
     "missing_classes_cell",
     "paired_cells",
     "spread_cell",
 ]
+
+INNER = ": inner folds, scored on valid; no test speaker was read"
+"""End of the heading of what chooses settings, and is no score of a test."""
 
 
 def format_summary(summary):
@@ -33,13 +38,16 @@ def format_summary(summary):
     str
         Two tables for each corpus, protocol and number of classes: groups,
         with rates in %, mean ± standard deviation over runs, and comparisons;
-        then the warnings.
+        then the warnings. Inner folds have tables of their own, of pooled
+        valid.
     """
     text = ""
     for title, groups in itertools.groupby(summary["groups"], title_of):
+        groups = [*groups]
         heading = "## {}, {}, {} classes".format(*title)
+        heading += INNER * is_inner(groups)
         text += f"{printable(heading)}\n\n"
-        text += markdown_table(*group_table([*groups])) + "\n"
+        text += markdown_table(*group_table(groups)) + "\n"
         head, rows = comparison_table(summary, title)
         if rows:
             text += markdown_table(head, rows) + "\n"
@@ -55,8 +63,15 @@ def format_summary(summary):
         )
     if summary["comparisons"]:
         lines.append(
-            "Difference: UA of the pooled test sets, paired, 95 % interval "
-            "over speakers."
+            "Difference: UA of the pooled sets, paired, 95 % interval over "
+            "speakers."
+        )
+    if any(is_inner([group]) for group in summary["groups"]):
+        lines.append(
+            "Pooled valid: predictions of all inner folds together, each "
+            "speaker once a seed; ± is over seeds, the interval over speakers. "
+            "Start: what the runs started from, on the same utterances; points "
+            "over it are paired."
         )
     lines += [f"warning: {text}" for text in summary["warnings"]]
     return (text + "\n".join(map(printable, lines))).rstrip() + "\n"
@@ -76,11 +91,16 @@ def group_table(groups):
         Names of the columns and rows, see `lay_out`. The columns about
         incomplete groups are left out if all are complete.
     """
-    columns = _GROUP_COLUMNS
+    columns = _INNER_COLUMNS if is_inner(groups) else _GROUP_COLUMNS
     if not any(group["missing"] for group in groups):
         unused = ("common", "incomplete, lacks")
         columns = {k: cell for k, cell in columns.items() if k not in unused}
     return lay_out(groups, columns)
+
+
+def is_inner(groups):
+    """Whether groups of one title are scored on valid, see `INNER`."""
+    return groups[0].get("scored_on") == "valid"
 
 
 def comparison_table(summary, title):
@@ -308,9 +328,39 @@ def _decimal(value, factor=1):
     return "–" if value is None else f"{factor * value:.2f}"
 
 
-_GROUP_COLUMNS = {
+def _reads(group):
+    count = group.get("test_reads", 1)
+    return f"up to {count}" if count > 1 else "–"
+
+
+def _pooled(key):
+    """Cell of a metric of pooled valid."""
+    return lambda g: spread_cell(g["pooled"] and g["pooled"]["over_seeds"][key])
+
+
+def _interval(group):
+    if not (pooled := group["pooled"]):
+        return "–"
+    ends = {"ci95": pooled["ua_ci95"], "reason": pooled["ua_ci95_reason"]}
+    return interval_cell(ends, "{:.1f}")
+
+
+def _start(cell):
+    """Cell of what a group started from, where it has that."""
+
+    def of_group(group):
+        start = (group["pooled"] or {}).get("start")
+        return cell(start) if start else "–"
+
+    return of_group
+
+
+_NAMES = {
     "method": lambda g: g["method"] + (g["settings"] and f" ({g['settings']})"),
     "backbone": lambda g: short_name(g["backbone"]),
+}
+_GROUP_COLUMNS = {
+    **_NAMES,
     "UA %": lambda g: spread_cell(g["ua"]),
     "WA %": lambda g: spread_cell(g["wa"]),
     "macro F1 %": lambda g: spread_cell(g["macro_f1"]),
@@ -330,9 +380,28 @@ _GROUP_COLUMNS = {
     "folds": _folds,
     "incomplete, lacks": lacks,
     "seeds": lambda g: str(len(g["seeds"])),
+    "test reads": _reads,
     "adapter": lambda g: f"{g['trainable_parameters']['adapter']:,}",
     "head": lambda g: f"{g['trainable_parameters']['head']:,}",
     "MB": lambda g: _decimal(g["model_bytes"], 1e-6),
     "s/step": lambda g: _decimal(g["step_seconds"]),
     "train s": lambda g: f"{g['train_seconds']:,.0f}",
+}
+_INNER_COLUMNS = {
+    **_NAMES,
+    "pooled valid UA %": _pooled("ua"),
+    "95 % interval": _interval,
+    "WA %": _pooled("wa"),
+    "macro F1 %": _pooled("macro_f1"),
+    "mean valid CCC": _GROUP_COLUMNS["CCC"],
+    "start UA %": _start(lambda start: _score(start["ua"], True)),
+    "points over start": _start(lambda start: paired_cells(start)[0]),
+    "their 95 % interval": _start(lambda start: paired_cells(start)[1]),
+    **{
+        name: _GROUP_COLUMNS[name]
+        for name in (
+            *("runs", "folds", "incomplete, lacks", "seeds", "adapter"),
+            *("head", "s/step", "train s"),
+        )
+    },
 }

@@ -37,6 +37,7 @@ ruamel.yaml.Loader.add_implicit_resolver("!tuple", re.compile(r"\(.*\)$"), "(")
 OPTIONAL = {
     "augmented_versions",
     "balance",
+    "balanced_sampling",
     "cache_gb",
     "dimension_weight",
     "drop_text",
@@ -46,6 +47,7 @@ OPTIONAL = {
     "head_epochs",
     "keep_best",
     "logit_adjustment",
+    "mixing",
     "prior_smoothing",
     "report_audio",
     "side_tasks",

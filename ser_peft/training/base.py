@@ -17,10 +17,7 @@ from ser_peft.data import batch_sampler, eval_batches
 from ser_peft.data.provenance import Heard
 from ser_peft.device import loader_workers
 from ser_peft.errors import InputError
-from ser_peft.storage.optimizers import (
-    load_scaler,
-    save_scaler,
-)
+from ser_peft.storage.optimizers import load_scaler, save_scaler
 from ser_peft.training.checks import check_settings
 from ser_peft.training.history import History, rank, track
 from ser_peft.training.sampler import RankSampler
@@ -83,6 +80,8 @@ class PeftBrain(SteppingBrain):
     """Further keys that a yaml must have."""
     head_name = "head"
     """Name of the module that `head_opt` trains."""
+    kinds = None
+    """Kind of each training clip, by id, where all are drawn equally often."""
 
     def __init__(
         self,
@@ -194,6 +193,7 @@ class PeftBrain(SteppingBrain):
             shuffle=True,
             seed=self.hparams.seed,
             max_seconds=self.hparams.max_seconds,
+            kinds=self.kinds,
         )
         if self.distributed_launch:
             sampler = RankSampler(
@@ -302,7 +302,7 @@ class PeftBrain(SteppingBrain):
             "eval_precision": self.eval_precision,
         }
 
-    def finish_epoch(self, epoch, score, train, valid):
+    def finish_epoch(self, epoch, score, train, valid, **more):
         """Note and log what an epoch measured, save it, count it.
 
         Arguments
@@ -313,6 +313,8 @@ class PeftBrain(SteppingBrain):
             Higher is better: what decides early stopping.
         train, valid : dict
             Name -> measure. ``loss`` must be in both.
+        **more
+            Further entries of the history.
         """
         loss = valid["loss"]
         if not math.isfinite(loss):
@@ -327,6 +329,7 @@ class PeftBrain(SteppingBrain):
                 **{f"valid_{name.lower()}": v for name, v in valid.items()},
                 **self.learning_rates(),
                 "seconds": time.time() - self.stage_start,
+                **more,
             }
         )
         self.log(

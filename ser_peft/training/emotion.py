@@ -152,6 +152,7 @@ class EmotionBrain(LabelledBrain):
                 "epoch": 0,
                 "start": name,
                 **valid,
+                **self.confusion(),
                 "rank": rank(valid[self.chosen_by], valid["loss"]),
             },
             verbosity=logging.DEBUG,
@@ -268,6 +269,7 @@ class EmotionBrain(LabelledBrain):
             scores = self.by_clip(self.head, batch)[:, self.answers]
             return self.model.rescale(scores)
         wavs, lens = self.audio(batch)
+        wavs = self.mixed(wavs, lens)
         texts = self.some_texts(batch.text)
         if self.versions:
             wavs, lens = self.this_version(wavs, lens, batch.id)

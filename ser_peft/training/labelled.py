@@ -2,8 +2,10 @@
 
 import speechbrain as sb
 import torch
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, one_hot
 
+from ser_peft.data.balanced import kinds_of
+from ser_peft.data.mixing import mix
 from ser_peft.errors import InputError
 from ser_peft.training.class_loss import ClassLoss
 from ser_peft.training.objectives import clip_weights, concordance_loss
@@ -22,7 +24,11 @@ class LabelledBrain(TestedBrain):
         See `TestedBrain`. ``balance``: columns of the manifests; the training
         clips of each combination of their values weigh the same in all. Where
         None, ``[emotion]``; or ``[]`` with ``logit_adjustment``, which
-        corrects for the same. ``dimension_weight``: weight of the concordance
+        corrects for the same. ``balanced_sampling``: these combinations are
+        drawn equally often instead, and every training clip weighs the same.
+        ``mixing``: share of the training clips to which another one is added;
+        the targets are those of both then, see `ser_peft.data.mixing.mix`.
+        ``dimension_weight``: weight of the concordance
         loss beside that of the classes. ``side_tasks``: column -> weight, see
         `SideTasks`. ``targets``, ``label_smoothing``, ``prior_smoothing``,
         ``vote_dropout``, ``focal_gamma``, ``logit_adjustment``: see
@@ -37,6 +43,8 @@ class LabelledBrain(TestedBrain):
         "focal_gamma": 0.0,
         "logit_adjustment": 0.0,
         "balance": None,
+        "balanced_sampling": False,
+        "mixing": 0.0,
         "dimension_weight": 1.0,
         "side_tasks": None,
     }
@@ -58,7 +66,21 @@ class LabelledBrain(TestedBrain):
         self.weight_of = clip_weights(
             {split: one.data for split, one in self.sets.items()}, balance
         )
-        self.class_loss = self.side = None
+        if hparams.balanced_sampling:
+            if hparams.logit_adjustment:
+                raise InputError(
+                    "logit_adjustment: balanced_sampling: True corrects for "
+                    "the same; leave one of them out"
+                )
+            self.kinds = kinds_of(train, balance)
+            # Not balanced twice; valid is measured as it would be.
+            self.weight_of |= dict.fromkeys(train, 1.0)
+        if hparams.mixing and "text_encoder" in self.encoders:
+            raise InputError(
+                "mixing: adds audio to audio, where a text_encoder reads what "
+                "one of them says; set mixing: 0"
+            )
+        self.mixture = self.class_loss = self.side = None
         if classes:
             self.class_loss = ClassLoss(
                 [*classes, *self.about["side_classes"]],
@@ -81,6 +103,18 @@ class LabelledBrain(TestedBrain):
         """See `SteppingBrain.head_modules`."""
         return [*super().head_modules(), *([self.side] if self.side else [])]
 
+    @property
+    def steady(self):
+        """See `CachingBrain.steady`; mixtures are new every time."""
+        return super().steady and not self.hparams.mixing
+
+    def mixed(self, wavs, lens):
+        """Waveforms of a training batch, some with another's added, [B, T]."""
+        if not self.hparams.mixing:
+            return wavs  # and nothing drawn
+        self.mixture = mix(wavs, lens, self.hparams.mixing)
+        return self.mixture.wavs
+
     def score(self, *states):
         """Scores of a training batch from its states, and vectors, [B, D]."""
         scores, vectors = self.modules.head(*states, with_vectors=True)
@@ -93,6 +127,8 @@ class LabelledBrain(TestedBrain):
         train = stage == sb.Stage.TRAIN
         classes, dimensions = self.about["classes"], self.about["dimensions"]
         targets, class_loss = batch.label, self.class_loss
+        # Of the classes there may be more in training: side classes.
+        sizes = [predictions.shape[1] - len(dimensions), len(dimensions)]
         truth = others = torch.zeros(len(batch.id), 0)
         if dimensions:
             truth = torch.tensor(batch.values)
@@ -104,13 +140,14 @@ class LabelledBrain(TestedBrain):
             others = self.side.targets(batch.id)
         weights = torch.tensor([self.weight_of[id_] for id_ in batch.id])
         given = [*map(self.on_device, (targets, truth, weights, others))]
+        if train and self.mixture:
+            if classes and targets.dim() == 1:
+                given[0] = one_hot(given[0], sizes[0]).float()
+            given = [*map(self.mixture, given)]
         if train and self.hparams.augment and not self.versions:
             given = map(self.hparams.wav_augment.replicate_labels, given)
         targets, truth, weights, others = given
-        scores = predictions.shape[1]
-        logits, values = predictions.float().tensor_split(
-            [scores - len(dimensions)], 1
-        )
+        logits, values = predictions.float().split(sizes, 1)
         loss = torch.zeros_like(weights)
         if classes:
             loss = weights * class_loss(logits, targets)

@@ -18,6 +18,7 @@ from ser_peft.data import (
 from ser_peft.data.manifests import path_of, shareable
 from ser_peft.data.provenance import Heard
 from ser_peft.evaluation.fairness import group_columns
+from ser_peft.evaluation.reads import note_read
 from ser_peft.evaluation.results import UNTRAINED, corpus_scores, run_results
 from ser_peft.heads import LinearHead
 from ser_peft.inference import EmotionModel
@@ -121,6 +122,7 @@ def _run(
     scale = scale_of(values["train"], names)
     model = EmotionModel(encoder, head.eval(), classes, dimensions=scale)
     measured, scored_on = {}, about.get("scored_on", "test")
+    reads = note_read(out, "probe") if scored_on == "test" else 0
     for split in dict.fromkeys(("valid", scored_on)):
         with torch.no_grad():
             scores = model.rescale(head.score(head.standardize(found[split])))
@@ -141,6 +143,7 @@ def _run(
         **corpus_scores(manifests[scored_on], measured[scored_on], classes),
         **UNTRAINED,
         kept=probe.choice,
+        test_reads=reads,
         train_seconds=seconds + time.time() - start,
         device=str(device),
         heard=heard.record,
@@ -157,6 +160,7 @@ def _run(
         measured[scored_on],
         [],
         layer_weights=head.layer_weights.tolist(),
+        valid=measured["valid"] if scored_on == "test" else None,
         command=command,
         recordings=shareable(about, manifests[scored_on]),
     )

@@ -13,6 +13,7 @@ from ser_peft.corpora.transcripts import text_sources
 from ser_peft.data import datasets
 from ser_peft.data.manifests import shareable
 from ser_peft.errors import InputError
+from ser_peft.evaluation.reads import note_read
 from ser_peft.evaluation.results import (
     below_start,
     corpus_scores,
@@ -89,7 +90,13 @@ class TestedBrain(CachingBrain):
             measures[self.chosen_by],
             {"loss": self.train_loss()},
             {"loss": self.measured["loss"], **measures},
+            **self.confusion(),
         )
+
+    def confusion(self):
+        """Confusion of what was measured last, for the history."""
+        counts = self.measured["scores"]["confusion"]
+        return {"valid_confusion": counts} if counts else {}
 
     def measures(self):
         """Name -> score of what was measured last, where it has any."""
@@ -140,8 +147,8 @@ class TestedBrain(CachingBrain):
         Returns
         -------
         dict or None
-            ``from`` (what it was), ``valid_loss``, ``valid_ua`` and ``ua``,
-            ``valid_ccc`` and ``ccc_mean``.
+            ``from`` (what it was), ``valid_loss``, ``valid_ua``,
+            ``valid_confusion`` and ``ua``, ``valid_ccc`` and ``ccc_mean``.
         """
         saved = self.checkpointer.find_checkpoints(
             ckpt_predicate=lambda checkpoint: checkpoint.meta["epoch"] == 0
@@ -152,6 +159,8 @@ class TestedBrain(CachingBrain):
         self.evaluate(self.eval_loader(self.scored_on))
         meta, scores = saved[0].meta, self.measured["scores"]
         found = {"from": meta["start"], "valid_loss": meta["loss"]}
+        if "valid_confusion" in meta:
+            found["valid_confusion"] = meta["valid_confusion"]
         for name, key in (("UA", "ua"), ("CCC", "ccc_mean")):
             if name in meta:
                 found |= {f"valid_{name.lower()}": meta[name]}
@@ -168,14 +177,19 @@ class TestedBrain(CachingBrain):
         """
         # The history of the last epoch, also after --test_only.
         self.checkpointer.recover_if_possible()
+        reads = self.note_read()
         start = self.test_start()
+        more = {}
+        if start and self.about["classes"]:
+            more["start_predicted"] = self.measured["predicted"]
         self.load_kept()
         self.evaluate(self.eval_loader("valid"))
         valid = self.measured
         if self.scored_on == "test":
             self.evaluate(self.eval_loader("test"))
-        self.tested = start, self.measured
+        self.tested = start, valid, {**self.measured, **more}
         results = self.results = self.describe(start, valid, self.measured)
+        results["test_reads"] = reads
         if below := below_start(results):
             logger.warning("keep: %s: %s", self.hparams.keep, below)
         if self.robustness:
@@ -194,6 +208,13 @@ class TestedBrain(CachingBrain):
             self.model.unsure = found["unsure"]
         return results
 
+    def note_read(self):
+        """Note that the test set is read now; how often it was."""
+        if self.scored_on == "valid" or not if_main_process():
+            return 0
+        what = f"after epoch {len(self.history)}"
+        return note_read(self.hparams.output_folder, what)
+
     def report(self, command=None):
         """Write everything that a run leaves, from its `results`.
 
@@ -202,7 +223,7 @@ class TestedBrain(CachingBrain):
         command : list of str, optional
             Command that made the run; ``sys.argv`` where absent.
         """
-        results, (start, measured) = self.results, self.tested
+        results, (start, valid, measured) = self.results, self.tested
         folder = Path(self.hparams.output_folder)
         if if_main_process():
             self.model.head.keep_scores(self.answers)
@@ -214,6 +235,7 @@ class TestedBrain(CachingBrain):
                 results,
                 {**measured, "gender": [*map(gender_of.get, measured["id"])]},
                 self.epochs(start),
+                valid=valid if self.scored_on == "test" else None,
                 layer_weights=self.model.head.layer_weights.tolist(),
                 command=shlex.join(command or ["python", *sys.argv]),
                 recordings=shareable(
@@ -254,6 +276,8 @@ class TestedBrain(CachingBrain):
             f"{self.chosen_by}: epochs {', '.join(map(str, epochs))}",
         }
         more, scored = {}, self.sets[self.scored_on].data
+        if gates := self.encoder.gates:
+            more["gates"] = gates
         if text := self.model.text_encoder:
             more["text"] = {
                 "backbone": text.lobe.source,

@@ -66,7 +66,7 @@ def test_its_own_test_set_gives_its_own_results(run, manifests, tmp_path):
         np.genfromtxt(folder / "predictions.csv", delimiter=",", names=True)
         for folder in (run, tmp_path / "out")
     ]
-    for name in tables[0].dtype.names[4:]:
+    for name in tables[1].dtype.names[4:]:
         assert np.allclose(tables[0][name], tables[1][name], atol=1e-5)
     assert results_of(tmp_path / "out") == found
     assert (tmp_path / "out" / "report.html").exists()

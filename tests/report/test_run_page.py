@@ -93,6 +93,7 @@ def test_writes_every_file_and_nothing_else(tmp_path, run):
     write_report(tmp_path / "out", **run)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "confusion.png",
+        "history.json",
         "predictions.csv",
         "report.html",
         "results.json",

@@ -192,6 +192,8 @@ def test_run_leaves_all_files(run):
         "confusion.png",
         "report.html",
         "model",
+        "test_reads.txt",
+        "valid_predictions.csv",
     }
     assert json.loads((out / "results.json").read_text()) == results
     card = ModelCard.load(out / "model" / "README.md")
