@@ -14,6 +14,7 @@ from ser_peft.evaluation.ensemble_scores import (
     scores_with_intervals,
 )
 from ser_peft.evaluation.members import Tested, read_members
+from ser_peft.evaluation.reads import note_read
 from ser_peft.evaluation.results import (
     UNTRAINED,
     corpus_scores,
@@ -219,6 +220,7 @@ def _make(members, tested, folder, trust, device, batch_seconds, places):
         entries = {id_: manifests["test"][id_] for id_ in tested.entries}
         tested = Tested(about, entries)
     (folder / "results.json").unlink(missing_ok=True)
+    reads = note_read(folder, f"ensemble of {len(members)}")
     heard = assemble([one.folder for one in members], folder / "model", trust)
     model = load_model(folder / "model", device=device, **places)
     answers = [
@@ -245,6 +247,7 @@ def _make(members, tested, folder, trust, device, batch_seconds, places):
         train_seconds=sum(
             one.run["train_seconds"] for one in members if one.run
         ),
+        test_reads=reads,
         device=str(device),
         heard=heard,
     )
