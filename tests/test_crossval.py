@@ -73,7 +73,9 @@ def quick(monkeypatch):
 
 
 KEYS = "seed fold patience all fold1 fold2 fold3 fold4 label".split()
-KEYS += "corpus_file output_folder data_folder init_from teacher".split()
+KEYS += (
+    "protocol corpus_file output_folder data_folder init_from teacher".split()
+)
 YAML = "".join(f"{key}: 1\n" for key in [*KEYS, "backbone"])
 
 
@@ -431,18 +433,31 @@ def test_methods_have_folders_of_their_own(recipe, tmp_path, capsys):
     assert "lora-dora/fold1/8: UA 51.0%" in capsys.readouterr().out
 
 
-def test_a_fold_too_high_is_told_once(recipe, ravdess_tree, capsys):
+@pytest.mark.parametrize("protocol", ["peft-ser", "peft-ser/inner2"])
+def test_a_fold_too_high_is_told_once(recipe, ravdess_tree, capsys, protocol):
     """Before any of the trainings that would refuse it one by one."""
-    corpus = "corpus: ravdess\nclasses: 4\nprotocol: null\nfold: 1\n"
+    corpus = "corpus: ravdess\nclasses: 4\nfold: 1\n"
     yaml = YAML.replace("fold: 1\n", "", 1) + corpus
     (recipe / "hparams" / "lora.yaml").write_text(yaml)
     flags = f"--folds 7,1-6 --data_folder={ravdess_tree}".split()
+    flags += [f"--protocol={protocol}"]
     with pytest.raises(SystemExit) as stop:
         main(command(recipe, *flags))
     assert stop.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line == "error: --folds 7: ravdess, peft-ser has folds 1 to 5"
+    assert line == f"error: --folds 7: ravdess, {protocol} has folds 1 to 5"
     assert not (recipe / "results").exists()
+
+
+def test_inner_folds_have_a_folder_of_their_own(recipe):
+    """Or their runs would be refused where those of the outer folds are."""
+    given = [recipe / "train.py", ["hparams/lora.yaml"], [1], [8]]
+    for protocol, folder in (
+        ("peft-ser", "results"),
+        ("peft-ser/inner3", "results/peft-ser/inner3"),
+    ):
+        (run,) = trainings(*given, overrides=[f"--protocol={protocol}"])
+        assert run.folder == recipe / folder / "lora/fold1/8"
 
 
 def test_refuses_a_missing_script(recipe):

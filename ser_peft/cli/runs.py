@@ -44,7 +44,11 @@ def add_commands(commands):
         help="as lora,dora,full: each yaml is trained with --method=lora, "
         "--method=dora, ... and writes to HPARAMS-METHOD",
     )
-    add("--output_folder", help="default: results, in the recipe's folder")
+    add(
+        "--output_folder",
+        help="default: results, in the recipe's folder; of inner folds "
+        "results/PROTOCOL/inner",
+    )
     add(
         "--pretrain", nargs=2, metavar=("SCRIPT", "YAML"),
         help="as train_ptapt.py hparams/ptapt.yaml: done first, a fold and "

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
+from ser_peft.corpora.inner import inner_name
 from ser_peft.errors import InputError
 from ser_peft.evaluation.metrics import over_classes
 from ser_peft.settings.arguments import parse_arguments
@@ -211,7 +212,8 @@ def trainings(
         Each fold is trained with each seed.
     output_folder : str or Path, optional
         A training writes to ``<yaml>/fold<fold>/<seed>`` in it; by default in
-        the recipe's ``results``, where ``python train.py`` writes too.
+        the recipe's ``results``, where ``python train.py`` writes too; of
+        inner folds in ``results/<protocol>/inner``.
     overrides : list of str
         ``--key=value`` for all trainings. A path that exists here is made
         absolute, since they are started in the recipe's folder.
@@ -237,10 +239,12 @@ def trainings(
     if not script.is_file():
         raise InputError(f"{script}: no such file; give a recipe's train.py")
     recipe = script.parent
-    out = Path(output_folder or recipe / "results").absolute()
     words, flags = split(overrides)
     if words:
         raise InputError(f"{words[0]}: not understood; write --key=value")
+    protocol = dict(flags).get("protocol") or ""
+    results = recipe / "results" / (protocol if inner_name(protocol) else "")
+    out = Path(output_folder or results).absolute()
     overrides = [_override(*flag) for flag in flags]
 
     def training(script, path, kind, fold, seed, own, first=None):

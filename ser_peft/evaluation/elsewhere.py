@@ -91,6 +91,8 @@ def evaluate(
     else:
         about, entries = _of_corpus(str(test), data_folder, classes, out)
     about, entries = fitting(about, entries, classes, dimensions, test)
+    # Manifests of inner folds too: this is a test, whose speakers are unheard.
+    about["scored_on"] = "test"
     about["protocol_sha"] = fingerprint({"test": entries})
     heard = Heard(
         about, {"train": {}, "valid": {}, "test": entries}, trust_start

@@ -53,8 +53,16 @@ def runs(tmp_path):
                 )
                 with open(where / "predictions.csv", "w", newline="") as file:
                     writer = csv.writer(file)
-                    writer.writerow(["id", "speaker", "label", "predicted"])
-                    writer.writerows(rows)
+                    head = ["id", "speaker", "label", "predicted"]
+                    if started := run.pop("start_said", None):
+                        head.append("start_predicted")
+                        rows = [
+                            (*row, said)
+                            for row, said in zip(rows, started, strict=True)
+                        ]
+                    writer.writerows([head, *rows])
+            if history := run.pop("history", None):
+                (where / "history.json").write_text(json.dumps(history))
             if "yaml" in run:
                 yaml = run.pop("yaml").replace("HERE", str(where))
                 (where / "hyperparams.yaml").write_text(yaml)
@@ -592,3 +600,149 @@ def test_scores_against_votes(runs):
     assert "JS distance" in text and "0.450 ± 0.071" in text
     assert "UA %, unanimous" in text and "less ambiguous" not in text
     assert "70.0 ± 14.1" in render_summary(summary)
+
+
+# ------------------------------------------------------------------ inner folds
+
+
+def inner(fold, seed, wrong, start_wrong=None, curve=(), **changes):
+    """A run of an inner fold, as `runs` takes it."""
+    rows = judged(fold, wrong)
+    run = {
+        "protocol": "5-fold/inner",
+        "scored_on": "valid",
+        "test_reads": 0,
+        "fold": fold,
+        "seed": seed,
+        "rows": rows,
+        "history": [
+            {"epoch": i, "valid_confusion": confusion(judged(fold, n))}
+            for i, n in enumerate(curve)
+        ],
+    }
+    if start_wrong is not None:
+        said = [row[3] for row in judged(fold, start_wrong)]
+        run["start_said"] = said
+        run["start"] = {"from": "linear probe", "valid_ua": 0.5, "ua": 0.5}
+    return run | changes
+
+
+def confusion(rows):
+    _, _, labels, said = zip(*rows, strict=True)
+    labels, said = ([*map("abcd".index, x)] for x in (labels, said))
+    return scores(labels, said, "abcd")["confusion"]
+
+
+def test_inner_folds_are_pooled(runs):
+    """UA by seed, its start's and the difference, by hand."""
+    folder = runs(
+        inner(1, 8, 1, 2), inner(2, 8, 3, 2), inner(1, 9, 0, 2),
+        inner(2, 9, 2, 2),
+    )  # fmt: skip
+    summary = summarize([folder])
+    (group,) = summary["groups"]
+    pooled = group["pooled"]
+    # 8 clips a speaker, of which so many are wrong.
+    by_seed = {8: 1 - 4 / 16, 9: 1 - 2 / 16}
+    assert {s["seed"]: s["ua"] for s in pooled["by_seed"]} == by_seed
+    assert [s["folds"] for s in pooled["by_seed"]] == [[1, 2]] * 2
+    assert pooled["over_seeds"]["ua"] == {
+        "mean": pytest.approx(0.8125),
+        "std": pytest.approx(statistics.stdev(by_seed.values())),
+        "std_folds": None,
+    }
+    assert pooled["ua"] == pytest.approx(0.8125)
+    wa = [s["wa"] for s in pooled["by_seed"]]
+    assert pooled["over_seeds"]["wa"]["mean"] == statistics.fmean(wa)
+    low, high = pooled["ua_ci95"]
+    assert low < 0.8125 < high
+    start = pooled["start"]
+    assert (start["from"], start["ua"]) == ("linear probe", 0.75)
+    assert start["difference"] == pytest.approx(0.0625)
+    assert start["ci95"][0] < 0.0625 < start["ci95"][1]
+    assert start["speakers"] == 8
+    table = format_summary(summary)
+    assert "scored on valid; no test speaker was read" in table
+    assert "81.2 ± 8.8" in table and "75.0" in table and "+6.2" in table
+    assert not summary["warnings"]
+    json.dumps(summary, allow_nan=False)
+
+
+def test_inner_and_test_figures_never_share_a_table(runs):
+    folder = runs(inner(1, 8, 1), {"fold": 1, "seed": 8, "rows": judged(1, 2)})
+    summary = summarize([folder])
+    assert [g["scored_on"] for g in summary["groups"]] == ["test", "valid"]
+    assert summary["comparisons"] == []
+    test, valid = format_summary(summary).split("## ")[1:]
+    assert "no test speaker was read" in valid.splitlines()[0]
+    assert "pooled valid UA" in valid and "pooled valid UA" not in test
+    page = " ".join(render_summary(summary).split())
+    assert page.count("<h1>RAVDESS: inner folds, scored on valid; no") == 1
+    assert page.count("<h1>RAVDESS</h1>") == 1
+
+
+def test_settings_on_inner_folds_are_compared(runs):
+    folder = runs(
+        inner(1, 8, 1), inner(2, 8, 1), inner(1, 8, 3, method="full"),
+        inner(2, 8, 3, method="full"),
+    )  # fmt: skip
+    (compared,) = summarize([folder])["comparisons"]
+    assert (compared["first"], compared["second"]) == ("LoRA", "full")
+    assert compared["difference"] == pytest.approx(0.25)
+    assert (compared["runs"], compared["speakers"]) == (2, 8)
+
+
+def test_inner_folds_that_lack_one_do_not_lead(runs):
+    folder = runs(inner(1, 8, 3), inner(2, 8, 3), inner(1, 8, 0, method="easy"))
+    summary = summarize([folder])
+    assert [g["method"] for g in summary["groups"]] == ["LoRA", "easy"]
+    assert any("that of fewer speakers" in w for w in summary["warnings"])
+
+
+def test_a_curve_that_dips_is_told(runs):
+    """Pooled over the epochs that all runs have; epoch 0 is the start."""
+    folder = runs(
+        inner(1, 8, 1, 2, curve=(2, 5, 1)),
+        inner(2, 8, 1, 2, curve=(2, 3, 1, 0)),
+        inner(1, 8, 1, 2, curve=(2, 2, 1), method="gentle"),
+    )
+    summary = summarize([folder])
+    lora, gentle = summary["groups"]
+    ua = [point["ua"] for point in lora["pooled"]["curve"]]
+    assert ua == pytest.approx([0.75, 0.5, 0.875])
+    told = [w for w in summary["warnings"] if "pooled valid after" in w]
+    assert told == [
+        "LoRA on wavlm: pooled valid after epoch 1 UA is 50.0%, 25.0 points "
+        "under the start (75.0%)"
+    ]
+    page = " ".join(render_summary(summary).split())
+    assert "<b>LoRA</b>: after epoch 1 UA is 50.0%, 25.0 points" in page
+    assert "gentle</b>: after" not in page
+    gentle = runs(inner(1, 8, 1, 2, curve=(2, 2, 1)), folder="gentle")
+    page = " ".join(render_summary(summarize([gentle])).split())
+    assert "No curve falls more than 10 points under its start" in page
+
+
+def test_ending_under_the_start_on_pooled_valid_is_told(runs):
+    folder = runs(*(inner(fold, 8, 2, 1, (1, 1)) for fold in (1, 2)))
+    (warning,) = summarize([folder])["warnings"]
+    assert "75.0%, is under that of what they started from" in warning
+
+
+def test_a_test_set_that_was_read_again_is_marked(runs):
+    folder = runs({"fold": 1, "test_reads": 1}, {"fold": 2, "test_reads": 1})
+    assert summarize([folder])["warnings"] == []
+    # The second time may have left no results.
+    (folder / "1" / "test_reads.txt").write_text("one\ntwo\nthree\n")
+    summary = summarize([folder])
+    (warning,) = summary["warnings"]
+    assert "fold 2, seed 0: the test set was read 3 times" in warning
+    assert " up to 3 |" in format_summary(summary)
+
+
+def test_history_that_cannot_be_read(runs):
+    folder = runs({})
+    for text in ("{", "[1]", '[{"a": 1}]'):
+        (folder / "0" / "history.json").write_text(text)
+        with pytest.raises(InputError, match="history.json: not the epochs"):
+            summarize([folder])
