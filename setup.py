@@ -62,6 +62,8 @@ setup(
         "serve": SERVE,
         # For `ser-peft crossval --cluster slurm`.
         "slurm": ["submitit"],
+        # For `ser-peft tune`.
+        "tune": ["optuna>=5,<6"],
         # For `mkdocs build`.
         "docs": DOCS,
         "dev": [
@@ -72,6 +74,7 @@ setup(
             "httpx",
             "hypothesis",
             "markdown-it-py",
+            "optuna>=5,<6",
             "playwright",
             "pytest",
             "pytest-xdist",

@@ -1,5 +1,6 @@
 """Many runs of a recipe, mostly of a stand-in that trains nothing."""
 
+import fcntl
 import json
 import os
 import pickle
@@ -208,6 +209,32 @@ def test_so_many_at_once_share_the_cores(recipe, monkeypatch, jobs):
     calls = [called(run.folder)[0] for run in runs]
     assert {c["OMP_NUM_THREADS"] for c in calls} == {str(8 // jobs)}
     assert {c["CUDA_VISIBLE_DEVICES"] for c in calls} == {None}
+
+
+def test_enough_is_enough(recipe):
+    """What is not wanted is not begun; what fails is told."""
+    runs = trainings(
+        recipe / "train.py", ["hparams/lora.yaml"], [1, 2, 3, 4], [8],
+        overrides=["--fold2=bad"],
+    )  # fmt: skip
+    asked = []
+
+    def enough(failed):
+        asked.append([*failed])
+        return bool(failed)
+
+    assert [*crossval(runs, enough=enough)] == ["lora/fold2/8"]
+    assert asked == [[], ["lora/fold2/8"]]
+    assert [run.folder.exists() for run in runs] == [True, True, False, False]
+
+
+def test_a_training_is_busy_while_its_process_lives(recipe):
+    (run,) = trainings(recipe / "train.py", ["hparams/lora.yaml"], [1], [8])
+    assert not run.busy
+    assert run() is None and not run.busy
+    with open(run.log, "ab") as log:
+        fcntl.flock(log, fcntl.LOCK_EX)
+        assert run.busy
 
 
 def pretrained(recipe, name="pre"):

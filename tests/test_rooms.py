@@ -21,6 +21,7 @@ ORDER = (
     ("service",),
     ("training",),
     ("crossval",),
+    ("tune",),
     ("cli",),
 )
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}

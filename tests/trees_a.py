@@ -14,6 +14,8 @@ from ser_peft.corpora.protocols import classes_of, relabel
 
 CODES = "neu ang sad hap exc fru xxx".split()
 LETTERS = "NASHUFDCOX"
+WORDS = "Neutral Anger Sadness Happiness Excited Frustration".split()
+NAMES = "Neutral Angry Sad Happy Surprise Fear Disgust Contempt".split()
 
 
 def clip(path, kind):
@@ -43,13 +45,21 @@ def folds(protocol, utterances, class_set):
 
 
 def evaluation(turns):
-    """Text of an EmoEvaluation file: [(turn name, code), ...]."""
+    """Text of an EmoEvaluation file: [(turn name, code), ...].
+
+    One evaluator gives the turn's label, another that and sadness; where the
+    turn has none, three labels for which there is one vote each.
+    """
+    word_of = dict(zip(CODES, WORDS, strict=False))
     text = "% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]\n\n"
     for number, (name, code) in enumerate(turns):
+        said = word_of.get(code, "Neutral state")
+        also = f"{said}; Sadness" if code in word_of else "Anger; Sadness"
         text += (
             f"[{number}.2901 - {number}.9357]\t{name}\t{code}\t"
             "[2.5000, 3.0000, 3.5000]\n"
-            "C-E2:\tNeutral;\t()\nC-E4:\tAnger; Sadness;\t()\n"
+            f"C-E2:\t{said};\t()\nC-E4:\t{also};\t()\n"
+            "C-F1:\tSurprise;\t(his own; Fear)\n"
             "A-E3:\tval 3; act 2; dom  2;\t(that\u2019s [sic] odd)\n"
             "A-F1:\tval 2; act 3; dom  ;\t()\n\n"
         )
@@ -123,13 +133,19 @@ def msp_improv_tree(root):
     text = ""
     for name, emotion, dominance in turns:
         sentence, speaker, kind, _ = name.split("-")
+        heard = {"O": "Other", "X": "Sad"}.get(emotion)
+        heard = heard or NAMES[LETTERS.index(emotion)]
         text += (
             f"UTD-IMPROV-{name}.avi; {emotion}; A:2.400000; V:3.600000; "
             f"D:{dominance} ; N:3.833333;\n"
             "2-Trained; Happy; Happy,Other (it's; odd); A:1.000000; "
             "V:4.000000; D:3.000000; N:5.000000;\n"
-            "WORKER00000003; Neutral; ; A:3.000000; V:3.000000; D:NaN; "
-            "N:NaN;\n\n"
+            f"WORKER00000002; {heard}; {heard},Excited; A:2.000000; "
+            "V:4.000000; D:3.000000; N:5.000000;\n"
+            # The same annotator twice, as in the release.
+            + 2
+            * "WORKER00000003; Neutral; ; A:3.000000; V:3.000000; D:NaN; "
+            "N:NaN;\n" + "\n"
         )
         folder = root / "Audio" / f"session{speaker[-1]}" / sentence / kind
         clip(folder / f"MSP-IMPROV-{name}.wav", LETTERS.index(emotion))
@@ -166,6 +182,22 @@ def msp_podcast_tree(root):
         clip(root / "Audios" / file, LETTERS.find(letter) % 10)
     table.append("MSP-PODCAST_0999_0001.wav,S,4.0,4.0,4.0,78,Female,Train")
     (root / "Labels").mkdir()
+    detailed = ["FileName,EmoDetail"]
+    for name, letter, *_, split in rows:
+        if split == "Test3":
+            continue
+        if letter == "X":
+            said = ["Sad; Sad,Other", "Fear; ", "Other-(well; odd); "]
+        else:
+            major = [*NAMES, "Other"][LETTERS.index(letter)]
+            said = [f"{major}; {major},Concerned"] * 3 + ["Happy; Happy"]
+        detailed += [
+            f'MSP-PODCAST_{name}.wav,"WORKER000{i}; {one}; A:5.0; V:4.0; '
+            'D:3.0;"'
+            for i, one in enumerate(said)
+        ]
+    path = root / "Labels" / "labels_detailed.csv"
+    path.write_text("\n".join(detailed) + "\n")
     path = root / "Labels" / "labels_consensus.csv"
     path.write_text("\n".join(table) + "\n")
     return root

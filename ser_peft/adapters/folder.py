@@ -120,9 +120,9 @@ def write(lobe, method, layers, own, folder):
     """
     folder.mkdir(parents=True)
     if is_of_peft(method):
-        lobe.model.peft_config["default"].base_model_name_or_path = lobe.source
-        lobe.model.save_pretrained(folder, save_embedding_layers=False)
-        (folder / "README.md").unlink(missing_ok=True)
+        from ser_peft.adapters.parallel import save
+
+        save(lobe, folder)
         return
     config = {"peft_type": str(method).upper(), "layers": layers}
     if not isinstance(method, str):
@@ -239,7 +239,7 @@ def refuse_nonfinite(tensors, path):
             )
 
 
-def load(lobe, method, own, folder):
+def load(lobe, method, own, folder, name="default"):
     """Load one method's tensors into a lobe that has the method attached.
 
     Arguments
@@ -253,6 +253,8 @@ def load(lobe, method, own, folder):
         own methods itself.
     folder : Path
         Output of `write`.
+    name : str
+        PEFT's name of its own method in the lobe.
 
     Raises
     ------
@@ -269,9 +271,9 @@ def load(lobe, method, own, folder):
         return
     from ser_peft.adapters.of_peft import set_tensors, tensors_of
 
-    same_keys(tensors, tensors_of(lobe), path)
+    same_keys(tensors, tensors_of(lobe, name), path)
     try:
-        set_tensors(lobe, tensors)
+        set_tensors(lobe, tensors, name)
     except RuntimeError as error:
         shapes = " ".join(str(error).split())
         raise InputError(f"{path}: does not fit: {shapes}") from error

@@ -23,6 +23,8 @@ from ser_peft.lobes.lean import LeanLinear
 
 __all__ = ["configuration", "inject", "prepare", "set_tensors", "tensors_of"]
 
+NEW, START = "default", "start"
+"""PEFT's names of the method, and of an adapter that stays beside it."""
 PATTERNS = ("_modules", "_pattern", "_parameters", "modules_to_save")
 """Ends of the names of PEFT's settings that name modules, some by regex."""
 PRESETS = ("attention", "ffn", "attention+ffn", "norm")
@@ -214,7 +216,7 @@ def _target_regex(lobe, config, targets, layers):
 
 
 def inject(lobe, config, name):
-    """Put a method of PEFT into a lobe.
+    """Put a method of PEFT into a lobe, or a second one beside it.
 
     Arguments
     ---------
@@ -246,7 +248,10 @@ def inject(lobe, config, name):
         with warnings.catch_warnings():
             # PEFT calls a method that transformers will rename.
             warnings.filterwarnings("ignore", ".*deprecated", FutureWarning)
-            lobe.model = peft.get_peft_model(lobe.model, config)
+            if isinstance(lobe.model, peft.PeftModel):
+                lobe.model.add_adapter(START, config)
+            else:
+                lobe.model = peft.get_peft_model(lobe.model, config)
     except (NotImplementedError, ValueError) as error:
         raise InputError(f"method {name}: {error}") from error
     for module in recomputed:
@@ -259,13 +264,13 @@ def inject(lobe, config, name):
             )
 
 
-def tensors_of(lobe):
+def tensors_of(lobe, name=NEW):
     """Tensors of PEFT's method in a lobe, as in its files, by name."""
     return peft.get_peft_model_state_dict(
-        lobe.model, save_embedding_layers=False
+        lobe.model, adapter_name=name, save_embedding_layers=False
     )
 
 
-def set_tensors(lobe, tensors):
+def set_tensors(lobe, tensors, name=NEW):
     """Overwrite the tensors that `tensors_of` gives."""
-    peft.set_peft_model_state_dict(lobe.model, tensors)
+    peft.set_peft_model_state_dict(lobe.model, tensors, name)

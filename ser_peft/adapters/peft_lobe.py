@@ -13,7 +13,7 @@ from ser_peft.adapters.insertion import (
     insert,
     named_tensors,
 )
-from ser_peft.adapters.methods import as_methods, method_name
+from ser_peft.adapters.methods import as_methods, is_of_peft, method_name
 from ser_peft.adapters.stored import StoredAdapter
 from ser_peft.errors import InputError
 
@@ -57,6 +57,10 @@ class PeftLobe(RankAllocation, StoredAdapter, torch.nn.Module):
         weights, and the method starts anew on top of that.
     init_merged : bool
         Fold in an adapter of the same method too.
+    init_parallel : str, optional
+        Keep the LoRA of `init_from` beside a new one, both behind learned
+        gates: "frozen", only its gates train; "trained", it trains as well.
+        See `ser_peft.adapters.parallel.add_gates`.
     trainable : bool
         False for inference: nothing trains, eval mode whatever `train` is
         called with, and no check.
@@ -89,6 +93,7 @@ class PeftLobe(RankAllocation, StoredAdapter, torch.nn.Module):
         frozen_dropout=False,
         init_from=None,
         init_merged=False,
+        init_parallel=None,
         trainable=True,
     ):
         super().__init__()
@@ -104,11 +109,15 @@ class PeftLobe(RankAllocation, StoredAdapter, torch.nn.Module):
                 f"method {self.method_name}: {lobe.source} starts from "
                 "scratch, so that all of it must train; use 'full'"
             )
-        carried = self._fold_in(init_from, init_merged)
+        start = self._start(init_from)
+        beside = self._beside(start, init_merged, init_parallel)
+        carried = self._fold_in(start, init_merged, beside)
         # The encoder's own, to tell them from what the methods add.
         base = {*lobe.model.parameters(), *lobe.model.buffers()}
         own = {*lobe.model.modules()}
         insert(lobe, self.methods, targets, layers, self.trainable)
+        if beside:
+            self._put_beside(start, init_parallel == "trained")
         persistent = lobe.model.state_dict(keep_vars=True).keys()
         self._saved = [
             name
@@ -150,7 +159,23 @@ class PeftLobe(RankAllocation, StoredAdapter, torch.nn.Module):
     @property
     def num_saved_bytes(self):
         """Size of the tensors that `export` writes."""
-        return sum(tensor.nbytes for tensor in self._live().values())
+        return sum(
+            tensor.nbytes
+            for name, tensor in self._live().items()
+            if not name.endswith(".gate")  # in other tensors there
+        )
+
+    @property
+    def gates(self):
+        """Name -> mean gate of two LoRAs, see `init_parallel`; else empty."""
+        if not any(map(is_of_peft, self.methods)):
+            return {}
+        from ser_peft.adapters.parallel import gates_of
+
+        return {
+            name: torch.stack(gates).mean().item()
+            for name, gates in gates_of(self.lobe).items()
+        }
 
     def train(self, mode=True):
         """Set train mode where something trains, see `frozen_dropout`."""

@@ -24,6 +24,14 @@ from ser_peft.io import atomic_path
 
 __all__ = ["StoredAdapter"]
 
+PARALLEL = (None, "frozen", "trained")
+"""What may become of an adapter that stays beside a new one."""
+
+
+def _methods(folder):
+    """Methods of an exported adapter."""
+    return [adapter_folder.read(one)[0] for one in several(folder)]
+
 
 @register_checkpoint_hooks
 class StoredAdapter:
@@ -224,22 +232,54 @@ class StoredAdapter:
         # AdaLoRA makes new, smaller parameters for the ranks that were kept.
         return encoder.requires_grad_(False)
 
-    def _fold_in(self, run, merged):
-        """Fold another run's adapter in; give it back if it is carried on."""
+    def _start(self, run):
+        """Folder of another run's adapter, None where there is none."""
         if not run:
             return None
         folder = adapter_folder.find(run, self.lobe.adapter_name)
-        if folder is None:
+        if folder and _methods(folder) != ["frozen"]:
+            return folder
+        return None
+
+    def _fold_in(self, folder, merged, beside):
+        """Fold an adapter in; give it back if it is carried on instead."""
+        if not folder:
             return None
-        methods = [adapter_folder.read(one)[0] for one in several(folder)]
-        if methods == ["frozen"]:
-            return None
-        carried = method_name(methods) == self.method_name and not merged
+        same = method_name(_methods(folder)) == self.method_name
+        carried = same and not merged
         self.base = folder / adapter_folder.BASE if carried else folder
         self.base = self.base if self.base.is_dir() else None
         if self.base:
             self._fold(self.lobe, self.base)
-        return folder if carried else None
+        return folder if carried and not beside else None
+
+    def _beside(self, folder, merged, parallel):
+        """Whether an adapter stays, beside the new method."""
+        if parallel not in PARALLEL:
+            raise InputError(
+                f"init_parallel: {parallel} is not one of "
+                f"{', '.join(map(str, PARALLEL))}"
+            )
+        if not (folder and parallel):
+            return False
+        names = method_name(_methods(folder)), self.method_name
+        if merged or names != ("lora", "lora"):
+            raise InputError(
+                f"init_parallel: {parallel}: LoRA goes beside LoRA, without "
+                f"init_merged; {folder} is {names[0]}, the method "
+                f"{names[1]}, init_merged {bool(merged)}"
+            )
+        return True
+
+    def _put_beside(self, folder, trains):
+        """Put a trained LoRA beside the new one."""
+        from ser_peft.adapters.of_peft import START
+        from ser_peft.adapters.parallel import add_gates, add_start
+
+        (config,) = _methods(folder)
+        add_start(self.lobe, config)
+        adapter_folder.load(self.lobe, config, {}, folder, START)
+        add_gates(self.lobe, trains)
 
     @classmethod
     def _fold(cls, lobe, folder):

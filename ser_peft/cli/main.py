@@ -7,6 +7,7 @@ from pathlib import Path
 from ser_peft.cli import (
     corpora,
     embed,
+    ensembles,
     hub,
     models,
     predict,
@@ -14,6 +15,7 @@ from ser_peft.cli import (
     runs,
     service,
     timelines,
+    tune,
 )
 from ser_peft.errors import InputError, one_line_errors
 from ser_peft.io import check_writable
@@ -25,10 +27,12 @@ __all__ = ["main"]
 
 PLACES = (
     "audio backbone checkpoint data_folder hparams html manifests model others "
-    "out output_folder pretrain recording reference results script test "
+    "out output_folder pretrain recording reference results script space test "
     "text_backbone windows yaml"
 ).split()
 """Arguments that name files, folders, or models that may be folders."""
+TRAINING = {"crossval": runs, "tune": tune}
+"""Commands that hand flags on to trainings."""
 WRITTEN = ("out", "html", "output_folder", "windows")
 """Arguments that name what is written."""
 VERSIONS = ("ser_peft", "torch", "speechbrain", "peft", "transformers")
@@ -75,20 +79,21 @@ def _arguments(argv):
     parser.add_argument("--version", action=_Versions, nargs=0)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     rooms = (
-        corpora, models, predict, timelines, embed, service, hub, runs, results,
+        corpora, models, predict, timelines, embed, service, hub, runs, tune,
+        results, ensembles,
     )  # fmt: skip
     for module in rooms:
         module.add_commands(commands)
-    overrides = []
-    if argv[:1] == ["crossval"]:
-        overrides = [word for word in argv if runs.OVERRIDE.match(word)]
+    overrides, training = [], TRAINING.get("".join(argv[:1]))
+    if training:
+        overrides = [word for word in argv if training.OVERRIDE.match(word)]
     args, left = parser.parse_known_args(
         [word for word in argv if word not in overrides]
     )
     if args.run is corpora.probe and not any(w.startswith("-") for w in left):
         # argparse has ended the manifests where an option came before them.
         args.manifests, left = [*args.manifests, *left], []
-    if left and args.run is not runs.crossval:
+    if left and not training:
         parser.error(f"unrecognized arguments: {' '.join(left)}")
     args.argv, args.overrides = argv, [*overrides, *left]
     for key, value in vars(args).items():

@@ -69,6 +69,10 @@ class Utterance:
         The corpus's own labels, by kind: ``{"emotion": "calm"}``.
     group : str, optional
         Session or official split, for protocols that split these.
+    votes : dict, optional
+        Label -> number of annotators who gave it, where the corpus tells.
+    secondary : dict, optional
+        Label -> number of annotators who named it besides, likewise.
     """
 
     id: str
@@ -78,6 +82,8 @@ class Utterance:
     text: str | None = None
     labels: dict = field(default_factory=dict)
     group: str | None = None
+    votes: dict | None = None
+    secondary: dict | None = None
 
 
 @dataclass(frozen=True)

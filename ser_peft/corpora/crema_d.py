@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ser_peft.corpora import About, Utterance, read_table, recordings
 from ser_peft.corpora.protocols import FOUR, Folds, by_name
+from ser_peft.corpora.tables import whole
 from ser_peft.errors import InputError
 
 __all__ = ["ABOUT", "CLASS_SETS", "PROTOCOLS", "read"]
@@ -93,7 +94,9 @@ def read(folder):
     list of Utterance
         Sorted by id, without the one silent clip. Labels: ``emotion``
         (perceived; ties as ``angry:sad``, which no class set names),
-        ``intended``, ``intensity``, ``age``, ``race``, ``ethnicity``.
+        ``intended``, ``intensity``, ``age``, ``race``, ``ethnicity``. Votes
+        are those of raters of sound and picture, like ``emotion``; without
+        ``processedResults/tabulatedVotes.csv`` there are none.
 
     Raises
     ------
@@ -111,6 +114,7 @@ def read(folder):
     table = Path(folder) / "processedResults" / "summaryTable.csv"
     actors = _rows(people, "ActorID", "Age", "Sex", "Race", "Ethnicity")
     votes = _rows(table, "FileName", "MultiModalVote")
+    tallies = _tallies(table.with_name("tabulatedVotes.csv"))
     utterances = []
     for path, (speaker, sentence, emotion, intensity) in clips:
         intensity = intensity.ljust(2, "X")
@@ -147,9 +151,27 @@ def read(folder):
                     "race": actor["Race"],
                     "ethnicity": actor["Ethnicity"],
                 },
+                votes=tallies.get(key),
             )
         )
     return utterances
+
+
+def _tallies(table):
+    """Clip -> votes of the raters of sound and picture."""
+    if not table.is_file():
+        return {}
+    tallies = {}
+    for where, row in read_table(table, ("", "fileName", *EMOTIONS)):
+        # A row's number is 100,000 for sound, 200,000 for the picture, or
+        # 300,000 for both, plus the clip's.
+        if row[""].startswith("3"):
+            counts = {
+                name: whole(where, letter, row[letter])
+                for letter, name in EMOTIONS.items()
+            }
+            tallies[row["fileName"]] = {k: n for k, n in counts.items() if n}
+    return tallies
 
 
 def _rows(table, key, *columns):

@@ -1,7 +1,8 @@
 """A corpus of one's own, described by a csv.
 
 Columns ``path``, ``label``, ``speaker`` and, where known, ``gender``,
-``text``, ``split``; any further ones are kept as labels. See recipes/Custom.
+``text``, ``split``; ``votes_sad`` and the like, how many annotators said so;
+any further ones are kept as labels. See recipes/Custom.
 """
 
 import logging
@@ -20,7 +21,7 @@ from ser_peft.corpora.protocols import (
     relabel,
     spelt_alike,
 )
-from ser_peft.corpora.tables import number
+from ser_peft.corpora.tables import number, whole
 from ser_peft.errors import InputError
 from ser_peft.io import find_file
 
@@ -34,6 +35,8 @@ GENDERS = {"f": "female", "m": "male"}
 SPELLINGS = {name: name for name in SPLITS}
 SPELLINGS |= {"validation": "valid", "dev": "valid"}
 FOLDS = 5
+VOTES = "votes_"
+"""Beginning of the columns that count annotators by label."""
 
 
 def protocols(utterances, class_set=None):
@@ -63,7 +66,7 @@ def protocols(utterances, class_set=None):
     if utterances[0].group:
         return by_name(Folds("split", [["test"]], [["valid"]], by="group"))
     if class_set is None:
-        names = {u.labels["emotion"] for u in utterances}
+        names = {u.labels["emotion"] for u in utterances if u.labels["emotion"]}
         class_set = {name: name for name in names}
     chosen = relabel(utterances, class_set)
     parts = _parts([(u.speaker, label) for u, label in chosen])
@@ -121,8 +124,9 @@ def read(folder):
     -------
     list of Utterance
         In the csv's order. The id is the path as written, ``group`` the
-        split; labels are ``emotion`` and the further columns, of which
-        ``arousal``, ``valence`` and ``dominance`` are numbers.
+        split; labels are ``emotion`` (empty where there are only votes) and
+        the further columns, of which ``arousal``, ``valence`` and
+        ``dominance`` are numbers.
 
     Raises
     ------
@@ -174,8 +178,15 @@ def read(folder):
 
 def _utterance(root, where, cells):
     """Utterance of a row."""
+    votes = {
+        normalize("NFC", name.removeprefix(VOTES)): whole(where, name, cell)
+        for name, cell in cells.items()
+        if name.startswith(VOTES)
+    }
+    votes = {name: count for name, count in votes.items() if count}
     for name in NEEDED:
-        if not cells[name]:
+        # Annotators need not have agreed on one.
+        if not (cells[name] or (votes and name == "label")):
             raise InputError(f"{where}, column {name}: is empty")
     path = cells.pop("path")
     # One name written in two ways that look alike is one name.
@@ -193,7 +204,11 @@ def _utterance(root, where, cells):
         )
     gender = cells.pop("gender", "").lower()
     text = cells.pop("text", None)
-    labels = {name: cell for name, cell in cells.items() if cell}
+    labels = {
+        name: cell
+        for name, cell in cells.items()
+        if cell and not name.startswith(VOTES)
+    }
     for name in labels.keys() & set(DIMENSIONS):
         labels[name] = number(where, name, labels[name])
     return Utterance(
@@ -204,4 +219,5 @@ def _utterance(root, where, cells):
         text=text or None,
         labels={**labels, "emotion": label},
         group=split and SPELLINGS[split.lower()],
+        votes=votes or None,
     )

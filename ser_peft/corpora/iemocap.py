@@ -6,6 +6,8 @@ database", Language Resources and Evaluation 42, doi
 """
 
 import re
+from collections import Counter
+from dataclasses import replace
 
 from ser_peft.corpora import About, Utterance, corpus_folder
 from ser_peft.corpora.protocols import Folds, RandomSplit, by_name
@@ -28,6 +30,10 @@ ABOUT = About(
 TURN = re.compile(
     r"\[[^]]*\]\s+((Ses0[1-5])[FM]_(impro|script)\w*_([FM])\w{3})\s+(\w+)\s+"
     r"\[\s*([\d.]+),\s*([\d.]+),\s*([\d.]+)\s*\]\s*$"
+    # C-E2:  Anger; Frustration;  (comment)
+    # Below a turn, what each evaluator called it. C-F1 and C-M1 are the
+    # actors' own; the corpus's consensus is without them.
+    r"|C-E[^:]*:([^(]*)"
 )
 # Ses01F_impro01_F000 [006.2901-008.2357]: Excuse me.
 TRANSCRIPT = re.compile(
@@ -88,8 +94,9 @@ def read(folder):
         Sorted by id; labels ``emotion`` (the corpus's code, ``xxx`` where
         the annotators did not agree), ``dialogue``, ``style``
         (``improvised`` or ``scripted``) and ``arousal``, ``valence``,
-        ``dominance`` (1 to 5). Whether the wav files are there is not looked
-        at.
+        ``dominance`` (1 to 5). Votes are the codes' of the evaluators, not
+        of the actors themselves; who gave several labels counts for each.
+        Whether the wav files are there is not looked at.
 
     Raises
     ------
@@ -109,12 +116,19 @@ def read(folder):
 def _turns(root):
     # `Ses*` passes over the ._* files that macOS leaves; the annotators' own
     # judgements are in folders below.
-    texts, turns = {}, {}
+    texts, turns, votes = {}, {}, Counter()
     for path in root.glob("Session[1-5]/dialog/transcriptions/Ses*.txt"):
         texts |= TRANSCRIPT.findall(path.read_text("utf-8", errors="replace"))
     paths = root.glob("Session[1-5]/dialog/EmoEvaluation/Ses*.txt")
-    for path, groups in matched_lines(paths, "[", TURN):
+    for path, groups in matched_lines(paths, ("[", "C-E"), TURN):
+        *groups, said = groups
+        if said is not None:
+            # Anger is ang, Neutral state is neu: the codes' three letters.
+            codes = {x.strip()[:3].lower() for x in said.split(";")} - {""}
+            votes.update(codes)
+            continue
         name, number, style, sex, emotion, *numbers = groups
+        votes = Counter()
         valence, arousal, dominance = map(float, numbers)
         session = path.parents[2]
         turns[name] = Utterance(
@@ -132,5 +146,9 @@ def _turns(root):
                 "dominance": dominance,
             },
             group=session.name,
+            votes=votes,
         )
-    return [turn for _, turn in sorted(turns.items())]
+    return [
+        replace(turn, votes=dict(sorted(turn.votes.items())) or None)
+        for _, turn in sorted(turns.items())
+    ]

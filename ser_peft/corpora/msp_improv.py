@@ -11,6 +11,7 @@ from dataclasses import replace
 from ser_peft.corpora import About, Utterance, corpus_folder
 from ser_peft.corpora.protocols import Folds, by_name
 from ser_peft.corpora.tables import matched_lines
+from ser_peft.corpora.votes import named, tally
 
 __all__ = ["ABOUT", "CLASS_SETS", "PROTOCOLS", "read"]
 
@@ -25,10 +26,13 @@ ABOUT = About(
 
 # UTD-IMPROV-S01A-F01-P-FM01.avi; N; A:3.2; V:3.4; D:3.0 ; N:3.8;
 # sentence and target emotion, speaker, recording, turn; consensus; ratings.
-# The lines of the single annotators below it begin otherwise.
-CLIP = re.compile(
+# WORKER00000003; Happy; Happy,Excited; A:2; V:4; D:3; N:4;
+# Below it one line for each annotator: who, emotion, all emotions heard.
+LINE = re.compile(
     r"UTD-(IMPROV-(S\d\d[AHNS])-([FM])0([1-6])-([PRST])-\w+)\.avi\s*;"
     r"\s*([A-Z])\s*;(.*)$"
+    r"|(?!UTD-)(?:([^;]+);\s*(Neutral|Angry|Sad|Happy|Other)\b[^;]*;"
+    r"(.*?);?\s*A:|.*)"
 )
 # A rating that nobody gave is NaN, and left out.
 RATING = re.compile(r"\b([AVD]):\s*([\d.]+)")
@@ -78,8 +82,9 @@ def read(folder):
         (``natural``, ``read`` or ``improvised``) and, where rated,
         ``arousal``, ``valence``, ``dominance``, 1 to 5. The release counts
         activation downwards, 1 being the most active; here ``arousal`` is
-        6 minus it, so that more is more as in other corpora. Whether the wav
-        files are there is not looked at.
+        6 minus it, so that more is more as in other corpora. Votes are the
+        annotators' of these letters; secondary ones are all the emotions that
+        they heard. Whether the wav files are there is not looked at.
 
     Raises
     ------
@@ -97,11 +102,17 @@ def read(folder):
 
 def _turns(root):
     audio = root / "Audio" if (root / "Audio").is_dir() else root
-    turns = {}
+    turns, ratings_of, raters = {}, {}, None
     # One of them, should both spellings be there.
     paths = sorted(root.glob("Eval*tion.txt"))[:1]
-    for _, groups in matched_lines(paths, "UTD-", CLIP):
+    for _, groups in matched_lines(paths, "", LINE):
+        *groups, rater, vote, heard = groups
+        if groups[0] is None:
+            if rater and raters is not None:  # some lines are there twice
+                raters[rater.strip()] = vote[0], named(heard)
+            continue
         name, sentence, sex, number, letter, emotion, rest = groups
+        raters = ratings_of[name] = {}
         ratings = {key: float(value) for key, value in RATING.findall(rest)}
         labels = {
             "emotion": emotion,
@@ -121,4 +132,7 @@ def _turns(root):
             labels={k: v for k, v in labels.items() if v is not None},
             group=session,
         )
-    return [turn for _, turn in sorted(turns.items())]
+    return [
+        replace(turn, **tally(ratings_of[name].values()))
+        for name, turn in sorted(turns.items())
+    ]

@@ -5,14 +5,19 @@ corpus by retrieving emotional speech from existing podcast recordings", IEEE
 Transactions on Affective Computing 10(4), doi 10.1109/TAFFC.2017.2736999.
 """
 
+import json
 import logging
 import math
 import os
+import re
+from collections import defaultdict
 from dataclasses import replace
 
 from ser_peft.corpora import About, Utterance, corpus_folder, read_table
 from ser_peft.corpora.protocols import Folds, by_name
 from ser_peft.corpora.tables import number
+from ser_peft.corpora.votes import named, tally
+from ser_peft.errors import InputError
 
 __all__ = ["ABOUT", "CLASS_SETS", "PROTOCOLS", "read"]
 
@@ -30,9 +35,17 @@ ABOUT = About(
 # Older releases spell it wrongly.
 TABLES = ("labels_consensus.csv", "labels_concensus.csv")
 NEEDED = ("FileName", "EmoClass", "SpkrID", "Split_Set")
+# Every annotator's labels: a table, or in older releases a JSON.
+DETAILED = ("labels_detailed.csv", "labels_detailed.json")
+# WORKER00000012; Happy; Happy,Excited; A:5.0; V:5.0; D:4.0;
+DETAIL = re.compile(r"[^;]*;\s*(.*?);\s*(.*?);?\s*A:")
 DIMENSIONS = {"arousal": "EmoAct", "valence": "EmoVal", "dominance": "EmoDom"}
 
 BASIC = {"N": "neutral", "A": "angry", "S": "sad", "H": "happy"}
+LETTERS = {
+    **{"Neutral": "N", "Angry": "A", "Sad": "S", "Happy": "H"},
+    **{"Surprise": "U", "Fear": "F", "Disgust": "D", "Contempt": "C"},
+}
 CLASS_SETS = {
     4: BASIC,
     8: {**BASIC, "U": "surprised", "F": "fearful", "D": "disgust",
@@ -78,8 +91,11 @@ def read(folder):
         ``Validation`` stands for ``Development`` too. Labels: ``emotion``
         (``N A S H U F D C``, ``O`` other, ``X`` no agreement),
         ``identified`` (speaker and gender are known) and, where given,
-        ``arousal``, ``valence``, ``dominance``, 1 to 7. Turns without
-        recording are left out, with a warning that counts them.
+        ``arousal``, ``valence``, ``dominance``, 1 to 7. Votes are the
+        annotators' of these letters, secondary ones all the emotions that
+        they heard; none without ``Labels/labels_detailed.csv`` (or
+        ``.json``). Turns without recording are left out, with a warning that
+        counts them.
 
     Raises
     ------
@@ -103,8 +119,12 @@ def _turns(root):
         return []
     rows = read_table(tables[0], NEEDED)
     present = set(os.listdir(audios[0]))
+    ratings = _ratings(root / "Labels")
     turns = [
-        _turn(where, row, audios[0])
+        replace(
+            _turn(where, row, audios[0]),
+            **tally(ratings.get(row["FileName"], ())),
+        )
         for where, row in rows
         if row["FileName"] in present
     ]
@@ -114,6 +134,49 @@ def _turns(root):
             tables[0], len(rows) - len(turns), len(rows), audios[0],
         )  # fmt: skip
     return turns
+
+
+def _ratings(folder):
+    """File name -> what each annotator called it, and all that it heard."""
+    paths = [p for name in DETAILED if (p := folder / name).is_file()]
+    ratings = defaultdict(list)
+    for path in paths[:1]:
+        for where, file, major, second in (
+            _of_table(path) if path.suffix == ".csv" else _of_json(path)
+        ):
+            if major is None:
+                raise InputError(
+                    f"{where}: no annotator's emotions in it; unpack the "
+                    "corpus again"
+                )
+            letter = LETTERS.get(major.strip(), "O")
+            ratings[file].append((letter, named(second or "")))
+    return ratings
+
+
+def _of_table(path):
+    """Place, file, label and further labels of each row of a table."""
+    for where, row in read_table(path, ("FileName",)):
+        major, second = row.get("EmoClass_Major"), row.get("EmoClass_Second")
+        if found := DETAIL.match(row.get("EmoDetail", "")):
+            major, second = found.groups()
+        yield where, row["FileName"], major, second
+
+
+def _of_json(path):
+    """Place, file, label and further labels of each entry of a JSON."""
+    try:
+        files = json.loads(path.read_text("utf-8"))
+        for file, workers in files.items():
+            for worker, said in workers.items():
+                second = said.get("EmoClass_Second")
+                where = f"{path}, {file}, {worker}"
+                yield where, file, said.get("EmoClass_Major"), second
+    except (AttributeError, ValueError) as error:
+        raise InputError(
+            f"{path}: is no JSON of annotators' labels ({error}); unpack the "
+            "corpus again"
+        ) from error
 
 
 def _turn(where, row, audio):

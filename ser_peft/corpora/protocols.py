@@ -1,7 +1,8 @@
 """Protocols: which speakers train, validate and are tested in each fold."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from ser_peft.corpora.votes import class_votes
 from ser_peft.errors import InputError
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "class_sets",
     "classes_of",
     "relabel",
+    "side_classes",
     "spelt_alike",
 ]
 
@@ -250,6 +252,38 @@ def classes_of(class_set):
     return list(dict.fromkeys(class_set.values()))
 
 
+def side_classes(class_set, larger):
+    """Find the classes that a larger class set has besides another's.
+
+    Arguments
+    ---------
+    class_set, larger : dict
+        The corpus's label -> class.
+
+    Returns
+    -------
+    list of str
+
+    Raises
+    ------
+    InputError
+        If the larger one does not contain the other.
+
+    Example
+    -------
+    >>> side_classes({"sad": "sad"}, {"calm": "calm", "sad": "sad"})
+    ['calm']
+    """
+    if not class_set.items() <= larger.items():
+        raise InputError(
+            f"train_classes: {', '.join(classes_of(larger)) or 0}: must have "
+            f"the labels of classes ({', '.join(classes_of(class_set)) or 0}) "
+            "and more, by the same names"
+        )
+    own = classes_of(class_set)
+    return [name for name in classes_of(larger) if name not in own]
+
+
 def class_sets(utterances):
     """Class sets of a corpus whose own labels are the classes.
 
@@ -277,7 +311,7 @@ def class_sets(utterances):
     >>> {k: [*v] for k, v in class_sets(clips).items()}
     {'all': ['neutral', 'sad', 'bored']}
     """
-    names = {u.labels["emotion"] for u in utterances}
+    names = {u.labels["emotion"] for u in utterances} - {""}
     if twins := spelt_alike(names):
         raise InputError(
             f"label: '{twins[0]}' and '{twins[1]}' differ in their capitals "
@@ -334,7 +368,7 @@ def relabel(utterances, class_set, kind="emotion"):
     Returns
     -------
     list of (Utterance, str or None)
-        Utterances and their classes.
+        Utterances, their votes counted by class, and their classes.
 
     Raises
     ------
@@ -351,7 +385,10 @@ def relabel(utterances, class_set, kind="emotion"):
             f"which has {', '.join(sorted(known))}"
         )
     return [
-        (u, class_set[u.labels[kind]])
+        (
+            replace(u, votes=class_votes(u.votes, class_set)) if u.votes else u,
+            class_set[u.labels[kind]],
+        )
         for u in utterances
         if u.labels.get(kind) in class_set
     ]

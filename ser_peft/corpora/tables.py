@@ -12,7 +12,7 @@ from pathlib import Path
 from ser_peft.errors import InputError
 from ser_peft.io import refuse_pointer
 
-__all__ = ["matched_lines", "number", "read_table"]
+__all__ = ["matched_lines", "number", "read_table", "whole"]
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ def read_table(path, columns, optional=()):
         Windows programs do; cells are separated by commas, semicolons, tabs
         or bars. Empty rows are skipped.
     columns : iterable of str
-        Those it must have, in any capitals.
+        Those it must have, in any capitals; "" is one without a name.
     optional : iterable of str
         Those it may have, likewise.
 
@@ -83,7 +83,9 @@ def read_table(path, columns, optional=()):
             if names.index(name) >= len(cells):
                 raise InputError(f"{where}, column {name}: the row ends early")
         pairs = itertools.zip_longest(names, cells[: len(names)], fillvalue="")
-        table.append((where, {name: cell for name, cell in pairs if name}))
+        table.append(
+            (where, {k: cell for k, cell in pairs if k or k in columns})
+        )
     return table
 
 
@@ -178,6 +180,38 @@ def number(where, column, text):
         ) from error
 
 
+def whole(where, column, text):
+    """Read a cell as a count.
+
+    Arguments
+    ---------
+    where, column : str
+        Row, from `read_table`, and column, for the message.
+    text : str
+        The cell; an empty one is 0.
+
+    Returns
+    -------
+    int
+
+    Raises
+    ------
+    InputError
+        If it is no whole number from 0.
+
+    Example
+    -------
+    >>> whole("data.csv, row 2", "votes_sad", "3"), whole("", "", "")
+    (3, 0)
+    """
+    value = number(where, column, text or "0")
+    if not (0 <= value < 2**31 and value == int(value)):
+        raise InputError(
+            f"{where}, column {column}: '{text}' is no whole number from 0"
+        )
+    return int(value)
+
+
 def matched_lines(paths, beginning, pattern):
     """Match the lines of text files that describe turns.
 
@@ -185,8 +219,8 @@ def matched_lines(paths, beginning, pattern):
     ---------
     paths : iterable of Path
         Files, most of which is UTF-8: some annotators' comments are not.
-    beginning : str
-        Beginning of the lines that describe turns.
+    beginning : str or tuple of str
+        Beginnings of the lines that describe turns.
     pattern : re.Pattern
         Matches each of these lines from its beginning.
 

@@ -1,5 +1,6 @@
 """Many trainings at once: some here, or all of them on SLURM."""
 
+import itertools
 import os
 import queue
 import shutil
@@ -16,7 +17,7 @@ __all__ = ["crossval"]
 POLL_SECONDS = 0.5
 
 
-def crossval(runs, jobs=1, slurm=None):
+def crossval(runs, jobs=1, slurm=None, enough=None):
     """Do the trainings that are not finished.
 
     A failed one is reported and the others are done. If this process is
@@ -33,6 +34,9 @@ def crossval(runs, jobs=1, slurm=None):
         Submit them to SLURM instead, with these parameters of sbatch as
         submitit names them: ``time`` (minutes, needed), ``partition``,
         ``gpus_per_node``, ...
+    enough : callable, optional
+        Asked after each training, with the failed so far; if it says True,
+        those that run are stopped and no other begins.
 
     Returns
     -------
@@ -56,8 +60,14 @@ def crossval(runs, jobs=1, slurm=None):
     ):  # fmt: skip
         if len(todo) < len(runs):
             bar.write(f"{len(runs) - len(todo)} of {len(runs)} are finished")
-        running = {submit(run): run for run in todo}
-        while running:
+        # None is begun before it is known whether it is wanted.
+        ahead = jobs if enough and slurm is None else len(todo)
+        waiting, running = iter(todo), {}
+        while True:
+            for run in itertools.islice(waiting, ahead - len(running)):
+                running[submit(run)] = run
+            if not running:
+                break
             time.sleep(POLL_SECONDS)
             for future in [future for future in running if future.done()]:
                 run = running.pop(future)
@@ -69,6 +79,8 @@ def crossval(runs, jobs=1, slurm=None):
                     failed[run.name] = reason
                 bar.write(f"{run.name}: {reason or run.scores()}")
                 bar.update()
+                if enough and enough(failed):
+                    return failed
             started = [
                 one
                 for run in running.values()

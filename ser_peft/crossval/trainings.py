@@ -80,6 +80,16 @@ class Training:
         """Whether it need not be done again."""
         return any((self.folder / name).exists() for name in DONE)
 
+    @property
+    def busy(self):
+        """Whether a process trains it now, be its crossval gone or not."""
+        with suppress(FileNotFoundError), open(self.log, "rb") as log:
+            try:
+                fcntl.flock(log, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
     def checkpoint(self):
         """Put it back into SLURM's queue when its time there is up.
 

@@ -11,6 +11,7 @@ import torch
 
 from ser_peft.corpora.transcripts import clean_text
 from ser_peft.data.audio import SAMPLE_RATE, read_audio
+from ser_peft.data.balanced import BalancedBatches
 from ser_peft.data.manifests import read_manifests
 
 # It announces the draw of every epoch.
@@ -109,10 +110,10 @@ def datasets(folder, max_seconds=None, crop=1.0, first_seconds=None, hop=1):
     sets : dict
         Split -> DynamicItemDataset with ``id``, ``sig`` (16 kHz mono, [T]),
         ``start`` (its first sample's place in the clip),
-        ``label`` (index into the classes, -1 without them), ``values`` (of
-        the dimensions, [D]), ``text`` (cleaned; empty where there is none),
-        ``speaker`` and ``duration``. Its attribute ``progress`` is a
-        `Progress`.
+        ``label`` (index into classes and side classes, -1 without them),
+        ``values`` (of the dimensions, [D]), ``text`` (cleaned; empty where
+        there is none), ``speaker`` and ``duration``. Its attribute
+        ``progress`` is a `Progress`.
     """
     about, manifests = read_manifests(folder)
 
@@ -160,7 +161,8 @@ def dataset_of(entries, about, first_seconds=None, cut=None):
     from speechbrain.dataio.dataset import DynamicItemDataset
     from speechbrain.utils.data_pipeline import provides, takes
 
-    index = {name: i for i, name in enumerate(about["classes"])}
+    classes = [*about["classes"], *about.get("side_classes", ())]
+    index = {name: i for i, name in enumerate(classes)}
     progress = Progress()
 
     @takes("id", "wav")
@@ -269,7 +271,9 @@ def scale_of(values, dimensions):
     return dict(zip(dimensions, scale, strict=True))
 
 
-def batch_sampler(dataset, seconds, shuffle, seed=0, max_seconds=None):
+def batch_sampler(
+    dataset, seconds, shuffle, seed=0, max_seconds=None, kinds=None
+):
     """Sampler of batches of clips of similar length, by seconds of audio.
 
     Arguments
@@ -285,10 +289,12 @@ def batch_sampler(dataset, seconds, shuffle, seed=0, max_seconds=None):
         The draw of epoch e depends on seed and e alone.
     max_seconds : float, optional
         Clips count as at most this long.
+    kinds : dict, optional
+        Id -> kind: draw all kinds equally often, see `BalancedBatches`.
 
     Returns
     -------
-    speechbrain.dataio.sampler.DynamicBatchSampler
+    speechbrain.dataio.sampler.DynamicBatchSampler or BalancedBatches
         Four buckets of equal count, or fewer for few lengths.
     """
     from speechbrain.dataio.sampler import DynamicBatchSampler
@@ -298,16 +304,18 @@ def batch_sampler(dataset, seconds, shuffle, seed=0, max_seconds=None):
         for key in dataset.data_ids
     ]
     edges = np.quantile(durations, [0.25, 0.5, 0.75, 1.0])
-    return DynamicBatchSampler(
-        dataset,
-        max_batch_length=max(seconds, edges[-1]),
-        bucket_boundaries=np.unique(edges).tolist(),
-        lengths_list=durations,
-        shuffle=shuffle,
-        batch_ordering="random" if shuffle else "descending",
+    settings = {
+        "max_batch_length": max(seconds, edges[-1]),
+        "bucket_boundaries": np.unique(edges).tolist(),
+        "shuffle": shuffle,
+        "batch_ordering": "random" if shuffle else "descending",
         # SpeechBrain adds the epoch: seeds would share draws.
-        seed=10007 * seed,
-    )
+        "seed": 10007 * seed,
+    }
+    if kinds is not None:
+        kinds = [kinds[key] for key in dataset.data_ids]
+        return BalancedBatches(kinds, durations, settings)
+    return DynamicBatchSampler(dataset, lengths_list=durations, **settings)
 
 
 def eval_batches(dataset, seconds):

@@ -43,6 +43,8 @@ class Entry(TypedDict, extra_items=Scalar):
     text: NotRequired[Text]
     text_source: NotRequired[Text]
     corpus: NotRequired[Name]
+    votes: NotRequired[dict[Name, _Count]]
+    secondary: NotRequired[dict[Name, _Count]]
 
 
 @with_config(strict=True)
@@ -70,6 +72,7 @@ class About(TypedDict):
     folds_total: _Fold
     classes: list[Name]
     data_folder: Place
+    side_classes: NotRequired[list[Name]]
     dimensions: NotRequired[list[Name]]
     scored_on: NotRequired[Literal["valid", "test"]]
     held_out_speakers: NotRequired[list[Name]]
@@ -121,13 +124,15 @@ def read_manifests(folder):
         split: read(split, dict[Any, Entry])
         for split in (SPLITS[:2] if inner else SPLITS)
     }
-    about.setdefault("dimensions", [])  # which few corpora have
+    for key in ("dimensions", "side_classes"):  # which few have
+        about.setdefault(key, [])
     _check_about(about, folder / "protocol.json")
     check_splits(
         manifests,
         about["classes"],
         about.get("shares_speakers", False),
         about["dimensions"],
+        about["side_classes"],
     )
     sha = fingerprint(manifests)
     if sha != about["protocol_sha"]:
@@ -141,8 +146,9 @@ def read_manifests(folder):
 
 def _check_about(about, path):
     """Check what no schema can."""
-    for key in ("classes", "dimensions"):
-        for name, count in Counter(about[key]).items():
+    classes = [*about["classes"], *about["side_classes"]]
+    for key, names in ("classes", classes), ("dimensions", about["dimensions"]):
+        for name, count in Counter(names).items():
             if count > 1:
                 raise InputError(
                     f"{path}: {key}: {json.dumps(name)} is there {count} "

@@ -31,7 +31,13 @@ class _Request(BaseModel):
 
 
 def prepare_pool(
-    corpora, save_folder, classes=None, fold=1, protocol=None, dimensions=()
+    corpora,
+    save_folder,
+    classes=None,
+    fold=1,
+    protocol=None,
+    dimensions=(),
+    targets="majority",
 ):
     """Write the manifests of a training on several corpora.
 
@@ -61,6 +67,8 @@ def prepare_pool(
         Used for the corpora that have it, else their first one.
     dimensions : list of str
         Must be empty.
+    targets : str
+        See `ser_peft.data.prepare`; one corpus with votes is enough.
 
     Raises
     ------
@@ -104,8 +112,8 @@ def prepare_pool(
                 f"corpora: {name} has no folder; give "
                 f"--corpora='{{{name}: FOLDER}}'"
             )
-    targets = {*tested} - {*trained} if request.whole_targets else set()
-    if request.whole_targets and not targets:
+    alone = {*tested} - {*trained} if request.whole_targets else set()
+    if request.whole_targets and not alone:
         raise InputError(
             "whole_targets: all of test_corpora are trained on; name one there "
             "that is not in train_corpora"
@@ -114,12 +122,12 @@ def prepare_pool(
     sources, protocols, known = {}, {}, {"released"}
     for name in names:
         with _naming(name):
-            source = choose(name, folders[name], classes, name in targets)
+            source = choose(name, folders[name], classes, name in alone)
         sources[name] = source
         known |= source.protocols.keys()
         first = next(iter(source.protocols.values()))
         protocols[name] = source.protocols.get(protocol, first)
-        if name in targets:
+        if name in alone:
             protocols[name] = Whole(protocols[name].label)
     if protocol and protocol not in known:
         raise InputError(
@@ -151,6 +159,7 @@ def prepare_pool(
         "classes": orders[names[0]],
         "train_corpora": trained,
         "test_corpora": tested,
+        "targets": targets,
         "corpora": {
             name: {
                 "data_folder": roots[name],
@@ -167,7 +176,9 @@ def prepare_pool(
     splits, labels = {split: [] for split in SPLITS}, {}
     for name in names:
         with _naming(name):
-            parts, classed = sources[name].split(protocols[name], folds[name])
+            parts, classed = sources[name].split(
+                protocols[name], folds[name], targets=targets
+            )
         labels |= {f"{name}/{key}": label for key, label in classed.items()}
         for split, utterances in parts.items():
             if name in (tested if split == "test" else trained):

@@ -1,10 +1,11 @@
 """Preparation: from corpora to the manifests of one fold."""
 
 from ser_peft.corpora.inner import InnerFolds
-from ser_peft.corpora.protocols import classes_of
+from ser_peft.corpora.protocols import classes_of, side_classes
 from ser_peft.data.pool import prepare_pool
 from ser_peft.data.sources import choose
 from ser_peft.data.writing import held, root_of, write_manifests
+from ser_peft.errors import InputError
 from ser_peft.settings.places import place
 
 __all__ = ["prepare"]
@@ -18,6 +19,8 @@ def prepare(
     fold=1,
     protocol=None,
     dimensions=(),
+    targets="majority",
+    train_classes=None,
 ):
     """Write the manifests of one fold of a corpus, or of several at once.
 
@@ -50,6 +53,14 @@ def prepare(
     dimensions : list of str
         Labels that are numbers to predict, as ``arousal``, ``valence`` and
         ``dominance``. Utterances that lack one are left out.
+    targets : str
+        ``majority``: utterances whose label is a class. ``votes``: train has
+        those too of which annotators' votes are for classes by half at least,
+        without a majority that is one.
+    train_classes : int, str or dict, optional
+        A larger class set: clips of the labels that `classes` leaves out
+        train as well, as side classes, which nothing is validated or tested
+        on.
 
     Raises
     ------
@@ -62,7 +73,13 @@ def prepare(
     >>> prepare("ravdess", "/data/RAVDESS", "manifests")  # doctest: +SKIP
     """
     if isinstance(corpus, dict):
-        prepare_pool(corpus, save_folder, classes, fold, protocol, dimensions)
+        if train_classes is not None:
+            raise InputError(
+                "train_classes: not for several corpora at once; leave it out"
+            )
+        prepare_pool(
+            corpus, save_folder, classes, fold, protocol, dimensions, targets
+        )
         return
     if corpus == "custom" and str(data_folder).startswith("emobox:"):
         corpus, _, data_folder = str(data_folder).partition("@")
@@ -80,12 +97,30 @@ def prepare(
         "class_set": source.class_set,
         "classes": classes_of(source.class_set),
         "dimensions": list(dimensions),
+        "targets": targets,
     }
     if isinstance(protocol, InnerFolds):
         request |= {
             "scored_on": "valid",
             "held_out_speakers": protocol.held_out,
         }
+    larger = None
+    if train_classes is not None:
+        if targets == "votes":
+            raise InputError(
+                "train_classes: not with targets: votes, which count for the "
+                "classes alone; leave one of them out"
+            )
+        larger = choose(corpus, data_folder, train_classes)
+        request |= {
+            "train_class_set": larger.class_set,
+            "side_classes": side_classes(source.class_set, larger.class_set),
+        }
     if not held(save_folder, request):
-        splits, labels = source.split(protocol, fold, dimensions)
+        splits, labels = source.split(protocol, fold, dimensions, targets)
+        if larger:
+            more, named = larger.clips(protocol.label, dimensions)
+            more = [u for u in more if u.id not in labels]
+            splits["train"] += protocol.split(more, fold, named)["train"]
+            labels = named | labels
         write_manifests(splits, labels, save_folder, request)

@@ -11,7 +11,7 @@ from ser_peft.storage.closed import origins_of
 from ser_peft.storage.model_files import HeardFile
 from ser_peft.storage.schema import read_json
 
-__all__ = ["RECORD", "Heard", "speakers_of"]
+__all__ = ["RECORD", "Heard", "record_of", "speakers_of", "united"]
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +49,95 @@ def speakers_of(about, entries):
             speaker = speaker.removeprefix(f"{corpus}/")
         found.add((own_name(corpus), speaker))
     return found
+
+
+def record_of(key, folder, trust=False, needed=True):
+    """Read the record of whom a model, or a part of one, has heard.
+
+    Arguments
+    ---------
+    key : str
+        The yaml's key, or what the model is for, for messages.
+    folder : str or Path
+        ``model/``, an adapter in it, or an encoder.
+    trust : bool
+        Take one without a record; that says so.
+    needed : bool
+        Refuse one without a record. Without this it counts as a public
+        encoder, which has heard no speaker of the corpora.
+
+    Returns
+    -------
+    HeardFile or None
+        None without a record where none is needed.
+
+    Raises
+    ------
+    InputError
+        If it has no record and is not trusted.
+    """
+    folder = Path(folder)
+    places = folder / RECORD, folder.parent / RECORD
+    path = next(filter(Path.is_file, places), None)
+    if path:
+        wrong, advice = "is no record of speakers", "copy it again"
+        return read_json(path, HeardFile, wrong, advice)
+    if not needed:
+        return None
+    if not trust:
+        raise InputError(
+            f"{key} {folder}: has no {RECORD}, so that nobody can tell "
+            "whether it has heard those whom this run tests; train it "
+            "again, or vouch for it by --trust_start=True"
+        )
+    logger.warning(
+        "%s %s: has no record of whom it has heard; it is trusted, and "
+        "results.json says so", key, folder,
+    )  # fmt: skip
+    return HeardFile(speakers={}, deals=[], trust_start=[f"{key}: {folder}"])
+
+
+def pairs_of(speakers):
+    """Pairs (corpus, speaker) of a record's ``speakers``."""
+    return {(corpus, one) for corpus, all in speakers.items() for one in all}
+
+
+def by_corpus(pairs):
+    """Corpus -> its speakers, as a record has them."""
+    speakers = defaultdict(list)
+    for corpus, speaker in sorted(pairs):
+        speakers[corpus].append(speaker)
+    return dict(speakers)
+
+
+def united(records):
+    """Unite the records of several models.
+
+    Arguments
+    ---------
+    records : list of HeardFile
+        From `record_of`.
+
+    Returns
+    -------
+    dict
+        Content of ``heard.json``: the speakers whom any of them has heard.
+
+    Example
+    -------
+    >>> records = [
+    ...     HeardFile(speakers={"x": [name]}, deals=["a"], trust_start=[])
+    ...     for name in "ts"
+    ... ]
+    >>> united(records)["speakers"]
+    {'x': ['s', 't']}
+    """
+    heard = set().union(*(pairs_of(one.speakers) for one in records))
+    chained = {
+        key: [*dict.fromkeys(x for one in records for x in getattr(one, key))]
+        for key in ("deals", "trust_start")
+    }
+    return {"speakers": by_corpus(heard), **chained}
 
 
 class Heard:
@@ -98,11 +187,8 @@ class Heard:
     @property
     def record(self):
         """Content of ``heard.json``."""
-        speakers = defaultdict(list)
-        for corpus, speaker in sorted(self.heard):
-            speakers[corpus].append(speaker)
         return {
-            "speakers": dict(speakers),
+            "speakers": by_corpus(self.heard),
             "deals": self.protocols,
             "trust_start": self.trusted,
         }
@@ -126,33 +212,13 @@ class Heard:
             If it has heard any of the run's test speakers, or has no record
             and is not trusted.
         """
-        folder = Path(folder)
         self.origins += origins_of(folder)
-        places = folder / RECORD, folder.parent / RECORD
-        path = next(filter(Path.is_file, places), None)
-        if path:
-            wrong, advice = "is no record of speakers", "copy it again"
-            self._carry(key, folder, read_json(path, HeardFile, wrong, advice))
-        elif self.trust and needed:
-            self.trusted.append(f"{key}: {folder}")
-            logger.warning(
-                "%s %s: has no record of whom it has heard; it is trusted, "
-                "and results.json says so", key, folder,
-            )  # fmt: skip
-        elif needed:
-            raise InputError(
-                f"{key} {folder}: has no {RECORD}, so that nobody can tell "
-                "whether it has heard those whom this run tests; train it "
-                "again, or vouch for it by --trust_start=True"
-            )
+        if record := record_of(key, folder, self.trust, needed):
+            self._carry(key, folder, record)
 
     def _carry(self, key, folder, start):
         """Add the record of a start."""
-        before = {
-            (corpus, speaker)
-            for corpus, speakers in start.speakers.items()
-            for speaker in speakers
-        }
+        before = pairs_of(start.speakers)
         both = before & self.tested
         # Where a corpus's own split tests speakers of train, a start may have
         # heard as much as training on this very split will; and all that

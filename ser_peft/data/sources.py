@@ -9,6 +9,7 @@ from ser_peft.corpora import load_corpus
 from ser_peft.corpora.inner import inner_folds, inner_name
 from ser_peft.corpora.protocols import Whole, relabel
 from ser_peft.corpora.splits import has_all
+from ser_peft.corpora.votes import majority_missing
 from ser_peft.errors import InputError
 
 __all__ = ["Source", "choose"]
@@ -81,7 +82,7 @@ class Source:
         outer = self.protocols[outer]
         return inner_folds(outer, fold, *self.clips(outer.label, dimensions))
 
-    def split(self, protocol, fold, dimensions=()):
+    def split(self, protocol, fold, dimensions=(), targets="majority"):
         """Split the utterances of the class set that have all dimensions.
 
         Arguments
@@ -90,14 +91,14 @@ class Source:
             How to split them.
         fold : int
             From 1.
-        dimensions : list of str
+        dimensions, targets
             See `ser_peft.data.prepare`.
 
         Returns
         -------
         splits : dict
-            ``train``, ``valid`` and ``test`` lists of `Utterance`; no
-            ``test`` where the protocol has none.
+            ``train``, ``valid`` and ``test`` lists of `Utterance`, whose votes
+            are for classes; no ``test`` where the protocol has none.
         labels : dict
             Utterance id -> class, None without classes.
 
@@ -107,17 +108,23 @@ class Source:
             If there is no such folder, label, fold or dimension, or two
             utterances have one id.
         """
-        utterances, labels = self.clips(protocol.label, dimensions)
-        return protocol.split(utterances, fold, labels), labels
+        utterances, labels = self.clips(protocol.label, dimensions, targets)
+        agreed, others = [], []
+        for u in utterances:
+            (others if u.labels.get("no_majority") else agreed).append(u)
+        splits = protocol.split(agreed, fold, labels)
+        if others:  # to train on: nobody could be right about them in a test
+            splits["train"] += protocol.split(others, fold, labels)["train"]
+        return splits, labels
 
-    def clips(self, label, dimensions=()):
+    def clips(self, label, dimensions=(), targets="majority"):
         """Utterances of the class set that have all dimensions.
 
         Arguments
         ---------
         label : str
             The label that is the emotion.
-        dimensions : list of str
+        dimensions, targets
             See `ser_peft.data.prepare`.
 
         Returns
@@ -133,6 +140,8 @@ class Source:
             See `split`.
         """
         chosen = relabel(self.everything, self.class_set, label)
+        if targets == "votes":
+            chosen += majority_missing(self.everything, self.class_set, label)
         for name in dimensions:
             if not any(has_all(u.labels, [name]) for u, _ in chosen):
                 raise InputError(

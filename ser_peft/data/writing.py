@@ -23,7 +23,7 @@ __all__ = ["add_durations", "entries_of", "held", "root_of", "write_manifests"]
 
 logger = logging.getLogger(__name__)
 
-RESERVED = ("id", "duration", "sig", "label", "values")
+RESERVED = ("id", "duration", "sig", "label", "values", "votes", "secondary")
 """Names of items that a corpus's own labels may not take."""
 
 
@@ -74,18 +74,36 @@ def write_manifests(splits, labels, save_folder, about, roots=None):
         If recordings cannot be used or the splits are not honest.
     """
     root, classes = about["data_folder"], about["classes"]
+    by_votes = about.get("targets") == "votes"
+    if by_votes and not any(u.votes for u in splits["train"]):
+        raise InputError(
+            f"targets: votes: {about['corpus']} has none here; add its file of "
+            "annotators' votes, see docs/natural_speech.md, or set targets: "
+            "majority"
+        )
     manifests = {
         split: entries_of(utterances, labels, root)
         for split, utterances in splits.items()
     }
     shares = about.get("shares_speakers", False)
-    check_splits(manifests, classes, shares, about.get("dimensions", ()))
+    check_splits(
+        manifests,
+        classes,
+        shares,
+        about.get("dimensions", ()),
+        about.get("side_classes", ()),
+    )
     about = {**about, "missing_classes": missing_classes(manifests, classes)}
     if shares:
         about["leaks"] = leaks(manifests)
     if classes:
         about["confounding"] = confounding(
-            [e for entries in manifests.values() for e in entries.values()]
+            [
+                entry
+                for entries in manifests.values()
+                for entry in entries.values()
+                if entry["emotion"] in classes
+            ]
         )
     _warn(about)
     wavs = {u.id: u.wav for us in splits.values() for u in us}
@@ -169,6 +187,7 @@ def entries_of(utterances, labels, root):
             if name not in (*entry, *RESERVED)
             and isinstance(value, (str, int, float))
         }
+        entry |= {"votes": u.votes, "secondary": u.secondary}
         entries[u.id] = {k: v for k, v in entry.items() if v is not None}
     return entries
 

@@ -2,8 +2,6 @@
 
 import itertools
 import platform
-import re
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,7 +11,6 @@ from sklearn.metrics import cohen_kappa_score
 from tqdm import tqdm
 
 from ser_peft.corpora.transcripts import clean_text
-from ser_peft.data import read_manifests
 from ser_peft.data.audio import SAMPLE_RATE, read_audio
 from ser_peft.data.manifests import path_of
 from ser_peft.errors import InputError
@@ -22,6 +19,9 @@ from ser_peft.evaluation.metrics import METRICS, speaker_interval
 from ser_peft.evaluation.paired import paired_difference
 from ser_peft.evaluation.results import versions
 from ser_peft.evaluation.runs import (
+    folder_of,
+    manifests_of,
+    names_of,
     paired_predictions,
     pooled_predictions,
     read_runs,
@@ -111,7 +111,7 @@ def compare(paths, repeats=20):
     ones = {name: runs[0] for name, (_, runs) in groups.items()}
     test = _utterances([*ones.values()])
     networks = {
-        name: load_model(_folder(run["file"])) for name, run in ones.items()
+        name: load_model(folder_of(run["file"])) for name, run in ones.items()
     }
     for model in models:
         name = model["name"]
@@ -206,7 +206,7 @@ def _share(flags):
 def _read(paths):
     """Name -> group and its runs, all on the same test sets; and warnings."""
     groups, warnings = {}, []
-    for path, name in zip(paths, _names(paths), strict=True):
+    for path, name in zip(paths, names_of(paths), strict=True):
         summary = summarize([path])
         warnings += summary["warnings"]
         if len(summary["groups"]) > 1:
@@ -252,25 +252,6 @@ def _tested_on(group, runs):
     )
 
 
-def _names(paths):
-    """Parts of paths that differ: whisper_lora of whisper_lora/fold5/8."""
-    parts = [list(_folder(path).parts) for path in paths]
-    for end in (-1, 0):
-        while len({p[end] for p in parts}) == 1 < min(map(len, parts)):
-            for p in parts:
-                p.pop(end)
-    names = ["/".join(p) for p in parts]
-    for path, name in zip(paths, names, strict=True):
-        if names.count(name) > 1:
-            raise InputError(f"{path}: given twice; leave one out")
-    return names
-
-
-def _folder(path):
-    path = Path(path).resolve()
-    return path.parent if path.name == "results.json" else path
-
-
 def _scores(group, runs):
     """Each metric's mean and spread over runs, and its interval."""
     judged = pooled_predictions(runs)
@@ -283,7 +264,7 @@ def _scores(group, runs):
 
 def _utterances(runs):
     """Up to `MAPPED` utterances of the runs' test set, with their audio."""
-    about, manifests = _manifests(runs)
+    about, manifests = manifests_of(runs)
     test = manifests[about.get("scored_on", "test")]
     ids = np.random.default_rng(0).permutation(sorted(test))[:MAPPED]
     chosen = []
@@ -300,29 +281,6 @@ def _utterances(runs):
     return chosen
 
 
-def _manifests(runs):
-    """Manifests of one fold's runs, from the first run that has them."""
-    places = []
-    for run in runs:
-        folder = _folder(run["file"])
-        # A recipe's, and those that a probe was made of.
-        places += [folder / "manifests", folder.parents[1]]
-        yaml = folder / "hyperparams.yaml"
-        if yaml.exists():
-            line = r"^manifests_folder: *(.+?) *(?:#.*)?$"
-            told = re.findall(line, yaml.read_text("utf-8"), re.MULTILINE)
-            places += map(Path, told)
-    for place in places:
-        if (place / "protocol.json").exists():
-            about, manifests = read_manifests(place)
-            if about["protocol_sha"] == runs[0]["protocol_sha"]:
-                return about, manifests
-    raise InputError(
-        f"{places[0]}: no manifests of this run's test set; copy those it was "
-        "trained on there"
-    )
-
-
 def _merge(network, run):
     """Merge adapters where they can be; sizes before and after."""
     total = sum(p.numel() for p in network.parameters())
@@ -336,9 +294,15 @@ def _merge(network, run):
         },
         "layers": [one.num_layers for one in network.encoders.values()],
         "merged": merged,
-        "inference_bytes": sum(
-            tensor.nbytes for tensor in network.state_dict().values()
-        ),
+        "inference_bytes": sum(_sizes(network).values()),
+    }
+
+
+def _sizes(network):
+    """Place in memory -> bytes of each tensor: shared ones are there once."""
+    return {
+        tensor.data_ptr(): tensor.nbytes
+        for tensor in network.state_dict().values()
     }
 
 

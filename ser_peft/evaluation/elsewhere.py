@@ -31,7 +31,7 @@ from ser_peft.evaluation.results import UNTRAINED, corpus_scores, run_results
 from ser_peft.inference import check_scores, load_model, read_model
 from ser_peft.lobes import lengths_in_samples
 
-__all__ = ["evaluate"]
+__all__ = ["evaluate", "fitting", "measure", "of_manifests"]
 
 logger = logging.getLogger(__name__)
 
@@ -87,10 +87,10 @@ def evaluate(
     folder, described = read_model(run)
     classes, dimensions = described["classes"], [*described["dimensions"]]
     if data_folder is None:
-        about, entries = _of_manifests(Path(test))
+        about, entries = of_manifests(Path(test))
     else:
         about, entries = _of_corpus(str(test), data_folder, classes, out)
-    about, entries = _fitting(about, entries, classes, dimensions, test)
+    about, entries = fitting(about, entries, classes, dimensions, test)
     # Manifests of inner folds too: this is a test, whose speakers are unheard.
     about["scored_on"] = "test"
     about["protocol_sha"] = fingerprint({"test": entries})
@@ -100,7 +100,7 @@ def evaluate(
     heard.add("model", folder)
     model = load_model(run, device=device, **places)
     reads = note_read(out, f"evaluate {run}")
-    measured = _measure(model, about, entries, device, batch_seconds)
+    measured = measure(model, about, entries, device, batch_seconds)
     results = run_results(
         about,
         None,
@@ -119,16 +119,39 @@ def evaluate(
     return {
         "results": results,
         "predictions": measured,
-        "layer_weights": model.head.layer_weights.tolist(),
+        "layer_weights": model.layer_weights,
         "recordings": shareable(about, entries),
     }
 
 
-def _of_manifests(path):
-    """Description and entries of a manifests folder, or of one split."""
+def of_manifests(path):
+    """Description and entries of a manifests folder, or of one split.
+
+    Arguments
+    ---------
+    path : Path
+        Folder, or ``test.json`` or another split in one.
+
+    Returns
+    -------
+    about : dict
+        ``protocol.json``.
+    entries : dict
+        Id -> entry.
+
+    Raises
+    ------
+    InputError
+        If it is neither.
+    """
     if path.is_dir():
         about, manifests = read_manifests(path)
-        entries = {k: e for part in manifests.values() for k, e in part.items()}
+        entries = {
+            key: entry
+            for part in manifests.values()
+            for key, entry in part.items()
+            if not entry.get("no_majority")
+        }
         return about | {"protocol": "whole"}, entries
     if path.suffix != ".json":
         raise InputError(
@@ -179,8 +202,28 @@ def _of_corpus(name, data_folder, classes, out):
     return about, entries
 
 
-def _fitting(about, entries, classes, dimensions, source):
-    """Description and entries a model can be tested on; warns of others."""
+def fitting(about, entries, classes, dimensions, source):
+    """Description and entries a model can be tested on; warns of others.
+
+    Arguments
+    ---------
+    about, entries
+        From `of_manifests`.
+    classes, dimensions : list of str
+        What the model tells.
+    source : str
+        Name of the set, for messages.
+
+    Returns
+    -------
+    about, entries
+        With the classes and dimensions of both, and utterances of these.
+
+    Raises
+    ------
+    InputError
+        If nothing is of both.
+    """
     names = [
         name
         for name in dimensions
@@ -208,8 +251,25 @@ def _fitting(about, entries, classes, dimensions, source):
     return {**about, "classes": classes, "dimensions": names}, kept
 
 
-def _measure(model, about, entries, device, batch_seconds):
-    """Predictions on a test set, for `run_results`."""
+def measure(model, about, entries, device, batch_seconds):
+    """Predict a test set.
+
+    Arguments
+    ---------
+    model : EmotionModel or EnsembleModel
+        Model on `device`.
+    about, entries : dict
+        ``protocol.json`` and manifest of the set.
+    device : str
+        Device.
+    batch_seconds : float
+        Seconds of audio in a batch.
+
+    Returns
+    -------
+    dict
+        For `run_results`; probabilities are not calibrated.
+    """
     dataset = dataset_of(entries, about)
     loader = make_dataloader(
         dataset,

@@ -12,6 +12,7 @@ from ser_peft.evaluation.metrics import (
     scores,
     speaker_interval,
 )
+from ser_peft.evaluation.votes import vote_scores
 
 __all__ = [
     "UNTRAINED",
@@ -49,7 +50,7 @@ def run_results(about, valid, measured, groups, model, **more):
         dimensions ``values`` and ``predicted_values`` [N, D].
     groups : dict
         From `ser_peft.evaluation.fairness.group_columns` on the test set.
-    model : ser_peft.inference.EmotionModel
+    model : ser_peft.inference.EmotionModel or EnsembleModel
         The model that was tested.
     **more
         Entries that only this way of training knows.
@@ -66,23 +67,11 @@ def run_results(about, valid, measured, groups, model, **more):
         "shares_speakers": about.get("shares_speakers", False),
         "leaks": about.get("leaks", {}),
         "scored_on": about.get("scored_on", "test"),
-        "backbone": model.encoder.lobe.source,
-        "method": model.encoder.method_name,
-        "head": type(model.head).__name__,
+        **model.describe(),
         **judge(measured, about),
         **_more(valid, measured, groups, about, model),
         **_of_valid(valid, about),
         "test_speakers": sorted(set(measured["speaker"])),
-        "trainable_parameters": {
-            "adapter": sum(
-                encoder.num_adapter_parameters
-                for encoder in model.encoders.values()
-            ),
-            "head": sum(
-                p.numel() for p in model.head.parameters() if p.requires_grad
-            ),
-        },
-        "total_parameters": sum(p.numel() for p in model.parameters()),
         **more,
         "versions": versions(),
     }
@@ -141,7 +130,7 @@ def judge(measured, about):
 
 
 def corpus_scores(entries, measured, classes):
-    """Scores of every corpus in a test set of several.
+    """Scores of every corpus in a test set of several, and against votes.
 
     Arguments
     ---------
@@ -158,11 +147,13 @@ def corpus_scores(entries, measured, classes):
         ``by_corpus``: name -> ``ua``, ``ua_ci95``, ``ua_ci95_reason``,
         ``wa``, ``macro_f1``, ``weighted_f1``, ``missing_classes`` and
         ``test_utterances``; nothing without classes or
-        where the entries have no ``corpus``.
+        where the entries have no ``corpus``. And what
+        `ser_peft.evaluation.votes.vote_scores` returns.
     """
+    more = vote_scores(entries, measured, classes)
     corpora = [entries[id_].get("corpus") for id_ in measured["id"]]
     if not classes or None in corpora:
-        return {}
+        return more
     found, kept = {}, "wa macro_f1 weighted_f1 missing_classes test_utterances"
     for name in sorted(set(corpora)):
         chosen = [i for i, corpus in enumerate(corpora) if corpus == name]
@@ -175,7 +166,7 @@ def corpus_scores(entries, measured, classes):
             **{key: whole[key] for key in ("ua", *kept.split())},
             **_with_reason("ua", speaker_interval(*judged, classes)),
         }
-    return {"by_corpus": found}
+    return {"by_corpus": found, **more}
 
 
 def below_start(results):

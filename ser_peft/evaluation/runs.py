@@ -8,13 +8,21 @@ from pathlib import Path
 import numpy as np
 from ruamel.yaml import YAML, YAMLError
 
+from ser_peft.data.manifests import read_manifests
 from ser_peft.errors import InputError
 from ser_peft.evaluation.metrics import from_confusion, missing_classes
 from ser_peft.evaluation.reads import count_reads
 from ser_peft.settings.yamls import dump, map_texts
 from ser_peft.storage.cells import of_cell
 
-__all__ = ["paired_predictions", "pooled_predictions", "read_runs"]
+__all__ = [
+    "folder_of",
+    "manifests_of",
+    "names_of",
+    "paired_predictions",
+    "pooled_predictions",
+    "read_runs",
+]
 
 _NEEDED = (
     "corpus protocol protocol_sha fold seed backbone method classes ua wa "
@@ -95,6 +103,85 @@ def paired_predictions(first, second):
     """
     others = second["predictions"]
     return [(*row, others[id_][2]) for id_, row in first["predictions"].items()]
+
+
+def names_of(paths):
+    """Names of runs: the parts of their paths that differ.
+
+    Arguments
+    ---------
+    paths : list of str or Path
+        Folders of runs, or their `results.json`.
+
+    Returns
+    -------
+    list of str
+
+    Raises
+    ------
+    InputError
+        If one is given twice.
+
+    Example
+    -------
+    >>> names_of(["/a/lora/fold5/8", "/a/full/fold5/8"])
+    ['lora', 'full']
+    """
+    parts = [list(folder_of(path).parts) for path in paths]
+    for end in (-1, 0):
+        while len({p[end] for p in parts}) == 1 < min(map(len, parts)):
+            for p in parts:
+                p.pop(end)
+    names = ["/".join(p) for p in parts]
+    for path, name in zip(paths, names, strict=True):
+        if names.count(name) > 1:
+            raise InputError(f"{path}: given twice; leave one out")
+    return names
+
+
+def folder_of(path):
+    """Output folder of a run, given that or its `results.json`."""
+    path = Path(path).resolve()
+    return path.parent if path.name == "results.json" else path
+
+
+def manifests_of(runs):
+    """Manifests of one fold's runs, from the first run that has them.
+
+    Arguments
+    ---------
+    runs : list of dict
+        From `read_runs`.
+
+    Returns
+    -------
+    tuple of dict
+        See `ser_peft.data.manifests.read_manifests`.
+
+    Raises
+    ------
+    InputError
+        If none has them.
+    """
+    places = []
+    for run in runs:
+        folder = folder_of(run["file"])
+        # A recipe's, and those that a probe was made of.
+        places += [folder / "manifests", folder.parents[1]]
+        yaml = folder / "hyperparams.yaml"
+        if yaml.exists():
+            line = r"^manifests_folder: *(.+?) *(?:#.*)?$"
+            told = re.findall(line, yaml.read_text("utf-8"), re.MULTILINE)
+            places += map(Path, told)
+    for place in places:
+        if (place / "protocol.json").exists():
+            about, manifests = read_manifests(place)
+            if about["protocol_sha"] == runs[0]["protocol_sha"]:
+                return about, manifests
+    raise InputError(
+        f"{places[0]}: no manifests of this run's test set; copy those it was "
+        "trained on there"
+    )
 
 
 def _find(paths):

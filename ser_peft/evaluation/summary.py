@@ -21,6 +21,7 @@ from ser_peft.evaluation.ranking import (
 )
 from ser_peft.evaluation.results import below_start
 from ser_peft.evaluation.runs import paired_predictions, read_runs
+from ser_peft.evaluation.votes import AMBIGUITY
 
 __all__ = ["lacks", "level", "short_name", "summarize", "title_of"]
 
@@ -63,6 +64,8 @@ def summarize(paths, compare=None):
           else ``mean`` and ``std`` over runs (ddof 1; None for one run), and
           ``std_folds`` over the folds of the means over seeds (None with one
           seed or one fold);
+        - js_distance (to the annotators' votes), and ua_by_ambiguity, a dict
+          of `ser_peft.evaluation.votes.AMBIGUITY`, likewise;
         - missing_classes: fold and classes of each test set that lacks some,
           whose UA is over the others;
         - scored_on: test, or valid of inner folds, which come in groups of
@@ -176,6 +179,13 @@ def _group(runs):
             for key in (*METRICS, "ccc_mean")
         },
         "start": spread([(run.get("start") or {}).get(score) for run in runs]),
+        "js_distance": spread(
+            [(run.get("votes") or {}).get("js_distance") for run in runs]
+        ),
+        "ua_by_ambiguity": {
+            name: spread([_of_ambiguity(run, name) for run in runs])
+            for name in AMBIGUITY
+        },
         "points": [
             {
                 **{key: run[key] for key in ("fold", "seed", "file")},
@@ -193,6 +203,12 @@ def _group(runs):
             for key in ("train_seconds", "step_seconds", "model_bytes")
         },
     }
+
+
+def _of_ambiguity(run, name):
+    """UA of a group of clips by the entropy of their votes, or None."""
+    groups = (run.get("votes") or {}).get("by_ambiguity", {})
+    return groups.get(name, {}).get("ua")
 
 
 def _missing_classes(runs):

@@ -6,7 +6,8 @@ __getattr__, __all__ = lazy(
     __name__,
     {
         "classifier": "EmotionClassifier",
-        "loading": "load_model read_model",
+        "ensembles": "EnsembleModel",
+        "loading": "load_model models_in read_model",
         "model": "EmotionModel identities",
         "onnx": "OnnxModel load_onnx",
         "pipelines": "EmotionPipeline pipeline",

@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from ser_peft.corpora import about_corpus
 from ser_peft.errors import InputError, printable
-from ser_peft.inference.loading import read_model
+from ser_peft.inference.loading import models_in, read_model
 from ser_peft.io import atomic_path
 from ser_peft.lobes.configs import SCRATCH
 from ser_peft.storage.released import is_hub_id
@@ -279,12 +279,15 @@ def _placed(text, folder, about, name=None):
             f"{folder / CARD}: its front matter cannot be read ({reason}); "
             "correct it"
         ) from error
-    encoders = {
-        key: _encoder(folder, about, key)
-        for key in ("backbone", "text_backbone")
-        if key in about
-    }
-    if ids := [one["name"] for one in encoders.values() if one["hub"]]:
+    encoders = []
+    for path, one in models_in(folder, about).items():
+        for key in ("backbone", "text_backbone"):
+            if (
+                key in one
+                and (found := _encoder(path, one, key)) not in encoders
+            ):
+                encoders.append(found)
+    if ids := [one["name"] for one in encoders if one["hub"]]:
         card.data.base_model = ids
     section = _ENVIRONMENT.get_template("loading.md.j2").render(
         title=LOADING,

@@ -37,16 +37,12 @@ class Embedder(Recognizer):
     dimensions = ()
 
     def __init__(self, model, layer=None):
-        if not hasattr(model, "encoder"):
+        if not hasattr(model, "embed"):
             raise InputError(
                 "MODEL: an ONNX file gives scores alone; give a run"
             )
-        states = model.encoder.num_layers + 1
-        if layer is not None and layer not in range(-states, states):
-            raise InputError(
-                f"--layer {layer}: the encoder has hidden states 0 to "
-                f"{states - 1}"
-            )
+        if layer is not None:
+            _check_layer(model, layer)
         self.model, self.layer = model, layer
         self.first_seconds = model.first_seconds
         self.max_samples = model.max_samples
@@ -62,6 +58,19 @@ class Embedder(Recognizer):
 
     def _mean(self, states, frames, *text):
         return masked_mean(states[self.layer], frames)
+
+
+def _check_layer(model, layer):
+    if not hasattr(model, "encoder"):
+        raise InputError(
+            f"--layer {layer}: MODEL is an ensemble, of several encoders; "
+            "give one of the folders in its members/"
+        )
+    states = model.encoder.num_layers + 1
+    if layer not in range(-states, states):
+        raise InputError(
+            f"--layer {layer}: the encoder has hidden states 0 to {states - 1}"
+        )
 
 
 @torch.no_grad()

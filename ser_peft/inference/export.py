@@ -1,4 +1,4 @@
-"""A finished run -> a folder to ship."""
+"""A finished run, or several as an ensemble -> a folder to ship."""
 
 import json
 import logging
@@ -6,11 +6,16 @@ import shutil
 from pathlib import Path
 
 from ser_peft.adapters import PeftLobe
-from ser_peft.data.provenance import RECORD
+from ser_peft.data.provenance import RECORD, record_of, united
 from ser_peft.errors import InputError
 from ser_peft.inference.card import CARD, HPARAMS, move_card
-from ser_peft.inference.loading import load_model, read_model
-from ser_peft.inference.model import identities
+from ser_peft.inference.loading import (
+    load_model,
+    models_in,
+    read_model,
+    refuse_one_place,
+)
+from ser_peft.inference.model import FORMAT, identities
 from ser_peft.io import atomic_path, write_json
 from ser_peft.storage.closed import (
     MANIFEST,
@@ -21,7 +26,7 @@ from ser_peft.storage.closed import (
     sign,
 )
 
-__all__ = ["export"]
+__all__ = ["assemble", "export"]
 
 logger = logging.getLogger(__name__)
 
@@ -84,9 +89,21 @@ def export(
             f"{folder}: has no classes, which SpeechBrain's classifiers give; "
             "export it without --speechbrain"
         )
+    if speechbrain and "members" in about:
+        raise InputError(
+            f"{folder}: is an ensemble, which SpeechBrain's classifiers do "
+            "not know; export it without --speechbrain"
+        )
     places = {"backbone": backbone, "text_backbone": text_backbone}
     with atomic_path(out) as tmp:
-        if merge:
+        if "members" in about:
+            encoders, members = {}, models_in(folder, about)
+            refuse_one_place(members, **places)
+            for path in members:
+                place = tmp / path.relative_to(folder)
+                export(path, place, merge, **places)
+            _copy(folder, tmp, about["members"])
+        elif merge:
             encoders = _merge(folder, backbone, text_backbone, tmp)
         else:
             _copy(folder, tmp)
@@ -112,10 +129,74 @@ def export(
     return {out.name: {"source": source, "sha256": hashes(out)}}
 
 
-def _copy(folder, out):
-    """Copy a model folder, but for manifest, signature and card."""
+def assemble(models, out, trust=False):
+    """Make one model folder of several, an ensemble.
+
+    Arguments
+    ---------
+    models : list of str or Path
+        Finished runs, their ``model/`` folders, or names of models, with the
+        same classes and dimensions in the same order.
+    out : str or Path
+        Model folder, which `ser_peft.load_model` takes; replaced if it is
+        there. ``members/`` has a whole model folder of each; those that were
+        trained in the same frozen encoder have no copy of it. ``heard.json``
+        has the speakers whom any of them has heard.
+    trust : bool
+        Take a model without a record of the speakers it has heard.
+
+    Returns
+    -------
+    dict
+        ``heard.json``.
+
+    Raises
+    ------
+    InputError
+        If one is no model, an ensemble itself, without a record, or tells
+        other classes or dimensions than the first.
+    """
+    read = [read_model(model) for model in models]
+    told = [(one["classes"], [*one["dimensions"]]) for _, one in read]
+    for (folder, about), found in zip(read, told, strict=True):
+        if "members" in about:
+            raise InputError(
+                f"{folder}: is an ensemble already; give its members"
+            )
+        if found != told[0]:
+            raise InputError(
+                f"{folder}: tells {', '.join(sum(found, []))}; {read[0][0]} "
+                f"{', '.join(sum(told[0], []))}: members must have the same, "
+                "in the same order"
+            )
+    heard = united([record_of("member", folder, trust) for folder, _ in read])
+    names = [f"members/{number}" for number in range(1, len(read) + 1)]
+    with atomic_path(out) as tmp:
+        for name, (folder, _) in zip(names, read, strict=True):
+            _copy(folder, tmp / name, keep=MANIFEST)
+        write_json(tmp / "model.json", {"format": FORMAT, "members": names})
+        write_json(tmp / RECORD, heard)
+        seal(tmp, {}, [one for _, about in read for one in about["origins"]])
+    return heard
+
+
+def _copy(folder, out, leave=(), keep=None):
+    """Copy a model folder, but for manifest, signature and card.
+
+    Arguments
+    ---------
+    folder, out : Path
+        Model folder and its copy.
+    leave : iterable of str
+        Folders in it that are not copied.
+    keep : str, optional
+        One of the files above that is copied nevertheless.
+    """
     for name, path in files_of(folder).items():
-        if name not in (MANIFEST, SIGNATURE, CARD):
+        if name == keep or not (
+            name in (MANIFEST, SIGNATURE, CARD)
+            or name.startswith(tuple(f"{one}/" for one in leave))
+        ):
             (out / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, out / name)
 

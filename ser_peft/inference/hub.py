@@ -2,6 +2,7 @@
 
 from collections import namedtuple
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 
 from huggingface_hub import (
@@ -14,7 +15,7 @@ from huggingface_hub import (
 from ser_peft.data.provenance import RECORD
 from ser_peft.errors import InputError
 from ser_peft.inference.card import CARD, read_card
-from ser_peft.inference.loading import read_model
+from ser_peft.inference.loading import models_in, read_model
 from ser_peft.storage.closed import MANIFEST, files_of
 from ser_peft.storage.released import HUB_ERRORS, is_hub_id
 
@@ -69,11 +70,13 @@ def pack(model, name):
             f"{folder}: has no {MANIFEST}, as those of older versions: nobody "
             "would load it; export it first"
         )
-    for key in ("backbone", "text_backbone"):
-        place = about.get(key, "")
+    for (path, one), key in product(
+        models_in(folder, about).items(), ("backbone", "text_backbone")
+    ):
+        place = one.get(key, "")
         if place is None or Path(place).is_absolute():
             refused.append(
-                f"{folder / 'model.json'}: {key}: {place or 'null'}: a folder "
+                f"{path / 'model.json'}: {key}: {place or 'null'}: a folder "
                 f"of this machine, which others do not have; export it first, "
                 f"with --{key} and the encoder's Hugging Face id, or with "
                 "--merge"

@@ -13,6 +13,7 @@ from ser_peft.adapters.folder import CONFIG, refuse_nonfinite, several
 from ser_peft.errors import InputError
 from ser_peft.heads import HEADS
 from ser_peft.heads.fusion import FUSIONS
+from ser_peft.inference.ensembles import EnsembleModel
 from ser_peft.inference.model import FORMAT, EmotionModel, identities
 from ser_peft.inference.onnx import is_onnx, load_onnx
 from ser_peft.lobes import load_lobe, load_text
@@ -26,7 +27,7 @@ from ser_peft.storage.closed import (
     origins_of,
 )
 from ser_peft.storage.closed import verify as verify_folder
-from ser_peft.storage.model_files import ModelFile
+from ser_peft.storage.model_files import EnsembleFile, ModelFile
 from ser_peft.storage.released import (
     find,
     hub_name,
@@ -35,7 +36,7 @@ from ser_peft.storage.released import (
 )
 from ser_peft.storage.schema import fit, read_json
 
-__all__ = ["load_model", "read_model"]
+__all__ = ["load_model", "models_in", "read_model", "refuse_one_place"]
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +60,9 @@ def read_model(folder, save_path=""):
         ``model.json``, with the class as ``head``; ``encoders``, their
         sources and hashes in the manifest (None without one); ``proven``,
         whether manifest or registry have the hashes of all files;
-        ``origins``, see `ser_peft.storage.closed.origins_of`.
+        ``origins``, see `ser_peft.storage.closed.origins_of`. Of an ensemble
+        ``members`` (path in the folder -> the same of a member), ``classes``
+        and ``dimensions``, and the last three.
 
     Raises
     ------
@@ -90,6 +93,55 @@ def read_model(folder, save_path=""):
             f"{path}: format {written['format']}, this ser_peft reads "
             f"{FORMAT}; install the one that wrote it"
         )
+    proven = proven or encoders is not None
+    if "members" in written:
+        described = fit(path, written, EnsembleFile, *how)
+        about = _read_members(path, described.members, proven)
+    else:
+        about = _read_one(path, written, *how)
+    return folder, {
+        **about,
+        "encoders": encoders,
+        "proven": proven,
+        "origins": origins_of(folder),
+    }
+
+
+def models_in(folder, about):
+    """Folders of all models of a model folder, itself or its members.
+
+    Arguments
+    ---------
+    folder, about
+        From `read_model`.
+
+    Returns
+    -------
+    dict of Path to dict
+        Folder of one model -> its description.
+    """
+    members = about.get("members", {"": about})
+    return {folder / name: one for name, one in members.items()}
+
+
+def _read_members(path, names, proven):
+    """Read the members of an ensemble, whose files are in its manifest."""
+    members = {}
+    for name in names:
+        _, one = read_model(path.parent / name)
+        if "members" in one:
+            raise InputError(
+                f"{path}: members: {name}: is an ensemble itself; make one "
+                "of its members and the others"
+            )
+        members[name] = {**one, "proven": proven or one["proven"]}
+    first = next(iter(members.values()))
+    told = {key: first[key] for key in ("classes", "dimensions")}
+    return {"members": members, **told}
+
+
+def _read_one(path, written, *how):
+    """Read the description of a model that is no ensemble."""
     described = fit(path, written, ModelFile, *how)
     about = described.model_dump()
     if "text_backbone" not in described.model_fields_set:
@@ -103,12 +155,7 @@ def read_model(folder, save_path=""):
         wrong = "classes: []: neither classes nor dimensions"
     if wrong:
         raise InputError(f"{path}: {how[0]} ({wrong}); {how[1]}")
-    return folder, {
-        **about,
-        "encoders": encoders,
-        "proven": proven or encoders is not None,
-        "origins": origins_of(folder),
-    }
+    return about
 
 
 def _wrong_head(about):
@@ -238,7 +285,8 @@ def load_model(
     Returns
     -------
     EmotionModel
-        In eval mode; of a ``.onnx`` file an `OnnxModel`.
+        In eval mode; of an ensemble an `EnsembleModel`, of a ``.onnx`` file
+        an `OnnxModel`.
 
     Raises
     ------
@@ -269,6 +317,52 @@ def load_model(
             "%s: has no %s, as older versions wrote none: nothing proves that "
             "its files are whole and as they were written", folder, MANIFEST,
         )  # fmt: skip
+    models = models_in(folder, about)
+    places = {"backbone": backbone, "text_backbone": text_backbone}
+    refuse_one_place(models, **places)
+    loaded = (
+        _load_one(path, one, save_path, **places)
+        for path, one in models.items()
+    )
+    model = EnsembleModel(loaded) if "members" in about else next(loaded)
+    files = [hashes(folder), identities(model.encoders)]
+    content = json.dumps(files, sort_keys=True).encode()
+    model.origins = about["origins"]
+    model.fingerprint = hashlib.sha256(content).hexdigest()
+    return model.eval().to(device)
+
+
+def refuse_one_place(models, **places):
+    """Refuse one place for encoders of members that are not the same.
+
+    Arguments
+    ---------
+    models : dict of Path to dict
+        From `models_in`.
+    **places : str or None
+        Key of an encoder, as "backbone" -> place that was given.
+
+    Raises
+    ------
+    InputError
+        If one was given, and the models were trained in different ones.
+    """
+    for key, given in places.items():
+        found = {
+            json.dumps((one["encoders"] or {}).get(key, one[key]))
+            for one in models.values()
+            if key in one
+        }
+        if given and len(found) > 1:
+            raise InputError(
+                f"--{key} {given}: the members were trained in {len(found)} "
+                f"different encoders; export each with its own --{key}, and "
+                "make the ensemble of these"
+            )
+
+
+def _load_one(folder, about, save_path, backbone, text_backbone):
+    """Load a model that is no ensemble."""
     lobe = _encoder(
         folder, about, "backbone", backbone, load_lobe, save_path,
         depth=about["depth"], frame_stride=about["frame_stride"],
@@ -291,9 +385,4 @@ def load_model(
         refuse_nonfinite(one.state_dict(), one.lobe.source)
     taken = ("temperature", "dimensions", "first_seconds", "unsure")
     settings = {key: about[key] for key in taken}
-    model = EmotionModel(encoder, head, classes, **settings, **text)
-    files = [hashes(folder), identities(model.encoders)]
-    content = json.dumps(files, sort_keys=True).encode()
-    model.origins = about["origins"]
-    model.fingerprint = hashlib.sha256(content).hexdigest()
-    return model.eval().to(device)
+    return EmotionModel(encoder, head, classes, **settings, **text)

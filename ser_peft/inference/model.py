@@ -12,13 +12,92 @@ from ser_peft.inference.windows import by_window
 from ser_peft.io import atomic_path, write_json
 from ser_peft.storage.closed import seal
 
-__all__ = ["FORMAT", "EmotionModel", "identities"]
+__all__ = ["FORMAT", "EmotionModel", "TorchModel", "identities"]
 
 FORMAT = 1
 """Format of model.json; higher where an older ser_peft cannot read it."""
 
 
-class EmotionModel(nn.Module, Recognizer):
+class TorchModel(nn.Module, Recognizer):
+    """Base class of models that torch computes.
+
+    A subclass gives `forward`, `merge`, and `encoders`.
+    """
+
+    def optimize_for_inference(self, precision="fp32"):
+        """Merge adapters where they can be, and choose the precision.
+
+        Scores in bf16 differ from those in float32 by up to 0.01; the labels
+        hardly ever. The model can no longer be trained or saved.
+
+        Arguments
+        ---------
+        precision : str
+            "fp32"; "bf16" or "fp16", of `predict` and whatever else calls
+            `score`; or "auto", see `ser_peft.device.choose_precision`.
+
+        Returns
+        -------
+        TorchModel
+            This model.
+
+        Raises
+        ------
+        InputError
+            For fp16 on a CPU.
+        """
+        device = next(self.parameters()).device
+        if precision == "auto":
+            precision, _ = choose_precision(str(device))
+        check_precision("precision", precision, device)
+        self.precision = precision
+        self.merge()
+        self.eval()
+        dtype = AMPConfig.from_name(precision).dtype
+        if dtype is not torch.float32:
+            # Autocast would cast them anew for every batch.
+            for name, encoder in self.encoders.items():
+                if "text" in name:
+                    continue
+                for module in encoder.modules():
+                    if isinstance(module, (nn.Linear, nn.Conv1d)):
+                        module.to(dtype)
+        return self
+
+    def score(self, wavs, lengths, texts=None):
+        """Score clips by NumPy's arrays, see `Recognizer.score`."""
+        return self.computed(self, wavs, lengths, texts)
+
+    def computed(self, function, wavs, lengths, texts):
+        """Call a function of tensors as `score` calls the model.
+
+        Arguments
+        ---------
+        function : callable
+            Takes what `forward` takes.
+        wavs, lengths, texts
+            See `Recognizer.score`.
+
+        Returns
+        -------
+        numpy.ndarray
+            Its result, float32 [B, ...].
+        """
+        self.eval()
+        device = next(self.parameters()).device
+        if self.reads_text and texts:
+            texts = [clean_text(text) for text in texts]
+        dtype = AMPConfig.from_name(self.precision).dtype
+        mixed = torch.autocast(
+            device.type, dtype, enabled=dtype is not torch.float32
+        )
+        with torch.no_grad(), mixed:
+            wavs = torch.from_numpy(wavs).to(device)
+            result = function(wavs, torch.from_numpy(lengths), texts)
+        return result.float().cpu().numpy()
+
+
+class EmotionModel(TorchModel):
     """Encoder, adapter and head: waveforms to emotion scores.
 
     In eval mode a clip's scores do not depend on its batch mates.
@@ -86,6 +165,29 @@ class EmotionModel(nn.Module, Recognizer):
         """Whether there is a text encoder."""
         return self.text_encoder is not None
 
+    @property
+    def layer_weights(self):
+        """Weight of each hidden state in the head's mix, [L + 1]."""
+        return self.head.layer_weights.tolist()
+
+    def describe(self):
+        """Entries of ``results.json`` that say what the model is."""
+        return {
+            "backbone": self.encoder.lobe.source,
+            "method": self.encoder.method_name,
+            "head": type(self.head).__name__,
+            "trainable_parameters": {
+                "adapter": sum(
+                    encoder.num_adapter_parameters
+                    for encoder in self.encoders.values()
+                ),
+                "head": sum(
+                    p.numel() for p in self.head.parameters() if p.requires_grad
+                ),
+            },
+            "total_parameters": sum(p.numel() for p in self.parameters()),
+        }
+
     def forward(self, wavs, lengths=None, texts=None):
         """Score clips.
 
@@ -141,43 +243,6 @@ class EmotionModel(nn.Module, Recognizer):
                 merged = False
         return merged
 
-    def optimize_for_inference(self, precision="fp32"):
-        """Merge adapters where they can be, and choose the precision.
-
-        Scores in bf16 differ from those in float32 by up to 0.01; the labels
-        hardly ever. The model can no longer be trained or saved.
-
-        Arguments
-        ---------
-        precision : str
-            "fp32"; "bf16" or "fp16", of `predict` and whatever else calls
-            `score`; or "auto", see `ser_peft.device.choose_precision`.
-
-        Returns
-        -------
-        EmotionModel
-            This model.
-
-        Raises
-        ------
-        InputError
-            For fp16 on a CPU.
-        """
-        device = next(self.head.parameters()).device
-        if precision == "auto":
-            precision, _ = choose_precision(str(device))
-        check_precision("precision", precision, device)
-        self.precision = precision
-        self.merge()
-        self.eval()
-        dtype = AMPConfig.from_name(precision).dtype
-        if dtype is not torch.float32:
-            # Autocast would cast them anew for every batch.
-            for module in self.encoder.modules():
-                if isinstance(module, (nn.Linear, nn.Conv1d)):
-                    module.to(dtype)
-        return self
-
     def by_clip(self, score, wavs, lengths, texts=None):
         """Apply `score` to clips' hidden states, see `by_window`, [B, ...]."""
         text = self._read_texts(texts, wavs)
@@ -201,42 +266,11 @@ class EmotionModel(nn.Module, Recognizer):
         """Turn a head's scores, [B, classes + dimensions], to corpus scale."""
         if not self.dimensions:
             return scores
-        logits, values = scores.float().tensor_split([len(self.classes)], 1)
+        # A head that is being trained may have side classes.
+        logits, values = scores.float().tensor_split([-len(self.dimensions)], 1)
         scale = torch.tensor([*self.dimensions.values()], device=values.device)
         mean, deviation = scale.unbind(1)
         return torch.cat([logits, mean + deviation * values], 1)
-
-    def score(self, wavs, lengths, texts=None):
-        """Score clips by NumPy's arrays, see `Recognizer.score`."""
-        return self.computed(self, wavs, lengths, texts)
-
-    def computed(self, function, wavs, lengths, texts):
-        """Call a function of tensors as `score` calls the model.
-
-        Arguments
-        ---------
-        function : callable
-            Takes what `forward` takes.
-        wavs, lengths, texts
-            See `Recognizer.score`.
-
-        Returns
-        -------
-        numpy.ndarray
-            Its result, float32 [B, ...].
-        """
-        self.eval()
-        device = next(self.head.parameters()).device
-        if self.text_encoder and texts:
-            texts = [clean_text(text) for text in texts]
-        dtype = AMPConfig.from_name(self.precision).dtype
-        mixed = torch.autocast(
-            device.type, dtype, enabled=dtype is not torch.float32
-        )
-        with torch.no_grad(), mixed:
-            wavs = torch.from_numpy(wavs).to(device)
-            result = function(wavs, torch.from_numpy(lengths), texts)
-        return result.float().cpu().numpy()
 
     def save(self, folder, heard=None):
         """Write adapter, head and a description: all that inference needs.

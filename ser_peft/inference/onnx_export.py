@@ -15,6 +15,7 @@ from torch.export import Dim
 
 from ser_peft.data.manifests import path_of, read_manifests
 from ser_peft.errors import BAD_ARGUMENTS, InputError, extra, out_of_memory
+from ser_peft.inference.ensembles import EnsembleModel
 from ser_peft.inference.loading import load_model
 from ser_peft.inference.onnx import FORMAT, KEY, OnnxModel, is_onnx
 from ser_peft.inference.quantizing import quantize
@@ -89,6 +90,12 @@ def export_onnx(run, out, int8=False, backbone=None):
     if is_onnx(run):
         raise InputError(f"{run}: is an ONNX file already; give a run")
     model = load_model(run, backbone)
+    if isinstance(model, EnsembleModel):
+        raise InputError(
+            f"{run}: --onnx: is an ensemble, of {len(model.members)} models, "
+            "and a file holds one; export a folder in its members/, or a "
+            "student of it"
+        )
     if model.reads_text:
         raise InputError(
             f"{run}: --onnx: reads transcripts too; export a model of speech "

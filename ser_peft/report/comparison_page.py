@@ -4,14 +4,13 @@ from ser_peft.errors import printable
 from ser_peft.evaluation.markdown import markdown_table
 from ser_peft.evaluation.summary import short_name
 from ser_peft.report import comparison_figures, figures
+from ser_peft.report.cells import interval_cell, paired_cells
 from ser_peft.report.rendering import render
 from ser_peft.report.tables import (
     INNER,
-    interval_cell,
     is_inner,
     lay_out,
     missing_classes_cell,
-    paired_cells,
     spread_cell,
 )
 

@@ -48,8 +48,8 @@ def write_report(
         total_parameters, valid_ua, best_epoch, epochs, train_seconds,
         peak_memory_mb, kept, versions; with a history kept_epochs; and
         optionally start (see `EmotionBrain.test_start`), worst_speaker,
-        fairness, calibration, robustness, by_corpus. Rates are fractions.
-        Of inner folds scored_on is "valid".
+        fairness, calibration, robustness, by_corpus, votes. Rates are
+        fractions. Of inner folds scored_on is "valid".
         Runs with dimensions also have ccc (name -> CCC), ccc_mean, ccc_ci95
         and valid_ccc; without classes `classes` is empty.
     predictions : dict

@@ -5,6 +5,8 @@ import itertools
 from ser_peft.errors import printable
 from ser_peft.evaluation.markdown import markdown_table
 from ser_peft.evaluation.summary import lacks, short_name, title_of
+from ser_peft.evaluation.votes import AMBIGUITY
+from ser_peft.report.cells import interval_cell, paired_cells
 
 __all__ = [
     "INNER",
@@ -12,11 +14,9 @@ __all__ = [
     "epoch_table",
     "format_summary",
     "group_table",
-    "interval_cell",
     "is_inner",
     "lay_out",
     "missing_classes_cell",
-    "paired_cells",
     "spread_cell",
 ]
 
@@ -197,57 +197,6 @@ def lay_out(items, columns):
     return [*told], [[*row] for row in zip(*told.values(), strict=True)]
 
 
-def paired_cells(compared):
-    """Cells of a paired difference: points, their interval, p.
-
-    Arguments
-    ---------
-    compared : dict
-        `difference`, `ci95`, `p` and `reason`, of
-        `ser_peft.evaluation.paired.paired_difference`.
-
-    Returns
-    -------
-    list of str
-
-    Example
-    -------
-    >>> found = {"difference": 0.021, "ci95": [-0.01, 0.05], "p": 0.0004}
-    >>> paired_cells(found)
-    ['+2.1', '-1.0 to +5.0', '<0.001']
-    >>> few = "3 speakers, 4 are needed"
-    >>> paired_cells(found | {"ci95": None, "p": None, "reason": few})
-    ['+2.1', 'none: 3 speakers, 4 are needed', '–']
-    """
-    p = compared["p"]
-    if p is None:
-        shown = "–"
-    else:
-        shown = f"{p:.3f}" if p >= 0.001 else "<0.001"
-    # Adding 0 turns -0.0 into 0.0.
-    points = f"{round(100 * compared['difference'], 1) + 0:+.1f}"
-    return [points, interval_cell(compared, "{:+.1f}"), shown]
-
-
-def interval_cell(found, form):
-    """Cell of an interval in %, or the reason why there is none.
-
-    Arguments
-    ---------
-    found : dict
-        `ci95`, two fractions or None, and `reason` if it is None.
-    form : str
-        Format of an end of the interval.
-
-    Returns
-    -------
-    str
-    """
-    if found["ci95"] is None:
-        return f"none: {found['reason']}"
-    return " to ".join(form.format(100 * end) for end in found["ci95"])
-
-
 def spread_cell(metric, fractions=True):
     """Cell of a mean with its spread.
 
@@ -365,6 +314,13 @@ _GROUP_COLUMNS = {
     "macro F1 %": lambda g: spread_cell(g["macro_f1"]),
     "weighted F1 %": lambda g: spread_cell(g["weighted_f1"]),
     "CCC": lambda g: spread_cell(g["ccc_mean"], False),
+    "JS distance": lambda g: spread_cell(g["js_distance"], False),
+    **{
+        f"UA %, {name}": lambda g, name=name: spread_cell(
+            g["ua_by_ambiguity"][name]
+        )
+        for name in AMBIGUITY
+    },
     "start": lambda g: spread_cell(g["start"], g["n_classes"]),
     "common": _common,
     "UA over": missing_classes_cell,

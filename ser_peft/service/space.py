@@ -9,7 +9,7 @@ import yaml
 from packaging.requirements import Requirement
 
 from ser_peft.errors import InputError
-from ser_peft.inference import load_model, read_model
+from ser_peft.inference import load_model, models_in, read_model
 from ser_peft.inference.export import export
 from ser_peft.io import atomic_path
 from ser_peft.service.about import About
@@ -70,14 +70,14 @@ def export_space(model, out, merge=False, backbone=None, text_backbone=None):
     with atomic_path(out) as tmp:
         tmp.mkdir()
         export(model, tmp / "model", merge, backbone, text_backbone)
-        described = read_model(tmp / "model")[1]
-        for key in ("backbone", "text_backbone"):
-            if described.get(key, key) is None:
-                raise InputError(
-                    f"{model}: its encoder is a folder of this machine, where "
-                    f"a Space cannot find it; give --merge, or --{key} with a "
-                    "Hugging Face id"
-                )
+        for described in models_in(*read_model(tmp / "model")).values():
+            for key in ("backbone", "text_backbone"):
+                if described.get(key, key) is None:
+                    raise InputError(
+                        f"{model}: its encoder is a folder of this machine, "
+                        "where a Space cannot find it; give --merge, or "
+                        f"--{key} with a Hugging Face id"
+                    )
         shutil.copytree(
             Path(__file__).parents[1],
             tmp / "ser_peft",

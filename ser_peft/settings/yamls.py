@@ -37,17 +37,25 @@ ruamel.yaml.Loader.add_implicit_resolver("!tuple", re.compile(r"\(.*\)$"), "(")
 OPTIONAL = {
     "augmented_versions",
     "balance",
+    "balanced_sampling",
     "cache_gb",
     "dimension_weight",
     "drop_text",
     "fairness_columns",
     "first_seconds",
+    "focal_gamma",
     "head_epochs",
     "keep_best",
+    "logit_adjustment",
+    "mixing",
+    "prior_smoothing",
     "report_audio",
+    "side_tasks",
     "sorting",
+    "targets",
     "tracker",
     "trust_start",
+    "vote_dropout",
 }
 
 BUILT = ("!new:", "!name:", "!apply:", "!include:")

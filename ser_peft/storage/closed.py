@@ -153,7 +153,8 @@ def origins_of(folder):
         if kind == "models" and name:
             found.append({"source": "/".join(name), "commit": root.name})
     path = root / MANIFEST
-    if (root / "adapter").is_dir() and path.is_file():
+    model = (root / "adapter").is_dir() or (root / "members").is_dir()
+    if model and path.is_file():
         manifest = read_json(path, ManifestFile, "is no manifest", AGAIN)
         found += [one.model_dump(exclude_none=True) for one in manifest.origins]
     return found

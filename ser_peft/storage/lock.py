@@ -57,7 +57,7 @@ def check_free(folder, key):
 
 
 @contextmanager
-def only_process(folder, key, wait=False):
+def only_process(folder, key, wait=False, say=True):
     """Hold a folder for this process, after sweeping it.
 
     The lock is a ``flock`` on a file in it, so that a killed process holds
@@ -70,7 +70,9 @@ def only_process(folder, key, wait=False):
     key : str
         Key or flag that it was given for, for the message.
     wait : bool
-        Wait for another process that holds it, and say so once.
+        Wait for another process that holds it.
+    say : bool
+        Say so, once.
 
     Raises
     ------
@@ -88,7 +90,7 @@ def only_process(folder, key, wait=False):
     """
     path = Path(folder) / NAME
     made = [part for part in path.parents if not part.exists()]
-    file = _take(path, key, wait)
+    file = _take(path, key, wait, say)
     _held.add(file)
     try:
         sweep(folder)
@@ -103,9 +105,8 @@ def only_process(folder, key, wait=False):
                 part.rmdir()
 
 
-def _take(path, key, wait):
+def _take(path, key, wait, say):
     """Open and lock the lock file."""
-    said = False
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -115,9 +116,9 @@ def _take(path, key, wait):
         if _is_held(file, key, fcntl.LOCK_EX):
             if not wait:
                 raise _refusal(file, key)
-            if not said:
+            if say:
                 print(f"waiting: {_refusal(file, key)}", file=sys.stderr)
-                said = True
+                say = False
             time.sleep(POLL_SECONDS)
         else:
             with suppress(FileNotFoundError):

@@ -11,6 +11,7 @@ from ser_peft.storage.schema import Name
 __all__ = [
     "AdapterFile",
     "BottleneckFile",
+    "EnsembleFile",
     "HeardFile",
     "ManifestFile",
     "ModelFile",
@@ -84,6 +85,16 @@ class ModelFile(_File):
     ] = {}
     # A shorter one is no recording, see `ser_peft.data.audio`.
     first_seconds: Annotated[float, Field(ge=0.1, le=86400)] | None = None
+
+
+class EnsembleFile(_File):
+    """``model.json`` of an ensemble: the folders of its members in its own."""
+
+    format: int
+    members: Annotated[
+        list[Annotated[str, Field(pattern="^members/[1-9][0-9]{0,2}$")]],
+        Field(min_length=1, max_length=999),
+    ]
 
 
 class _AutoMapping(_File):

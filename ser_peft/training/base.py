@@ -17,10 +17,7 @@ from ser_peft.data import batch_sampler, eval_batches
 from ser_peft.data.provenance import Heard
 from ser_peft.device import loader_workers
 from ser_peft.errors import InputError
-from ser_peft.storage.optimizers import (
-    load_scaler,
-    save_scaler,
-)
+from ser_peft.storage.optimizers import load_scaler, save_scaler
 from ser_peft.training.checks import check_settings
 from ser_peft.training.history import History, rank, track
 from ser_peft.training.sampler import RankSampler
@@ -57,7 +54,8 @@ class PeftBrain(SteppingBrain):
         Any of `defaults`, in place of the yaml's top-level keys. ``tracker``
         is a second logger, of SpeechBrain, for TensorBoard or the like. With
         ``head_epochs`` the encoders are frozen in so many first epochs, at a
-        constant learning rate.
+        constant learning rate. With ``ema_decay`` the model that is validated
+        and kept has the average of the weights, see `WeightAverage`.
     """
 
     defaults = {
@@ -66,6 +64,7 @@ class PeftBrain(SteppingBrain):
         "schedule": "constant",
         "warmup_epochs": 0,
         "head_epochs": 0,
+        "ema_decay": 0.0,
         "batch_seconds": 60,
         "max_seconds": None,
         "num_workers": "auto",
@@ -81,6 +80,8 @@ class PeftBrain(SteppingBrain):
     """Further keys that a yaml must have."""
     head_name = "head"
     """Name of the module that `head_opt` trains."""
+    kinds = None
+    """Kind of each training clip, by id, where all are drawn equally often."""
 
     def __init__(
         self,
@@ -119,8 +120,8 @@ class PeftBrain(SteppingBrain):
             self.checkpointer.add_recoverable(
                 "scaler", self.scaler, load_scaler, save_scaler, True
             )
-        # Kept apart from self.modules, which DDP will wrap: evaluation calls
-        # these, so that ranks need not have equally many batches.
+        # Not self.modules, which DDP will wrap: evaluation calls these, so
+        # that ranks need not have equally many batches.
         self.encoder = self.modules.encoder
         self.encoders = {
             name: self.modules[name]
@@ -192,6 +193,7 @@ class PeftBrain(SteppingBrain):
             shuffle=True,
             seed=self.hparams.seed,
             max_seconds=self.hparams.max_seconds,
+            kinds=self.kinds,
         )
         if self.distributed_launch:
             sampler = RankSampler(
@@ -275,6 +277,7 @@ class PeftBrain(SteppingBrain):
             self.stage_start = time.time()
         self.keep_states(stage)
         if stage == sb.Stage.TRAIN:
+            self.train_weights()
             rank = self.rank if self.distributed_launch else 0
             seed_everything(
                 (self.hparams.seed * 10007 + epoch * 101 + rank) % 2**32,
@@ -336,9 +339,8 @@ class PeftBrain(SteppingBrain):
         )
         counter = self.hparams.epoch_counter
         # It takes an equal score for a better one, and would never stop.
-        counter.update_metric(
-            score if score > counter.best_score else -math.inf
-        )
+        better = score > counter.best_score
+        counter.update_metric(score if better else -math.inf)
         self.checkpointer.save_and_keep_only(
             meta={"epoch": epoch, **valid, "rank": rank(score, loss)},
             max_keys=["rank"],

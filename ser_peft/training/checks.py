@@ -12,9 +12,12 @@ CHOICES = {
     "keep": ("best", "last", "average"),
     "schedule": SCHEDULES,
     "augment": (True, False),
+    "balanced_sampling": (False, True),
     "start_from_probe": (True, False),
     "init_merged": (False, True),
+    "init_parallel": (None, "frozen", "trained"),
     "labels": ("clusters", "random"),
+    "targets": ("majority", "votes"),
     "robustness": (False, True),
     "report_audio": ("auto", True, False),
     "whole_targets": (False, True),
@@ -45,12 +48,18 @@ REAL = {
     "weight_decay": (0, math.inf),
     "warmup_epochs": (0, math.inf),
     "label_smoothing": (0, 1),
+    "prior_smoothing": (0, math.inf),
+    "vote_dropout": (0, 1),
+    "focal_gamma": (0, math.inf),
+    "logit_adjustment": (0, math.inf),
+    "ema_decay": (0, 0.99999),
     "dimension_weight": (0, math.inf),
     "batch_seconds": (0.1, math.inf),
     "max_seconds": (0.1, math.inf),
     "first_seconds": (0.1, math.inf),
     "crop": (0.1, 1),
     "drop_text": (0, 1),
+    "mixing": (0, 1),
     "kd_weight": (0, 1),
     "temperature": (0.01, math.inf),
     "feature_weight": (0, math.inf),
@@ -100,6 +109,15 @@ def check_settings(settings):
             raise InputError(
                 f"{key}: {names} is no list of columns; write [gender]"
             )
+    tasks = settings.get("side_tasks") or {}
+    if not isinstance(tasks, dict) or not all(
+        isinstance(weight, int | float) and 0 < weight < math.inf
+        for weight in tasks.values()
+    ):
+        raise InputError(
+            f"side_tasks: {tasks} is no map of columns to weights above 0; "
+            "write {gender: 0.1}"
+        )
     classes = settings.get("classes")
     if isinstance(classes, dict):
         for label, name in classes.items():

@@ -31,8 +31,9 @@ class DistillBrain(EmotionBrain):
     Arguments
     ---------
     *args, **kwargs
-        See `EmotionBrain`. ``teacher``: a finished run, or its ``model/``
-        folder. ``features``: see `ser_peft.training.teacher.features_of`.
+        See `EmotionBrain`. ``teacher``: a finished run, its ``model/``
+        folder, or an ensemble. ``features``: see
+        `ser_peft.training.teacher.features_of`.
         ``cache_teacher``: the teacher's outputs for the training clips are
         stored beside the manifests and read from there; the clips must
         never change (``augment: False``).
@@ -64,11 +65,27 @@ class DistillBrain(EmotionBrain):
                 "classes: 0: distillation wants classes, whose scores are to "
                 "be told"
             )
+        if self.about["side_classes"]:
+            raise InputError(
+                "train_classes: a teacher has no scores of side classes; leave "
+                "it out, or set kd_weight: 0"
+            )
         self.teacher = Teacher(hparams.teacher, self.about, self.device)
         self.heard.add("teacher", self.teacher.folder)
+        if hparams.mixing and self.teacher.model.text_encoder:
+            raise InputError(
+                "mixing: the teacher reads what one of the two says; set "
+                "mixing: 0, or choose a teacher without text"
+            )
         if hparams.cache_teacher:
             self._check_clips()
         if hparams.feature_weight:
+            if self.teacher.is_ensemble:
+                raise InputError(
+                    f"feature_weight: {hparams.feature_weight}: teacher "
+                    f"{hparams.teacher} is an ensemble, whose members have "
+                    "features of their own; set feature_weight: 0"
+                )
             self.kind = hparams.features
             widths = self._widths()
             if widths[0] != widths[1]:
@@ -80,11 +97,12 @@ class DistillBrain(EmotionBrain):
         limit = self.hparams.max_seconds
         longest = max(e["duration"] for e in self.sets["train"].data.values())
         longest = math.ceil(min(longest, self.hparams.first_seconds or longest))
-        if self.hparams.augment or (limit and longest > limit):
+        changed = self.hparams.augment or self.hparams.mixing
+        if changed or (limit and longest > limit):
             raise InputError(
                 "cache_teacher: wants training clips that never change; set "
-                f"augment: False and max_seconds to at least {longest}, "
-                "or cache_teacher: False"
+                f"augment: False, mixing: 0 and max_seconds to at least "
+                f"{longest}, or cache_teacher: False"
             )
 
     def _widths(self):
@@ -116,9 +134,9 @@ class DistillBrain(EmotionBrain):
         return [encoder.hidden_size for encoder in encoders]
 
     def head_modules(self):
-        """See `PeftBrain.head_modules`."""
-        names = ("head", "projector")
-        return [self.modules[name] for name in names if name in self.modules]
+        """See `SteppingBrain.head_modules`."""
+        more = [self.modules.projector] if "projector" in self.modules else []
+        return [*super().head_modules(), *more]
 
     # ------------------------------------------------------------ training
 
@@ -134,9 +152,9 @@ class DistillBrain(EmotionBrain):
         path = TeacherCache.path(
             self.hparams.manifests_folder,
             self.teacher,
-            self.about["protocol_sha"],
+            [self.about["protocol_sha"], self.hparams.targets],
             self.hparams.first_seconds,
-            texts if self.teacher.model.text_encoder else None,
+            texts if self.teacher.model.reads_text else None,
             self.kind,
             self.precision,
         )
@@ -166,7 +184,7 @@ class DistillBrain(EmotionBrain):
         if not self.teacher:
             return super().train_scores(wavs, lens, texts, batch)
         states = self.encode_train(wavs, lens, texts, batch.id)
-        scores, vectors = self.modules.head(*states, with_vectors=True)
+        scores, vectors = self.score(*states)
         self.features, _ = features_of(self.kind, states, vectors)
         if "projector" in self.modules:
             self.features = self.modules.projector(self.features)

@@ -5,7 +5,6 @@ import logging
 import speechbrain as sb
 import torch
 from speechbrain.utils.distributed import run_on_main
-from torch.nn.functional import cross_entropy
 
 from ser_peft.adapters.folder import find
 from ser_peft.data import datasets, scale_of, values_of
@@ -19,21 +18,20 @@ from ser_peft.inference import EmotionModel, read_model
 from ser_peft.lobes import lengths_in_samples
 from ser_peft.training.frozen import rows_of
 from ser_peft.training.history import rank
-from ser_peft.training.objectives import clip_weights, concordance_loss
+from ser_peft.training.labelled import LabelledBrain
 from ser_peft.training.probe import (
     fit_probe,
     mean_states,
     pooled_states,
     some_clips,
 )
-from ser_peft.training.tested import TestedBrain
 
 __all__ = ["EmotionBrain"]
 
 logger = logging.getLogger(__name__)
 
 
-class EmotionBrain(TestedBrain):
+class EmotionBrain(LabelledBrain):
     """Trains an adapter and a head, keeps what valid says, tests it once.
 
     Arguments
@@ -43,22 +41,17 @@ class EmotionBrain(TestedBrain):
         the telephone. ``report_audio``: clips of the most confident mistakes
         in the report, see `ser_peft.data.manifests.shareable`.
         ``fairness_columns``: columns of the test manifest, besides
-        ``gender``. ``balance``: columns of the manifests; the
-        training clips of each combination of their values weigh the same in
-        all; ``[emotion]`` where None. ``dimension_weight``: weight of the
-        concordance loss beside the cross-entropy. ``drop_text``: share of the
-        training clips whose text is hidden, for a model that can do without.
+        ``gender``. ``drop_text``: share of the training clips whose text is
+        hidden, for a model that can do without. The losses and their settings
+        are those of `LabelledBrain`.
     """
 
-    defaults = TestedBrain.defaults | {
-        "label_smoothing": 0.0,
+    defaults = LabelledBrain.defaults | {
         "crop": 1.0,
         "start_from_probe": False,
         "robustness": False,
         "report_audio": "auto",
         "fairness_columns": (),
-        "balance": None,
-        "dimension_weight": 1.0,
         "drop_text": 0.0,
     }
     datasets = staticmethod(datasets)
@@ -66,14 +59,17 @@ class EmotionBrain(TestedBrain):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         hparams, about, sets = self.hparams, self.about, self.sets
-        if hparams.keep == "average" and any(
+        if (hparams.keep == "average" or hparams.ema_decay) and any(
             getattr(method, "peft_type", None) == "ADALORA"
             for encoder in self.encoders.values()
             for method in encoder.methods
         ):
+            key = "keep: average"
+            if hparams.ema_decay:
+                key = "ema_decay"
             raise InputError(
-                "keep: average does not go with AdaLoRA, whose checkpoints "
-                "have different ranks; use best or last"
+                f"{key} does not go with AdaLoRA, whose ranks change; use "
+                "keep: best or last, and ema_decay: 0"
             )
         if ("text_encoder" in self.encoders) != (
             type(self.head) in FUSIONS.values()
@@ -93,15 +89,17 @@ class EmotionBrain(TestedBrain):
             text_encoder=self.encoders.get("text_encoder"),
             first_seconds=hparams.first_seconds,
         )
-        scores = len(about["classes"]) + len(names)
+        classes, side = len(about["classes"]), len(about["side_classes"])
+        scores = classes + side + len(names)
         if self.model.head.outputs != scores:
             raise InputError(
                 f"head: gives {self.model.head.outputs} scores, the manifests "
-                f"have {len(about['classes'])} classes and {len(names)} "
-                "dimensions; give it classes: !ref <classes> and dimensions: "
+                f"have {classes + side} classes and {len(names)} dimensions; "
+                "give it classes: !ref <classes> and dimensions: "
                 "!ref <dimensions>"
             )
-        self.dimension_weight = hparams.dimension_weight
+        self.answers = [*range(classes), *range(classes + side, scores)]
+        """Scores that the model gives: none for side classes."""
         self.chosen_by = "UA" if about["classes"] else "CCC"
         # Refuse now what the report could not be made with later.
         test = sets[self.scored_on].data
@@ -122,12 +120,6 @@ class EmotionBrain(TestedBrain):
                 "write a wav_augment as other recipes have"
             )
         self.heard = self.hear(about)
-        balance = hparams.balance
-        if balance is None:
-            balance = ["emotion"] if about["classes"] else []
-        self.weight_of = clip_weights(
-            {split: dataset.data for split, dataset in sets.items()}, balance
-        )
 
     # ------------------------------------------------------------ training
 
@@ -190,6 +182,7 @@ class EmotionBrain(TestedBrain):
             return None
         same_scores = (
             about["classes"] == self.model.classes
+            and not self.about["side_classes"]
             and [*about["dimensions"]] == self.about["dimensions"]
         )
         self.head.start_from_head(folder / "head.safetensors", same_scores)
@@ -266,14 +259,17 @@ class EmotionBrain(TestedBrain):
                     [clips[i][2] for i in order],
                 )
             )
-        classes = len(self.about["classes"])
-        return fit_probe(*measured, classes, values, self.device)
+        side = len(self.about["side_classes"])
+        classes = len(self.about["classes"]) + side
+        return fit_probe(*measured, classes, values, self.device, side)
 
     def compute_forward(self, batch, stage):
         """Batch to scores as of `EmotionModel`, [B, classes + dimensions]."""
         if stage != sb.Stage.TRAIN:
-            return self.model.rescale(self.by_clip(self.head, batch))
+            scores = self.by_clip(self.head, batch)[:, self.answers]
+            return self.model.rescale(scores)
         wavs, lens = self.audio(batch)
+        wavs = self.mixed(wavs, lens)
         texts = self.some_texts(batch.text)
         if self.versions:
             wavs, lens = self.this_version(wavs, lens, batch.id)
@@ -331,58 +327,4 @@ class EmotionBrain(TestedBrain):
     def train_scores(self, wavs, lens, texts, batch):
         """Scores of a training batch from the head."""
         states = self.encode_train(wavs, lens, texts, batch.id)
-        return self.modules.head(*states)
-
-    def compute_objectives(self, predictions, batch, stage):
-        """Weighted cross-entropy and concordance, over the global batch."""
-        train = stage == sb.Stage.TRAIN
-        classes, dimensions = self.about["classes"], self.about["dimensions"]
-        truth = torch.zeros(len(batch.id), 0)
-        if dimensions:
-            truth = torch.tensor(batch.values)
-        weights = torch.tensor([self.weight_of[id_] for id_ in batch.id])
-        labels, truth, weights = map(
-            self.on_device, (batch.label, truth, weights)
-        )
-        if train and self.hparams.augment and not self.versions:
-            labels, truth, weights = map(
-                self.hparams.wav_augment.replicate_labels,
-                (labels, truth, weights),
-            )
-        logits, values = predictions.float().tensor_split([len(classes)], 1)
-        loss = torch.zeros_like(weights)
-        if classes:
-            smoothing = self.hparams.label_smoothing if train else 0.0
-            loss = weights * cross_entropy(
-                logits, labels, reduction="none", label_smoothing=smoothing
-            )
-        if not train:
-            # The concordance is that of the whole set: see `outcome`.
-            rest = (logits.softmax(-1), truth, values, loss[:, None])
-            sizes = [part.shape[1] for part in rest]
-            rest = torch.cat(rest, 1).cpu().split(sizes, 1)
-            chances, truth, values, losses = (part.tolist() for part in rest)
-            self.collected.extend(
-                zip(
-                    *(batch.id, batch.speaker, batch.label.tolist()),
-                    *(chances, truth, values, [loss for (loss,) in losses]),
-                    strict=True,
-                )
-            )
-            return loss.mean()
-        if dimensions:
-            ccc_loss = concordance_loss(values, truth)
-            loss = loss + self.dimension_weight * ccc_loss
-        return self.train_objective(self.clip_losses(loss, logits), len(loss))
-
-    def clip_losses(self, loss, logits):
-        """Sum the loss over a training batch.
-
-        Arguments
-        ---------
-        loss : torch.Tensor
-            By the labels, [B].
-        logits : torch.Tensor
-            [B, classes].
-        """
-        return loss.sum()
+        return self.score(*states)[0]

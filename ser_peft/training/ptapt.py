@@ -146,6 +146,15 @@ class StateBrain(EmotionBrain):
     tested.
     """
 
+    @staticmethod
+    def check(settings):
+        """See `PeftBrain.check`."""
+        if settings.get("mixing"):
+            raise InputError(
+                "mixing: a frame is taught the emotion of one utterance here; "
+                "set mixing: 0"
+            )
+
     def compute_forward(self, batch, stage):
         """Scores of utterances, in training of frames as well."""
         if stage != sb.Stage.TRAIN:

@@ -10,7 +10,12 @@ from safetensors.torch import save_file
 
 from ser_peft.errors import InputError
 from ser_peft.heads import masked_mean
-from ser_peft.inference import by_window, load_model, read_model
+from ser_peft.inference import (
+    EnsembleModel,
+    by_window,
+    load_model,
+    read_model,
+)
 from ser_peft.io import atomic_path
 from ser_peft.lobes import lengths_in_samples
 from ser_peft.storage.checkpoints import SafeModule
@@ -56,7 +61,8 @@ class Teacher:
     Arguments
     ---------
     run : str or Path
-        A finished run, its ``model/`` folder, or a released name.
+        A finished run, its ``model/`` folder, an ensemble, or a released
+        name.
     about : dict
         ``protocol.json`` of the student's manifests.
     device : str
@@ -84,6 +90,11 @@ class Teacher:
         self.model = load_model(run, device=device)
         self.model.merge()
 
+    @property
+    def is_ensemble(self):
+        """Whether it is several models, which have scores alone to teach."""
+        return isinstance(self.model, EnsembleModel)
+
     @torch.no_grad()
     def __call__(self, wavs, wav_lens, texts, kind):
         """Teach a batch.
@@ -102,11 +113,17 @@ class Teacher:
         Returns
         -------
         logits : torch.Tensor
-            [B, classes].
+            [B, classes]; of an ensemble the logarithms of its mean
+            probabilities.
         features, lengths : torch.Tensor
             See `features_of`.
         """
         model, text = self.model, ()
+        if self.is_ensemble:
+            logits = model(wavs, lengths_in_samples(wavs, wav_lens), texts)
+            logits = logits[:, : len(model.classes)]
+            one = torch.ones(len(logits), dtype=torch.long, device=wavs.device)
+            return logits, logits[:, None, :0], one
         if model.text_encoder:
             text = model.text_encoder(texts)
 

@@ -226,6 +226,7 @@ class TestedBrain(CachingBrain):
         results, (start, valid, measured) = self.results, self.tested
         folder = Path(self.hparams.output_folder)
         if if_main_process():
+            self.model.head.keep_scores(self.answers)
             self.model.save(folder / "model", self.heard)
             write_card(folder / "model", results)
             gender_of = self.groups.get("gender", {})
@@ -275,6 +276,8 @@ class TestedBrain(CachingBrain):
             f"{self.chosen_by}: epochs {', '.join(map(str, epochs))}",
         }
         more, scored = {}, self.sets[self.scored_on].data
+        if gates := self.encoder.gates:
+            more["gates"] = gates
         if text := self.model.text_encoder:
             more["text"] = {
                 "backbone": text.lobe.source,

@@ -58,7 +58,24 @@ def test_one_clip(small):
             "race": "Caucasian",
             "ethnicity": "Not Hispanic",
         },
+        # Of sound and picture, as the label is.
+        votes={"angry": 9, "sad": 2},
     )
+    tie = by_id["1020_TIE_DIS_HI"].votes
+    assert tie == {"angry": 4, "sad": 2, "disgust": 4}
+
+
+def test_without_a_table_of_votes(copy):
+    (copy / "processedResults" / "tabulatedVotes.csv").unlink()
+    assert {u.votes for u in crema_d.read(copy)} == {None}
+
+
+def test_votes_that_are_no_counts(copy):
+    name = "processedResults/tabulatedVotes.csv"
+    text = (copy / name).read_text()
+    (copy / name).write_text(text.replace(",9,", ",9.5,"))
+    with pytest.raises(InputError, match="column [A-Z]: '9.5' is no whole"):
+        crema_d.read(copy)
 
 
 def test_oddities(small):

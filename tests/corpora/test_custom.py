@@ -41,7 +41,24 @@ def test_one_row(small):
         gender="male",
         text="I am angry, you see",
         labels={"emotion": "angry", "age": "31", "valence": 1.5},
+        votes={"neutral": 1, "angry": 4, "bored": 1},
     )
+
+
+def test_a_row_with_votes_needs_no_label(tmp_path):
+    for name in "abcd":
+        (tmp_path / f"{name}.wav").touch()
+    rows = ["a.wav,sad,x,3,", "b.wav,,x,1,1", "c.wav,happy,y,,3"]
+    path = write(tmp_path, rows, "path,label,speaker,votes_sad,votes_happy")
+    agreed, split, _ = found = custom.read(path)
+    assert agreed.votes == {"sad": 3}
+    assert split.labels == {"emotion": ""}
+    assert split.votes == {"sad": 1, "happy": 1}
+    assert custom.class_sets(found) == {"all": {"happy": "happy", "sad": "sad"}}
+    for cell in ("1.5", "-1", "many"):
+        write(tmp_path, [f"d.wav,sad,x,{cell}"], "path,label,speaker,votes_sad")
+        with pytest.raises(InputError, match=f"row 2, .* '{cell}' is no"):
+            custom.read(path)
 
 
 def test_the_csv_or_its_folder(small, copy):

@@ -209,7 +209,15 @@ def test_one_turn(small):
             "dominance": 3.5,
         },
         group="Session2",
+        # Of two evaluators, one of whom gave two labels; not of the actor.
+        votes={"exc": 2, "sad": 1},
     )
+
+
+def test_votes_where_nobody_agreed(small):
+    turns = {turn.id: turn for turn in iemocap.read(small)}
+    votes = turns["Ses01M_script01_1b_MXX0"].votes
+    assert votes == {"ang": 1, "neu": 1, "sad": 1}
 
 
 def test_oddities(small):

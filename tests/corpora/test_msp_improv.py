@@ -104,7 +104,12 @@ def test_one_turn(small):
             "dominance": 3.0,
         },
         group="session1",
+        votes={"H": 1, "N": 2},
+        secondary={"Excited": 1, "Happy": 1, "Neutral": 1, "Other": 1},
     )
+    assert turns["MSP-IMPROV-S20N-M01-P-MF02"].votes == {
+        "H": 1, "N": 1, "O": 1
+    }  # fmt: skip
 
 
 def test_what_nobody_rated_is_left_out(small):

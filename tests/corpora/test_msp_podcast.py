@@ -50,7 +50,48 @@ def test_one_turn(small, turns):
             "dominance": 4.125,
         },
         group="Validation",
+        votes={"H": 4},
+        secondary={"Concerned": 3, "Happy": 4},
     )
+    undecided = turns["MSP-PODCAST_0901_0002"]
+    assert undecided.votes == {"F": 1, "O": 1, "S": 1}
+    assert undecided.secondary == {"Other": 1, "Sad": 1}
+    assert turns["MSP-PODCAST_0001_0001"].votes == {"A": 3, "H": 1}
+    assert turns["MSP-PODCAST_test3_0001"].votes is None
+
+
+DETAILED = {
+    "labels_detailed.csv": "FileName,Workers,EmoClass_Major,EmoClass_Second,"
+    'EmoAct\n{0},W1,Surprise,"Surprise,Amused",6\n{0},W2,Other-bored,,3\n',
+    "labels_detailed.json": '{{"{0}": {{"W1": {{"EmoClass_Major": "Surprise", '
+    '"EmoClass_Second": "Surprise,Amused"}}, "W2": {{"EmoClass_Major": '
+    '"Other-bored", "EmoClass_Second": ""}}}}}}',
+}
+
+
+@pytest.mark.parametrize("name", DETAILED)
+def test_votes_of_other_releases(name, tmp_path):
+    file = "MSP-PODCAST_0001_0008.wav"
+    release(tmp_path, f"{HEADER}\n{file},U,2,3,4,30,Male,Train\n")
+    (tmp_path / "Labels" / name).write_text(DETAILED[name].format(file))
+    (turn,) = msp_podcast.read(tmp_path)
+    assert turn.votes == {"O": 1, "U": 1}
+    assert turn.secondary == {"Amused": 1, "Surprise": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "fault"),
+    [
+        ("labels_detailed.csv", "FileName,EmoDetail\na.wav,Sad\n", "row 2"),
+        ("labels_detailed.json", '{"a.wav": []}', "is no JSON"),
+        ("labels_detailed.json", '{"a.wav": {"W": {}}}', "a.wav, W: no"),
+    ],
+)
+def test_votes_that_are_none(name, text, fault, tmp_path):
+    release(tmp_path, f"{HEADER}\na.wav,U,2,3,4,30,Male,Train\n")
+    (tmp_path / "Labels" / name).write_text(text)
+    with pytest.raises(InputError, match=f"{name}.*{fault}"):
+        msp_podcast.read(tmp_path)
 
 
 def test_unknown_and_hidden(turns):

@@ -1,5 +1,7 @@
 """From manifests to datasets and batches."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from ser_peft.data import (
     eval_batches,
     read_audio,
 )
+from ser_peft.training.sampler import RankSampler
 
 CLASSES = {
     4: ["neutral", "angry", "sad", "happy"],
@@ -135,6 +138,67 @@ def test_no_draw_of_one_seed_is_that_of_another():
     assert not any(
         one == other for i, one in enumerate(draws) for other in draws[:i]
     )
+
+
+@pytest.mark.parametrize("counts", [(150, 40, 13), (30, 1), (7,)])
+def test_balanced_batches(counts):
+    """Kinds are equally frequent, in batches as long, alike in number."""
+    clips = Clips(sum(counts))
+    names = [n for n, count in enumerate(counts) for _ in range(count)]
+    np.random.default_rng(1).shuffle(names)
+    kinds = dict(zip(clips.data_ids, names, strict=True))
+    each = len(clips) // len(counts)
+
+    def draw(sampler, epoch):
+        sampler.set_epoch(epoch)
+        return [*sampler]
+
+    sampler = batch_sampler(clips, 30, shuffle=True, seed=1, kinds=kinds)
+    epochs = [draw(sampler, epoch) for epoch in range(1, 41)]
+    ever = Counter()
+    for batches in epochs:
+        drawn = Counter(i for batch in batches for i in batch)
+        often = Counter(names[i] for i in drawn.elements())
+        assert often == dict.fromkeys(range(len(counts)), each)
+        assert all(padded(clips, batch) <= 30 for batch in batches)
+        assert len(batches) == len(sampler)
+        # No clip of a frequent kind comes twice.
+        assert all(drawn[i] <= 1 for i in drawn if counts[names[i]] >= each)
+        ever += drawn
+    assert len(ever) == len(clips)
+    if len(counts) > 1:  # similar lengths, as without it
+        spread = [
+            np.ptp([clips.lengths[i] for i in batch]) for batch in epochs[0]
+        ]
+        assert np.mean(spread) < np.ptp(clips.lengths) / 3
+        assert epochs[0] != epochs[1]
+    # A run that starts again in epoch 4 draws what it would have drawn.
+    restarted = batch_sampler(clips, 30, shuffle=True, seed=1, kinds=kinds)
+    assert draw(restarted, 4) == epochs[3]
+    other = batch_sampler(clips, 30, shuffle=True, seed=2, kinds=kinds)
+    assert len(other) == len(sampler)
+    assert draw(other, 4) != epochs[3]
+
+
+def test_two_processes_share_balanced_batches():
+    clips = Clips(60)
+    kinds = {key: i < 50 for i, key in enumerate(clips.data_ids)}
+    whole = batch_sampler(clips, 30, shuffle=True, kinds=kinds)
+    ranks = [
+        RankSampler(
+            batch_sampler(clips, 30, shuffle=True, kinds=kinds),
+            num_replicas=2,
+            rank=rank,
+        )
+        for rank in range(2)
+    ]
+    for epoch in (1, 2):
+        parts = []
+        for one in (whole, *ranks):
+            one.set_epoch(epoch)
+            parts.append([*map(tuple, one)])
+        assert len(parts[1]) == len(parts[2])
+        assert {*parts[1], *parts[2]} == {*parts[0]}
 
 
 def test_cropped_clips_count_as_cropped():

@@ -573,6 +573,35 @@ def test_leaking_protocols_are_named(runs):
     assert "training heard speakers of the test set" in warning
 
 
+def test_scores_against_votes(runs):
+    """Means over runs; of runs without votes there is nothing."""
+
+    def votes(distance, ua):
+        part = {"unanimous": {"ua": ua}, "more ambiguous": {"ua": ua / 2}}
+        return {"js_distance": distance, "by_ambiguity": part}
+
+    summary = summarize(
+        [
+            runs(
+                {"votes": votes(0.4, 0.8)},
+                {"votes": votes(0.5, 0.6), "fold": 2},
+                {"method": "full"},
+            )
+        ]
+    )
+    found = {group["method"]: group for group in summary["groups"]}
+    lora, full = found["LoRA"], found["full"]
+    assert lora["js_distance"]["mean"] == pytest.approx(0.45)
+    by_ambiguity = lora["ua_by_ambiguity"]
+    assert by_ambiguity["more ambiguous"]["mean"] == pytest.approx(0.35)
+    assert by_ambiguity["less ambiguous"] is None
+    assert full["js_distance"] is None
+    text = format_summary(summary)
+    assert "JS distance" in text and "0.450 ± 0.071" in text
+    assert "UA %, unanimous" in text and "less ambiguous" not in text
+    assert "70.0 ± 14.1" in render_summary(summary)
+
+
 # ------------------------------------------------------------------ inner folds
 
 

@@ -14,6 +14,7 @@ from ser_peft.corpora.protocols import FOUR, classes_of
 from ser_peft.data import prepare, read_manifests
 from ser_peft.data.provenance import Heard
 from ser_peft.errors import InputError
+from ser_peft.inference import load_model
 from ser_peft.training.objectives import clip_weights
 
 POOL = ["crema-d", "iemocap", "msp-improv", "msp-podcast"]
@@ -281,6 +282,8 @@ def test_two_processes(places, arguments, train, tmp_path):
             manifests_folder=None,
             number_of_epochs=1,
             distributed_backend="gloo",
+            balanced_sampling="True",
+            mixing=0.5,
         ),
         processes=2,
     )
@@ -355,3 +358,67 @@ def test_a_corpus_twice_in_a_pool():
     }  # fmt: skip
     with pytest.raises(InputError, match="whom it tests .07 of ravdess"):
         Heard(about, sets)
+
+
+STAGES = "MultiCorpus/hparams/whisper_two_stages.yaml"
+ACTED, NATURAL = ["crema-d", "emodb"], ["iemocap"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "how"),
+    [
+        (ACTED, NATURAL, {"init_parallel": "frozen"}),
+        (NATURAL, ACTED, {"init_merged": "True"}),
+    ],
+    ids=["acted to natural", "natural to acted"],
+)
+def test_two_stages(places, arguments, train, tmp_path, first, second, how):
+    """Both are tested on all corpora; the second knows whom the first heard."""
+    settings = {
+        "data_folder": "nowhere",
+        "corpora": json.dumps({k: str(v) for k, v in places.items()}),
+        "manifests_folder": None,
+        "number_of_epochs": 1,
+        "test_corpora": json.dumps([*ACTED, *NATURAL]),
+        "adapter_lr": 0.01,
+        "keep": "last",
+    }
+
+    def stage(name, corpora, **more):
+        more["train_corpora"] = json.dumps(corpora)
+        out = tmp_path / name
+        end = train(arguments(out, STAGES, **settings | more))
+        assert end.code == 0, end.log
+        return finished(out)
+
+    one, tested = stage("one", first)
+    two, again = stage("two", second, init_from=tmp_path / "one", **how)
+    assert tested == again and {*tested} == {*ACTED, *NATURAL}
+    assert {*one["by_corpus"]} == {*two["by_corpus"]} == {*tested}
+    assert {*one["heard"]["speakers"]} == {*first}
+    assert {*two["heard"]["speakers"]} == {*first, *second}
+    adapter = tmp_path / "two" / "model" / "adapter"
+    rank = json.loads((adapter / "adapter_config.json").read_text())["r"]
+    assert ("gates" in two) == ("init_parallel" in how)
+    assert rank == (32 if "init_parallel" in how else 16)
+    assert (adapter / "base").is_dir() == ("init_merged" in how)
+    model = load_model(tmp_path / "two")
+    with open(tmp_path / "two" / "predictions.csv", newline="") as file:
+        row = next(csv.DictReader(file))
+    corpus, name = row["id"].split("/")
+    (path,) = places[corpus].rglob(f"{name}.wav")
+    (answer,) = model.predict([str(path)])
+    for emotion, score in answer["scores"].items():
+        assert score == pytest.approx(float(row[emotion]), abs=1e-3)
+    # Nobody whom the first stage heard is tested.
+    end = train(
+        arguments(
+            tmp_path / "three",
+            STAGES,
+            **settings | {"test_corpora": json.dumps(first)},
+            train_corpora=json.dumps(second),
+            init_from=tmp_path / "one",
+            whole_targets="True",
+        )
+    )
+    assert (end.code, "has heard" in end.log) == (2, True), end.log

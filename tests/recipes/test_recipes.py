@@ -67,7 +67,7 @@ def demo_tree(tmp_path_factory):
 
 def all_trees(root):
     """The corpora of MultiCorpus, where its yamls expect them."""
-    for name in ("MSP-IMPROV", "MSP-Podcast", "CREMA-D"):
+    for name in ("MSP-IMPROV", "MSP-Podcast", "CREMA-D", "EmoDB"):
         (root / name).mkdir()
         TREES[name](root / name)
     trees_a.iemocap_tree(root / "IEMOCAP_full_release")
@@ -95,6 +95,8 @@ def corpus(ravdess_tree, demo_tree, tmp_path_factory):
         if recipe not in made:
             root = tmp_path_factory.mktemp(recipe)
             made[recipe] = TREES[recipe](root) or root
+            if recipe == "MultiCorpus":
+                (root / "RAVDESS").symlink_to(ravdess_tree)
         return made[recipe]
 
     return find

@@ -5,6 +5,7 @@ from urllib.parse import unquote
 
 import pytest
 
+from ser_peft.evaluation.votes import AMBIGUITY
 from ser_peft.report.summary_page import render_summary
 
 
@@ -17,7 +18,8 @@ def group(name, **changes):
         "backbone": "/models/tiny", "runs": 2, "folds": [1, 2],
         "folds_total": 5, "seeds": [8], "ua": spread, "wa": spread,
         "macro_f1": spread, "weighted_f1": spread,
-        "ccc_mean": None, "start": None,
+        "ccc_mean": None, "start": None, "js_distance": None,
+        "ua_by_ambiguity": dict.fromkeys(AMBIGUITY),
         "missing": [], "common": 0.6, "missing_classes": [],
         "points": [
             {"fold": f, "seed": 8, "score": 0.5 + f / 10,

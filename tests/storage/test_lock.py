@@ -147,3 +147,20 @@ def test_commands_take_turns(tmp_path, monkeypatch, capsys, argv):
     (line,) = capsys.readouterr().err.splitlines()
     said = f" {tmp_path}/out: process {os.getpid()} on "
     assert line.startswith("error: ") and said in line
+
+
+def test_waits_without_a_word(tmp_path, capfd):
+    """Where that is the rule, and no news."""
+    folder = tmp_path / "run"
+    with only_process(folder, "out"):
+        waits = threading.Thread(target=_hold, args=[folder])
+        waits.start()
+        time.sleep(0.3)
+        assert waits.is_alive()
+    waits.join(10)
+    assert capfd.readouterr().err == ""
+
+
+def _hold(folder):
+    with only_process(folder, "out", wait=True, say=False):
+        pass

@@ -368,7 +368,9 @@ def test_cache_is_of_these_texts(new_student, teachers, manifests, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"augment": "True"}, {"max_seconds": 0.4}], ids=str
+    "changes",
+    [{"augment": "True"}, {"max_seconds": 0.4}, {"mixing": 0.5}],
+    ids=str,
 )
 def test_stored_lessons_want_clips_that_never_change(
     new_student, teachers, tmp_path, changes
@@ -377,6 +379,11 @@ def test_stored_lessons_want_clips_that_never_change(
         new_student(
             tmp_path, teacher=teachers["hears"], cache_teacher="True", **changes
         )
+
+
+def test_what_is_said_in_a_mixture(new_student, teachers, tmp_path):
+    with pytest.raises(InputError, match="mixing: the teacher reads what one"):
+        new_student(tmp_path, teacher=teachers["reads"], mixing=0.5)
 
 
 def test_a_killed_student_ends_as_if_nothing_had_happened(
