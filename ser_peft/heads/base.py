@@ -150,18 +150,19 @@ class Head(SafeModule):
         """Turn vectors [B, D] into scores [B, classes + dimensions]."""
         return self.out(vectors)
 
-    def keep_scores(self, kept):
-        """Drop the scores that only training needs.
+    def drop_scores(self, first, last):
+        """Drop scores that only training needs.
 
         Arguments
         ---------
-        kept : list of int
-            Indices of the scores to keep.
+        first, last : int
+            Index of the first one, and of the first one behind them.
         """
         for name, tensor in self.state_dict(keep_vars=True).items():
             if name.startswith(self.score_layers):
-                tensor.data = tensor.data[kept].clone()
-        self.outputs = len(kept)
+                rows = tensor.data
+                tensor.data = torch.cat([rows[:first], rows[last:]])
+        self.outputs -= last - first
 
     def start_from_head(self, path, same_scores):
         """Load a trained head, as far as it fits.

@@ -33,13 +33,11 @@ class WeightAverage:
 
     Example
     -------
+    >>> import torch
     >>> weight = torch.nn.Parameter(torch.zeros(1))
     >>> average = WeightAverage([weight], decay=0.5)
     >>> average.exchange()  # training
-    >>> with torch.no_grad():
-    ...     weight.fill_(1.0)
-    Parameter containing:
-    tensor([1.], requires_grad=True)
+    >>> weight.data += 1  # a step
     >>> average.update()
     >>> average.exchange()  # evaluation
     >>> weight.item()

@@ -98,8 +98,8 @@ class EmotionBrain(LabelledBrain):
                 "give it classes: !ref <classes> and dimensions: "
                 "!ref <dimensions>"
             )
-        self.answers = [*range(classes), *range(classes + side, scores)]
-        """Scores that the model gives: none for side classes."""
+        self.side_scores = classes, classes + side
+        """First score of a side class, and the first one behind them."""
         self.chosen_by = "UA" if about["classes"] else "CCC"
         # Refuse now what the report could not be made with later.
         test = sets[self.scored_on].data
@@ -266,8 +266,10 @@ class EmotionBrain(LabelledBrain):
     def compute_forward(self, batch, stage):
         """Batch to scores as of `EmotionModel`, [B, classes + dimensions]."""
         if stage != sb.Stage.TRAIN:
-            scores = self.by_clip(self.head, batch)[:, self.answers]
-            return self.model.rescale(scores)
+            scores = self.by_clip(self.head, batch)
+            first, last = self.side_scores
+            answers = torch.cat([scores[:, :first], scores[:, last:]], 1)
+            return self.model.rescale(answers)
         wavs, lens = self.audio(batch)
         wavs = self.mixed(wavs, lens)
         texts = self.some_texts(batch.text)

@@ -226,7 +226,7 @@ class TestedBrain(CachingBrain):
         results, (start, valid, measured) = self.results, self.tested
         folder = Path(self.hparams.output_folder)
         if if_main_process():
-            self.model.head.keep_scores(self.answers)
+            self.model.head.drop_scores(*self.side_scores)
             self.model.save(folder / "model", self.heard)
             write_card(folder / "model", results)
             gender_of = self.groups.get("gender", {})

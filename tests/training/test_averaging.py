@@ -78,8 +78,8 @@ def test_a_killed_run_goes_on_with_both(arguments, runs, tmp_path):
     epochs = []
     finish = TestedBrain.finish_epoch
 
-    def stop(self, epoch, *args):
-        finish(self, epoch, *args)
+    def stop(self, epoch, *args, **more):
+        finish(self, epoch, *args, **more)
         epochs.append(epoch)
         if len(epochs) == 1:
             raise KeyboardInterrupt

@@ -288,6 +288,7 @@ def check(folder, tree, classes):
     assert len(rows) == results["test_utterances"]
     calibrated = [f"{name}_calibrated" for name in classes]
     of_classes = ["label", "predicted", *classes, *calibrated] * bool(classes)
+    of_classes += ["start_predicted"] * bool(classes and results.get("start"))
     of_values = [n for name in NAMES for n in (name, f"predicted {name}")]
     assert list(rows[0]) == ["id", "speaker", *of_classes, *of_values]
     table = np.array([[float(row[n]) for n in of_values] for row in rows])

@@ -435,9 +435,9 @@ def test_encoders_rest_at_first(new_student, fit, teachers, tmp_path, changes):
         brain.scaler = torch.GradScaler("cpu", init_scale=1.0)
     seen, rates, finish = [tensors(brain)], [], brain.finish_epoch
 
-    def spy(*args):
+    def spy(*args, **more):
         seen.append(tensors(brain))
-        finish(*args)
+        finish(*args, **more)
 
     brain.finish_epoch = spy
     fit(brain)

@@ -52,7 +52,7 @@ ua = sum(confusion[i][i] for i in range(4)) / 32
 results = {
     "corpus": "ravdess", "protocol": given["protocol"],
     "protocol_sha": f"sha{fold}", "fold": fold, "folds_total": 5, "seed": seed,
-    "scored_on": os.environ.get("SCORED_ON", "valid"),
+    "scored_on": os.environ.get("SCORED_ON", "valid"), "test_reads": 0,
     "backbone": "whisper", "method": given.get("method", "lora"),
     "classes": classes, "ua": ua, "wa": ua, "macro_f1": 0.5,
     "train_seconds": 1.0, "confusion": confusion,
