@@ -62,6 +62,7 @@ def main():
         "--clock", choices=["wall", "cpu"], default="wall",
         help="cpu: processor time, fair on a busy machine (--threads 1)",
     )  # fmt: skip
+    add("--precision", choices=["fp32", "bf16"], default="fp32")
     add("--whisper", help="weights: folder or id (random: Whisper tiny)")
     add("--out", type=Path, help="write the measurements to this JSON file")
     args = parser.parse_args()
@@ -249,11 +250,15 @@ class Case:
             torch.ones(args.batch, device=self.device),
         ]
         self.labels = torch.arange(args.batch, device=self.device) % 4
+        self.mixed = torch.autocast(
+            self.device.type, torch.bfloat16, enabled=args.precision == "bf16"
+        )
 
     def loss(self):
         """Forward pass to the loss."""
-        scores = self.model(*self.batch)
-        return torch.nn.functional.cross_entropy(scores, self.labels)
+        with self.mixed:
+            scores = self.model(*self.batch)
+        return torch.nn.functional.cross_entropy(scores.float(), self.labels)
 
     def train(self):
         """One training step; its seconds."""
