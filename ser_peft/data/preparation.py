@@ -98,6 +98,8 @@ def prepare(
         "classes": classes_of(source.class_set),
         "dimensions": list(dimensions),
         "targets": targets,
+        "train_class_set": None,
+        "side_classes": [],
     }
     if isinstance(protocol, InnerFolds):
         request |= {

@@ -37,6 +37,13 @@ def test_only_train_has_them(folder, manifests):
     assert {splits["train"][key]["speaker"] for key in more} == speakers
 
 
+def test_manifests_are_made_anew_without_them(ravdess_tree, tmp_path):
+    for wanted in (7, None, 7):
+        prepare("ravdess", ravdess_tree, tmp_path, 4, train_classes=wanted)
+        about, _ = read_manifests(tmp_path)
+        assert bool(about["side_classes"]) == bool(wanted)
+
+
 @pytest.mark.parametrize(
     ("key", "value", "match"),
     [
