@@ -40,6 +40,7 @@ def train(hparams_file, run_opts, overrides):
                 "fold": hparams["fold"],
                 "protocol": hparams.get("protocol"),
                 "dimensions": hparams.get("dimensions", ()),
+                "train_classes": hparams.get("train_classes"),
             },
         )
         # P-TAPT needs pseudo-labels, which come from a training of its own.

@@ -128,7 +128,8 @@ def probe(args):
     for results, folder in zip(found, folders.values(), strict=True):
         which = "" if one else f" of fold {results['fold']}"
         say(
-            f"linear probe{which}: test {headline(results)}; report in "
+            f"linear probe{which}: {results['scored_on']} "
+            f"{headline(results)}; report in "
             f"{folder}/report.html"
         )
     if not one:

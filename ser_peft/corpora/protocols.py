@@ -11,9 +11,11 @@ __all__ = [
     "RandomSplit",
     "Whole",
     "by_name",
+    "check_fold",
     "class_sets",
     "classes_of",
     "relabel",
+    "side_classes",
     "spelt_alike",
 ]
 
@@ -96,7 +98,7 @@ class Folds:
         InputError
             If there is no such fold.
         """
-        _check_fold(self, fold)
+        check_fold(self, fold)
         parts = {"valid": self.valid[fold - 1], "test": self.test[fold - 1]}
         if self.train is not None:
             parts["train"] = self.train[fold - 1]
@@ -172,7 +174,7 @@ class RandomSplit:
         # Imported here: it takes half a second, and few protocols need it.
         from sklearn.model_selection import train_test_split
 
-        _check_fold(self, fold)
+        check_fold(self, fold)
         splits = {"train": utterances}
         for split in ("test", "valid"):
             try:
@@ -215,11 +217,12 @@ class Whole:
 
     def split(self, utterances, fold, labels=None):
         """Put all utterances into test; see `Folds.split`."""
-        _check_fold(self, fold)
+        check_fold(self, fold)
         return {"train": [], "valid": [], "test": utterances}
 
 
-def _check_fold(protocol, fold):
+def check_fold(protocol, fold):
+    """Refuse a fold that a protocol does not have."""
     if fold not in range(1, protocol.folds + 1):
         raise InputError(
             f"--fold={fold}: {protocol.name} has folds 1 to {protocol.folds}"
@@ -246,6 +249,38 @@ def classes_of(class_set):
     ['happy', 'sad']
     """
     return list(dict.fromkeys(class_set.values()))
+
+
+def side_classes(class_set, larger):
+    """Find the classes that a larger class set has besides another's.
+
+    Arguments
+    ---------
+    class_set, larger : dict
+        The corpus's label -> class.
+
+    Returns
+    -------
+    list of str
+
+    Raises
+    ------
+    InputError
+        If the larger one does not contain the other.
+
+    Example
+    -------
+    >>> side_classes({"sad": "sad"}, {"calm": "calm", "sad": "sad"})
+    ['calm']
+    """
+    if not class_set.items() <= larger.items():
+        raise InputError(
+            f"train_classes: {', '.join(classes_of(larger)) or 0}: must have "
+            f"the labels of classes ({', '.join(classes_of(class_set)) or 0}) "
+            "and more, by the same names"
+        )
+    own = classes_of(class_set)
+    return [name for name in classes_of(larger) if name not in own]
 
 
 def class_sets(utterances):

@@ -15,7 +15,9 @@ __all__ = [
 ]
 
 
-def check_splits(manifests, classes, shares_speakers=False, dimensions=()):
+def check_splits(
+    manifests, classes, shares_speakers=False, dimensions=(), side_classes=()
+):
     """Refuse splits that cannot be trained or judged honestly.
 
     Arguments
@@ -29,6 +31,8 @@ def check_splits(manifests, classes, shares_speakers=False, dimensions=()):
         A speaker may be in two splits, as a protocol's `shares_speakers`.
     dimensions : list of str
         Names of the numbers to predict.
+    side_classes : list of str
+        Further classes, of train alone.
 
     Raises
     ------
@@ -47,31 +51,33 @@ def check_splits(manifests, classes, shares_speakers=False, dimensions=()):
     for split, entries in manifests.items():
         if not entries:
             raise InputError(f"{split}: no utterances; check fold and classes")
+        names = [*classes, *(side_classes if split == "train" else ())]
         for key, entry in entries.items():
-            if classes and entry.get("emotion") not in classes:
+            if classes and entry.get("emotion") not in names:
                 raise InputError(
                     f"{split}: {key} has class '{entry.get('emotion')}', which "
-                    f"is not one of {', '.join(classes)}"
+                    f"is not one of {', '.join(names)}"
                 )
             if not has_all(entry, dimensions):
                 raise InputError(
                     f"{split}: {key} needs a number for each of "
                     f"{', '.join(dimensions)}"
                 )
-            names = {"utterance": key}
+            units = {"utterance": key}
             if not shares_speakers:
-                names = {"speaker": entry["speaker"], **names}
-            for kind, name in names.items():
+                units = {"speaker": entry["speaker"], **units}
+            for kind, name in units.items():
                 other = first[kind].setdefault(name, split)
                 if other != split:
                     raise InputError(
                         f"{kind} {name} is in {other} and in {split}; every "
                         f"{kind} may be in one split only"
                     )
-    if missing := missing_classes(manifests, classes).get("train"):
+    trained = {"train": manifests["train"]}
+    if missing := missing_classes(trained, [*classes, *side_classes]):
         raise InputError(
-            f"train: no utterance of class '{missing[0]}'; add some, or "
-            "leave the class out (classes in the yaml)"
+            f"train: no utterance of class '{missing['train'][0]}'; add some, "
+            "or leave the class out (classes, train_classes in the yaml)"
         )
     for name in dimensions:
         if len({entry[name] for entry in manifests["train"].values()}) == 1:

@@ -173,7 +173,9 @@ class Training:
             score = f"UA {results['ua']:.1%}{over}"
         else:
             score = f"CCC {results['ccc_mean']:.3f}"
-        return f"{score}, {results['train_seconds']:,.0f} s"
+        # Of inner folds it is no test's.
+        on = "valid " * (results.get("scored_on") == "valid")
+        return f"{on}{score}, {results['train_seconds']:,.0f} s"
 
 
 def trainings(
@@ -339,12 +341,11 @@ def _check_fold(settings):
     corpus, data_folder, classes, protocol, fold = values
     if corpus == "custom" and data_folder.startswith("emobox:"):
         corpus, _, data_folder = data_folder.partition("@")
-    protocols = choose(corpus, data_folder, classes).protocols
-    name = protocol or next(iter(protocols))
-    if name in [*protocols] and fold > protocols[name].folds:
+    protocol = choose(corpus, data_folder, classes).protocol(protocol)
+    if fold > protocol.folds:
         raise InputError(
-            f"--folds {fold}: {corpus}, {name} has folds 1 to "
-            f"{protocols[name].folds}"
+            f"--folds {fold}: {corpus}, {protocol.name} has folds 1 to "
+            f"{protocol.folds}"
         )
 
 

@@ -109,10 +109,10 @@ def datasets(folder, max_seconds=None, crop=1.0, first_seconds=None, hop=1):
     sets : dict
         Split -> DynamicItemDataset with ``id``, ``sig`` (16 kHz mono, [T]),
         ``start`` (its first sample's place in the clip),
-        ``label`` (index into the classes, -1 without them), ``values`` (of
-        the dimensions, [D]), ``text`` (cleaned; empty where there is none),
-        ``speaker`` and ``duration``. Its attribute ``progress`` is a
-        `Progress`.
+        ``label`` (index into classes and side classes, -1 without them),
+        ``values`` (of the dimensions, [D]), ``text`` (cleaned; empty where
+        there is none), ``speaker`` and ``duration``. Its attribute
+        ``progress`` is a `Progress`.
     """
     about, manifests = read_manifests(folder)
 
@@ -160,7 +160,8 @@ def dataset_of(entries, about, first_seconds=None, cut=None):
     from speechbrain.dataio.dataset import DynamicItemDataset
     from speechbrain.utils.data_pipeline import provides, takes
 
-    index = {name: i for i, name in enumerate(about["classes"])}
+    classes = [*about["classes"], *about.get("side_classes", ())]
+    index = {name: i for i, name in enumerate(classes)}
     progress = Progress()
 
     @takes("id", "wav")

@@ -5,7 +5,7 @@ import logging
 import os
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, with_config
 from typing_extensions import NotRequired, TypedDict
@@ -70,7 +70,10 @@ class About(TypedDict):
     folds_total: _Fold
     classes: list[Name]
     data_folder: Place
+    side_classes: NotRequired[list[Name]]
     dimensions: NotRequired[list[Name]]
+    scored_on: NotRequired[Literal["valid", "test"]]
+    held_out_speakers: NotRequired[list[Name]]
     shares_speakers: NotRequired[bool]
     leaks: NotRequired[dict[Name, Number]]
     missing_classes: NotRequired[dict[Name, list[Name]]]
@@ -91,7 +94,8 @@ def read_manifests(folder):
         ``protocol.json``. Its ``protocol_sha`` is the hash of the manifests
         as read; if the file has another one, a warning says so.
     manifests : dict
-        Split -> {id: entry}.
+        Split -> {id: entry}; without test for inner folds, whose
+        ``scored_on`` is valid.
 
     Raises
     ------
@@ -102,8 +106,8 @@ def read_manifests(folder):
     """
     folder = Path(folder)
 
-    about, *parts = (
-        read_json(
+    def read(name, schema):
+        return read_json(
             folder / f"{name}.json",
             schema,
             "is not as `ser-peft prepare` writes it",
@@ -111,19 +115,22 @@ def read_manifests(folder):
             "make the manifests with `ser-peft prepare`",
             LARGEST,
         )
-        for name, schema in [
-            ("protocol", About),
-            *((split, dict[Any, Entry]) for split in SPLITS),
-        ]
-    )
-    manifests = dict(zip(SPLITS, parts, strict=True))
-    about.setdefault("dimensions", [])  # which few corpora have
+
+    about = read("protocol", About)
+    inner = about.get("scored_on") == "valid"
+    manifests = {
+        split: read(split, dict[Any, Entry])
+        for split in (SPLITS[:2] if inner else SPLITS)
+    }
+    for key in ("dimensions", "side_classes"):  # which few have
+        about.setdefault(key, [])
     _check_about(about, folder / "protocol.json")
     check_splits(
         manifests,
         about["classes"],
         about.get("shares_speakers", False),
         about["dimensions"],
+        about["side_classes"],
     )
     sha = fingerprint(manifests)
     if sha != about["protocol_sha"]:
@@ -137,8 +144,9 @@ def read_manifests(folder):
 
 def _check_about(about, path):
     """Check what no schema can."""
-    for key in ("classes", "dimensions"):
-        for name, count in Counter(about[key]).items():
+    classes = [*about["classes"], *about["side_classes"]]
+    for key, names in ("classes", classes), ("dimensions", about["dimensions"]):
+        for name, count in Counter(names).items():
             if count > 1:
                 raise InputError(
                     f"{path}: {key}: {json.dumps(name)} is there {count} "

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from ser_peft.corpora import DIMENSIONS
+from ser_peft.corpora.inner import inner_name
 from ser_peft.corpora.protocols import SPLITS, Whole, classes_of
 from ser_peft.data.sources import choose
 from ser_peft.data.writing import held, root_of, write_manifests
@@ -87,6 +88,11 @@ def prepare_pool(
         raise InputError(
             f"dimensions: {', '.join(dimensions)}: every corpus has its own "
             "scale; leave them out, or take a single corpus"
+        )
+    if protocol and inner_name(protocol):
+        raise InputError(
+            f"protocol {protocol}: several corpora have no inner folds; choose "
+            "settings on one of them"
         )
     classes = 4 if classes is None else classes
     folders = request.folders

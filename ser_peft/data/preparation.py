@@ -1,6 +1,7 @@
 """Preparation: from corpora to the manifests of one fold."""
 
-from ser_peft.corpora.protocols import classes_of
+from ser_peft.corpora.inner import InnerFolds
+from ser_peft.corpora.protocols import classes_of, side_classes
 from ser_peft.data.pool import prepare_pool
 from ser_peft.data.sources import choose
 from ser_peft.data.writing import held, root_of, write_manifests
@@ -18,6 +19,7 @@ def prepare(
     fold=1,
     protocol=None,
     dimensions=(),
+    train_classes=None,
 ):
     """Write the manifests of one fold of a corpus, or of several at once.
 
@@ -43,10 +45,17 @@ def prepare(
     fold : int
         From 1.
     protocol : str, optional
-        One of the corpus's protocols; its first one by default.
+        One of the corpus's protocols; its first one by default. Of those
+        that split speakers or sessions there are also the inner folds,
+        ``<protocol>/inner`` (within outer fold 1) and ``<protocol>/inner2``,
+        ...: see `ser_peft.corpora.inner`. They have no ``test.json``.
     dimensions : list of str
         Labels that are numbers to predict, as ``arousal``, ``valence`` and
         ``dominance``. Utterances that lack one are left out.
+    train_classes : int, str or dict, optional
+        A larger class set: clips of the labels that `classes` leaves out
+        train as well, as side classes, which nothing is validated or tested
+        on.
 
     Raises
     ------
@@ -59,23 +68,22 @@ def prepare(
     >>> prepare("ravdess", "/data/RAVDESS", "manifests")  # doctest: +SKIP
     """
     if isinstance(corpus, dict):
+        if train_classes is not None:
+            raise InputError(
+                "train_classes: not for several corpora at once; leave it out"
+            )
         prepare_pool(corpus, save_folder, classes, fold, protocol, dimensions)
         return
     if corpus == "custom" and str(data_folder).startswith("emobox:"):
         corpus, _, data_folder = str(data_folder).partition("@")
         data_folder = place(data_folder, "data_folder")
     source = choose(corpus, data_folder, classes)
-    name = protocol or next(iter(source.protocols))
-    if name not in [*source.protocols]:
-        raise InputError(
-            f"protocol {name}: {corpus} has {', '.join(source.protocols)}"
-        )
-    protocol = source.protocols[name]
+    protocol = source.protocol(protocol, dimensions)
     request = {
         "corpus": corpus,
         "data_folder": root_of(data_folder),
         "content": source.content,
-        "protocol": name,
+        "protocol": protocol.name,
         "fold": fold,
         "folds_total": protocol.folds,
         "shares_speakers": protocol.shares_speakers,
@@ -83,6 +91,23 @@ def prepare(
         "classes": classes_of(source.class_set),
         "dimensions": list(dimensions),
     }
+    if isinstance(protocol, InnerFolds):
+        request |= {
+            "scored_on": "valid",
+            "held_out_speakers": protocol.held_out,
+        }
+    larger = None
+    if train_classes is not None:
+        larger = choose(corpus, data_folder, train_classes)
+        request |= {
+            "train_class_set": larger.class_set,
+            "side_classes": side_classes(source.class_set, larger.class_set),
+        }
     if not held(save_folder, request):
         splits, labels = source.split(protocol, fold, dimensions)
+        if larger:
+            more, named = larger.clips(protocol.label, dimensions)
+            more = [u for u in more if u.id not in labels]
+            splits["train"] += protocol.split(more, fold, named)["train"]
+            labels = named | labels
         write_manifests(splits, labels, save_folder, request)

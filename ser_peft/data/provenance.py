@@ -5,7 +5,6 @@ from collections import defaultdict
 from pathlib import Path
 
 from ser_peft.corpora.emobox import own_name
-from ser_peft.corpora.protocols import SPLITS
 from ser_peft.errors import InputError
 from ser_peft.io import write_json
 from ser_peft.storage.closed import origins_of
@@ -163,12 +162,18 @@ class Heard:
 
     def __init__(self, about, sets, trust=False):
         self.about, self.trust = about, trust
-        train, valid, self.tested = (
-            speakers_of(about, getattr(sets[s], "data", sets[s]).values())
-            for s in SPLITS
-        )
-        self.heard = train | valid
-        both = self.heard & self.tested
+        found = {
+            split: speakers_of(about, getattr(part, "data", part).values())
+            for split, part in sets.items()
+        }
+        self.heard = found["train"] | found["valid"]
+        # Nobody but the test may hear these.
+        held_out = [{"speaker": s} for s in about.get("held_out_speakers", ())]
+        self.closed = found.get("test", speakers_of(about, held_out))
+        self.tested = self.closed
+        if about.get("scored_on") == "valid":
+            self.tested = self.closed | found["valid"]
+        both = self.heard & self.closed
         if both and not about.get("shares_speakers"):
             # A corpus's recipe and EmoBox's name the same speakers.
             raise InputError(
@@ -216,9 +221,11 @@ class Heard:
         before = pairs_of(start.speakers)
         both = before & self.tested
         # Where a corpus's own split tests speakers of train, a start may have
-        # heard as much as training on this very split will.
+        # heard as much as training on this very split will; and all that
+        # trains on inner folds chooses by the valid speakers it is scored on.
         same = {*start.deals} <= {self.about["protocol_sha"]}
-        if both and not (same and self.about.get("shares_speakers")):
+        open_ = self.about.get("shares_speakers") or not both & self.closed
+        if both and not (same and open_):
             raise InputError(
                 f"{key} {folder}: has heard {len(both)} of the "
                 f"{len(self.tested)} speakers whom this run tests "

@@ -3,8 +3,10 @@
 import hashlib
 import logging
 from dataclasses import dataclass
+from functools import cached_property
 
 from ser_peft.corpora import load_corpus
+from ser_peft.corpora.inner import inner_folds, inner_name
 from ser_peft.corpora.protocols import Whole, relabel
 from ser_peft.corpora.splits import has_all
 from ser_peft.errors import InputError
@@ -39,12 +41,52 @@ class Source:
     utterances: list | None = None
     content: str | None = None
 
+    @cached_property
+    def everything(self):
+        """The whole corpus, list of Utterance."""
+        if self.utterances is not None:
+            return self.utterances
+        return load_corpus(self.corpus).read(self.data_folder)
+
+    def protocol(self, name=None, dimensions=()):
+        """Find a protocol; inner folds are dealt now.
+
+        Arguments
+        ---------
+        name : str, optional
+            One of ``protocols``, the first one by default; or
+            ``<protocol>/inner``, see `ser_peft.corpora.inner.inner_folds`.
+        dimensions : list of str
+            See `ser_peft.data.prepare`.
+
+        Returns
+        -------
+        Folds, RandomSplit, Whole or InnerFolds
+
+        Raises
+        ------
+        InputError
+            If there is no such protocol.
+        """
+        name = name or next(iter(self.protocols))
+        if name in [*self.protocols]:
+            return self.protocols[name]
+        outer, fold = inner_name(str(name)) or (None, None)
+        if outer not in self.protocols:
+            raise InputError(
+                f"protocol {name}: {self.corpus} has "
+                f"{', '.join(self.protocols)}, and of each NAME the inner "
+                "folds NAME/inner"
+            )
+        outer = self.protocols[outer]
+        return inner_folds(outer, fold, *self.clips(outer.label, dimensions))
+
     def split(self, protocol, fold, dimensions=()):
         """Split the utterances of the class set that have all dimensions.
 
         Arguments
         ---------
-        protocol : Folds, RandomSplit or Whole
+        protocol : Folds, RandomSplit, Whole or InnerFolds
             How to split them.
         fold : int
             From 1.
@@ -54,7 +96,8 @@ class Source:
         Returns
         -------
         splits : dict
-            ``train``, ``valid`` and ``test`` lists of `Utterance`.
+            ``train``, ``valid`` and ``test`` lists of `Utterance`; no
+            ``test`` where the protocol has none.
         labels : dict
             Utterance id -> class, None without classes.
 
@@ -64,10 +107,32 @@ class Source:
             If there is no such folder, label, fold or dimension, or two
             utterances have one id.
         """
-        utterances = self.utterances
-        if utterances is None:
-            utterances = load_corpus(self.corpus).read(self.data_folder)
-        chosen = relabel(utterances, self.class_set, protocol.label)
+        utterances, labels = self.clips(protocol.label, dimensions)
+        return protocol.split(utterances, fold, labels), labels
+
+    def clips(self, label, dimensions=()):
+        """Utterances of the class set that have all dimensions.
+
+        Arguments
+        ---------
+        label : str
+            The label that is the emotion.
+        dimensions : list of str
+            See `ser_peft.data.prepare`.
+
+        Returns
+        -------
+        utterances : list of Utterance
+            In the corpus's order.
+        labels : dict
+            Utterance id -> class, None without classes.
+
+        Raises
+        ------
+        InputError
+            See `split`.
+        """
+        chosen = relabel(self.everything, self.class_set, label)
         for name in dimensions:
             if not any(has_all(u.labels, [name]) for u, _ in chosen):
                 raise InputError(
@@ -82,14 +147,14 @@ class Source:
                 " or ".join(dimensions),
             )  # fmt: skip
         labels = {}
-        for utterance, label in rated:
+        for utterance, name in rated:
             if utterance.id in labels:
                 raise InputError(
                     f"{self.corpus}: two utterances have the id "
                     f"'{utterance.id}'; correct its reader"
                 )
-            labels[utterance.id] = label
-        return protocol.split([u for u, _ in rated], fold, labels), labels
+            labels[utterance.id] = name
+        return [u for u, _ in rated], labels
 
 
 def choose(corpus, data_folder, classes, whole=False):

@@ -6,6 +6,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from ser_peft.corpora.balance import confounding
+from ser_peft.corpora.protocols import SPLITS
 from ser_peft.corpora.splits import (
     check_splits,
     fingerprint,
@@ -50,7 +51,8 @@ def write_manifests(splits, labels, save_folder, about, roots=None):
     Arguments
     ---------
     splits : dict
-        ``train``, ``valid`` and ``test`` lists of `Utterance`.
+        ``train``, ``valid`` and, but for inner folds, ``test`` lists of
+        `Utterance`.
     labels : dict
         Utterance id -> class; None where there are none.
     save_folder : str or Path
@@ -77,13 +79,24 @@ def write_manifests(splits, labels, save_folder, about, roots=None):
         for split, utterances in splits.items()
     }
     shares = about.get("shares_speakers", False)
-    check_splits(manifests, classes, shares, about.get("dimensions", ()))
+    check_splits(
+        manifests,
+        classes,
+        shares,
+        about.get("dimensions", ()),
+        about.get("side_classes", ()),
+    )
     about = {**about, "missing_classes": missing_classes(manifests, classes)}
     if shares:
         about["leaks"] = leaks(manifests)
     if classes:
         about["confounding"] = confounding(
-            [e for entries in manifests.values() for e in entries.values()]
+            [
+                entry
+                for entries in manifests.values()
+                for entry in entries.values()
+                if entry["emotion"] in classes
+            ]
         )
     _warn(about)
     wavs = {u.id: u.wav for us in splits.values() for u in us}
@@ -96,6 +109,8 @@ def write_manifests(splits, labels, save_folder, about, roots=None):
     # Removed first, written last: if it is there, all files fit one request.
     done = Path(save_folder) / "protocol.json"
     done.unlink(missing_ok=True)
+    for split in SPLITS:  # none is left of another request
+        (Path(save_folder) / f"{split}.json").unlink(missing_ok=True)
     for split, entries in manifests.items():
         write_json(Path(save_folder) / f"{split}.json", entries)
     write_json(done, {**about, "protocol_sha": fingerprint(manifests)})

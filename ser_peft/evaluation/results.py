@@ -65,6 +65,7 @@ def run_results(about, valid, measured, groups, model, **more):
         **{key: about[key] for key in taken},
         "shares_speakers": about.get("shares_speakers", False),
         "leaks": about.get("leaks", {}),
+        "scored_on": about.get("scored_on", "test"),
         **model.describe(),
         **judge(measured, about),
         **_more(valid, measured, groups, about, model),

@@ -150,6 +150,19 @@ class Head(SafeModule):
         """Turn vectors [B, D] into scores [B, classes + dimensions]."""
         return self.out(vectors)
 
+    def keep_scores(self, kept):
+        """Drop the scores that only training needs.
+
+        Arguments
+        ---------
+        kept : list of int
+            Indices of the scores to keep.
+        """
+        for name, tensor in self.state_dict(keep_vars=True).items():
+            if name.startswith(self.score_layers):
+                tensor.data = tensor.data[kept].clone()
+        self.outputs = len(kept)
+
     def start_from_head(self, path, same_scores):
         """Load a trained head, as far as it fits.
 

@@ -233,7 +233,7 @@ def _metrics(results):
 
 
 def _figures(results):
-    """Scores for the card's model-index: of the test set, of each corpus."""
+    """Scores for the card's model-index: of the scored set, of each corpus."""
     split = f"{results['protocol']}, fold {results['fold']}"
     found = []
     for corpus, scores in (
@@ -258,7 +258,7 @@ def _figures(results):
                 dataset_type=slug(corpus),
                 dataset_name=printable(corpus),
                 dataset_config=printable(split),
-                dataset_split="test",
+                dataset_split=results.get("scored_on", "test"),
                 metric_type=kind,
                 metric_name=printable(name),
                 metric_value=round(value, 4),

@@ -266,7 +266,8 @@ class EmotionModel(TorchModel):
         """Turn a head's scores, [B, classes + dimensions], to corpus scale."""
         if not self.dimensions:
             return scores
-        logits, values = scores.float().tensor_split([len(self.classes)], 1)
+        # A head that is being trained may have side classes.
+        logits, values = scores.float().tensor_split([-len(self.dimensions)], 1)
         scale = torch.tensor([*self.dimensions.values()], device=values.device)
         mean, deviation = scale.unbind(1)
         return torch.cat([logits, mean + deviation * values], 1)

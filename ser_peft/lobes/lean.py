@@ -80,15 +80,20 @@ def _attend(module, query, key, value, mask, dropout=0.0, **kwargs):
         output = attention(query, key, value, mask, scale=kwargs.get("scaling"))
         return output.transpose(1, 2), None
     inputs = (module, query, key, value, mask)
+    trains = query.requires_grad or key.requires_grad or value.requires_grad
     short = (
         query.dtype is torch.bfloat16
         and query.device.type == "cpu"
         and query.shape[2] <= SHORT
-        and not (torch.is_grad_enabled() or torch.compiler.is_compiling())
+        and not (dropout or torch.compiler.is_compiling())
     )
     if short:
-        return _attend_short(query, key, value, mask, **kwargs), None
-    trains = query.requires_grad or key.requires_grad or value.requires_grad
+        lengths = [query.shape[2]] * len(query)
+        if mask is not None:
+            lengths = mask[:, 0, -1].sum(-1).tolist()
+        scale = kwargs.get("scaling") or query.shape[-1] ** -0.5
+        output = _ShortAttention.apply(query * scale, key, value, lengths)
+        return output.transpose(1, 2), None
     if dropout and query.device.type == "cpu" and trains:
         return checkpoint(
             sdpa_attention_forward, *inputs, dropout=dropout,
@@ -97,22 +102,41 @@ def _attend(module, query, key, value, mask, dropout=0.0, **kwargs):
     return sdpa_attention_forward(*inputs, dropout=dropout, **kwargs)
 
 
-def _attend_short(query, key, value, mask, scaling=None, **kwargs):
+class _ShortAttention(torch.autograd.Function):
     """Attention of short clips in bf16, one by one: see `_attend`.
 
-    torch's fused kernel for CPUs multiplies in float32 there. The scores of
-    one clip stay in the cache, and need no mask.
+    torch's fused kernel for CPUs multiplies in float32 there, and its
+    backward pass takes a quarter of a training step. The scores of one clip
+    stay in the cache, need no mask, and are computed again in the backward
+    pass.
     """
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    output = query.new_zeros(query.shape).transpose(1, 2).contiguous()
-    lengths = [query.shape[2]] * len(query)
-    if mask is not None:
-        lengths = mask[:, 0, -1].sum(-1).tolist()
-    for clip, n in enumerate(lengths):
-        q, k, v = (part[clip, :, :n] for part in (query, key, value))
-        weights = (q * scale @ k.transpose(1, 2)).float().softmax(-1)
-        output[clip, :n] = (weights.to(v.dtype) @ v).transpose(0, 1)
-    return output
+
+    @staticmethod
+    def forward(ctx, query, key, value, lengths):
+        output = torch.zeros_like(query)
+        for clip, n in enumerate(lengths):
+            q, k, v = (part[clip, :, :n] for part in (query, key, value))
+            output[clip, :, :n] = (q @ k.mT).softmax(-1) @ v
+        ctx.save_for_backward(query, key, value, output)
+        ctx.lengths = lengths
+        return output
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):
+        *inputs, output = ctx.saved_tensors
+        of_query, of_key, of_value = found = [*map(torch.zeros_like, inputs)]
+        for clip, n in enumerate(ctx.lengths):
+            q, k, v, out, grad = (
+                part[clip, :, :n] for part in (*inputs, output, gradient)
+            )
+            weights = (q @ k.mT).softmax(-1)
+            of_value[clip, :, :n] = weights.mT @ grad
+            mean = (grad.float() * out).sum(-1, keepdim=True)
+            of_scores = (weights * (grad @ v.mT - mean)).to(q.dtype)
+            of_query[clip, :, :n] = of_scores @ k
+            of_key[clip, :, :n] = of_scores.mT @ q
+        return *found, None
 
 
 AttentionInterface.register(ATTENTION, _attend)

@@ -48,6 +48,7 @@ def write_report(
         peak_memory_mb, kept, versions; with a history kept_epochs; and
         optionally start (see `EmotionBrain.test_start`), worst_speaker,
         fairness, calibration, robustness, by_corpus. Rates are fractions.
+        Of inner folds scored_on is "valid".
         Runs with dimensions also have ccc (name -> CCC), ccc_mean, ccc_ci95
         and valid_ccc; without classes `classes` is empty.
     predictions : dict
@@ -184,7 +185,8 @@ def _judged_by_class(results, predictions):
     genders = [gender_of.get(name) or "unknown" for name in names]
     pictures["speakers"] = (
         figures.speaker_figure(names, ua, chance, genders),
-        f"UA of {len(names)} test speakers, from {ua.min():.0%} to "
+        f"UA of {len(names)} {results.get('scored_on', 'test')} speakers, "
+        f"from {ua.min():.0%} to "
         f"{ua.max():.0%}",
     )
     if results.get("calibration"):

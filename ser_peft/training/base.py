@@ -57,7 +57,8 @@ class PeftBrain(SteppingBrain):
         Any of `defaults`, in place of the yaml's top-level keys. ``tracker``
         is a second logger, of SpeechBrain, for TensorBoard or the like. With
         ``head_epochs`` the encoders are frozen in so many first epochs, at a
-        constant learning rate.
+        constant learning rate. With ``ema_decay`` the model that is validated
+        and kept has the average of the weights, see `WeightAverage`.
     """
 
     defaults = {
@@ -66,6 +67,7 @@ class PeftBrain(SteppingBrain):
         "schedule": "constant",
         "warmup_epochs": 0,
         "head_epochs": 0,
+        "ema_decay": 0.0,
         "batch_seconds": 60,
         "max_seconds": None,
         "num_workers": "auto",
@@ -119,8 +121,8 @@ class PeftBrain(SteppingBrain):
             self.checkpointer.add_recoverable(
                 "scaler", self.scaler, load_scaler, save_scaler, True
             )
-        # Kept apart from self.modules, which DDP will wrap: evaluation calls
-        # these, so that ranks need not have equally many batches.
+        # Not self.modules, which DDP will wrap: evaluation calls these, so
+        # that ranks need not have equally many batches.
         self.encoder = self.modules.encoder
         self.encoders = {
             name: self.modules[name]
@@ -275,6 +277,7 @@ class PeftBrain(SteppingBrain):
             self.stage_start = time.time()
         self.keep_states(stage)
         if stage == sb.Stage.TRAIN:
+            self.train_weights()
             rank = self.rank if self.distributed_launch else 0
             seed_everything(
                 (self.hparams.seed * 10007 + epoch * 101 + rank) % 2**32,

@@ -45,6 +45,7 @@ REAL = {
     "weight_decay": (0, math.inf),
     "warmup_epochs": (0, math.inf),
     "label_smoothing": (0, 1),
+    "ema_decay": (0, 0.99999),
     "dimension_weight": (0, math.inf),
     "batch_seconds": (0.1, math.inf),
     "max_seconds": (0.1, math.inf),

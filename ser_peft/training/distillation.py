@@ -65,6 +65,11 @@ class DistillBrain(EmotionBrain):
                 "classes: 0: distillation wants classes, whose scores are to "
                 "be told"
             )
+        if self.about["side_classes"]:
+            raise InputError(
+                "train_classes: a teacher has no scores of side classes; leave "
+                "it out, or set kd_weight: 0"
+            )
         self.teacher = Teacher(hparams.teacher, self.about, self.device)
         self.heard.add("teacher", self.teacher.folder)
         if hparams.cache_teacher:

@@ -66,14 +66,17 @@ class EmotionBrain(TestedBrain):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         hparams, about, sets = self.hparams, self.about, self.sets
-        if hparams.keep == "average" and any(
+        if (hparams.keep == "average" or hparams.ema_decay) and any(
             getattr(method, "peft_type", None) == "ADALORA"
             for encoder in self.encoders.values()
             for method in encoder.methods
         ):
+            key = "keep: average"
+            if hparams.ema_decay:
+                key = "ema_decay"
             raise InputError(
-                "keep: average does not go with AdaLoRA, whose checkpoints "
-                "have different ranks; use best or last"
+                f"{key} does not go with AdaLoRA, whose ranks change; use "
+                "keep: best or last, and ema_decay: 0"
             )
         if ("text_encoder" in self.encoders) != (
             type(self.head) in FUSIONS.values()
@@ -93,18 +96,21 @@ class EmotionBrain(TestedBrain):
             text_encoder=self.encoders.get("text_encoder"),
             first_seconds=hparams.first_seconds,
         )
-        scores = len(about["classes"]) + len(names)
+        classes, side = len(about["classes"]), len(about["side_classes"])
+        scores = classes + side + len(names)
         if self.model.head.outputs != scores:
             raise InputError(
                 f"head: gives {self.model.head.outputs} scores, the manifests "
-                f"have {len(about['classes'])} classes and {len(names)} "
-                "dimensions; give it classes: !ref <classes> and dimensions: "
+                f"have {classes + side} classes and {len(names)} dimensions; "
+                "give it classes: !ref <classes> and dimensions: "
                 "!ref <dimensions>"
             )
+        self.answers = [*range(classes), *range(classes + side, scores)]
+        """Scores that the model gives: none for side classes."""
         self.dimension_weight = hparams.dimension_weight
         self.chosen_by = "UA" if about["classes"] else "CCC"
         # Refuse now what the report could not be made with later.
-        test = sets["test"].data
+        test = sets[self.scored_on].data
         self.groups = group_columns(test, hparams.fairness_columns)
         # It compares classes, not dimensions.
         self.robustness = about["classes"] and hparams.robustness
@@ -189,6 +195,7 @@ class EmotionBrain(TestedBrain):
             return None
         same_scores = (
             about["classes"] == self.model.classes
+            and not self.about["side_classes"]
             and [*about["dimensions"]] == self.about["dimensions"]
         )
         self.head.start_from_head(folder / "head.safetensors", same_scores)
@@ -265,13 +272,15 @@ class EmotionBrain(TestedBrain):
                     [clips[i][2] for i in order],
                 )
             )
-        classes = len(self.about["classes"])
-        return fit_probe(*measured, classes, values, self.device)
+        side = len(self.about["side_classes"])
+        classes = len(self.about["classes"]) + side
+        return fit_probe(*measured, classes, values, self.device, side)
 
     def compute_forward(self, batch, stage):
         """Batch to scores as of `EmotionModel`, [B, classes + dimensions]."""
         if stage != sb.Stage.TRAIN:
-            return self.model.rescale(self.by_clip(self.head, batch))
+            scores = self.by_clip(self.head, batch)[:, self.answers]
+            return self.model.rescale(scores)
         wavs, lens = self.audio(batch)
         texts = self.some_texts(batch.text)
         if self.versions:
@@ -348,7 +357,10 @@ class EmotionBrain(TestedBrain):
                 self.hparams.wav_augment.replicate_labels,
                 (labels, truth, weights),
             )
-        logits, values = predictions.float().tensor_split([len(classes)], 1)
+        scores = predictions.shape[1]
+        logits, values = predictions.float().tensor_split(
+            [scores - len(dimensions)], 1
+        )
         loss = torch.zeros_like(weights)
         if classes:
             smoothing = self.hparams.label_smoothing if train else 0.0

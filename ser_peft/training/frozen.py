@@ -217,6 +217,7 @@ class CachingBrain(PeftBrain):
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
         """See `sb.Brain.on_stage_end`."""
+        super().on_stage_end(stage, stage_loss, epoch)
         self.hear_all()
 
     def hear_all(self):

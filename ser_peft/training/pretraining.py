@@ -132,6 +132,7 @@ class PretrainBrain(PeftBrain):
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
         """Log an epoch, save it, decide whether it was the last."""
+        super().on_stage_end(stage, stage_loss, epoch)
         if stage == sb.Stage.TRAIN:
             return
         sums = self.measured()

@@ -169,7 +169,7 @@ def some_clips(dataset, seed):
     return FilteredSortedDynamicItemDataset(dataset, chosen)
 
 
-def fit_probe(train, valid, classes, values=None, device="cpu"):
+def fit_probe(train, valid, classes, values=None, device="cpu", side=0):
     """Fit on train, choose the regularisation on valid.
 
     Arguments
@@ -182,6 +182,8 @@ def fit_probe(train, valid, classes, values=None, device="cpu"):
         Dimensions of train and of valid, [N, D], on any scale.
     device : str
         Device that fits the classes, if it is a CUDA GPU.
+    side : int
+        So many of the classes, the last ones, are fitted but never chosen.
 
     Returns
     -------
@@ -200,7 +202,7 @@ def fit_probe(train, valid, classes, values=None, device="cpu"):
     probe, layers = Probe(mean, deviation), []
     if classes:
         layer, probe.strength, probe.valid_ua = _fit_classes(
-            *features, train[1], valid[1], device
+            *features, train[1], valid[1], device, classes - side
         )
         layers.append(layer)
     if values is not None and values[0].size:
@@ -213,7 +215,7 @@ def fit_probe(train, valid, classes, values=None, device="cpu"):
     return probe
 
 
-def _fit_classes(train, valid, labels, held_out, device):
+def _fit_classes(train, valid, labels, held_out, device, answers):
     """Weight and bias, strength and UA of the best logistic regression.
 
     The best by log loss, every class counting alike: UA moves by a whole
@@ -229,12 +231,12 @@ def _fit_classes(train, valid, labels, held_out, device):
     least = np.inf
     for strength in STRENGTHS:
         weight, bias = logistic(train, labels, strength)
-        scores = valid @ weight.T + bias
+        scores = (valid @ weight.T + bias)[:, :answers]
         loss = log_loss(
             held_out,
             softmax(scores, 1),
             sample_weight=weights,
-            labels=range(len(bias)),
+            labels=range(answers),
         )
         if loss < least:
             best, chosen, least = (weight, bias, scores), strength, loss

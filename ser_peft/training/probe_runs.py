@@ -120,8 +120,8 @@ def _run(
     head.start_from(probe)
     scale = scale_of(values["train"], names)
     model = EmotionModel(encoder, head.eval(), classes, dimensions=scale)
-    measured = {}
-    for split in ("valid", "test"):
+    measured, scored_on = {}, about.get("scored_on", "test")
+    for split in dict.fromkeys(("valid", scored_on)):
         with torch.no_grad():
             scores = model.rescale(head.score(head.standardize(found[split])))
         logits, guess = scores.tensor_split([len(classes)], 1)
@@ -135,10 +135,10 @@ def _run(
     results = run_results(
         about,
         measured["valid"],
-        measured["test"],
-        group_columns(manifests["test"]),
+        measured[scored_on],
+        group_columns(manifests[scored_on]),
         model,
-        **corpus_scores(manifests["test"], measured["test"], classes),
+        **corpus_scores(manifests[scored_on], measured[scored_on], classes),
         **UNTRAINED,
         kept=probe.choice,
         train_seconds=seconds + time.time() - start,
@@ -154,10 +154,10 @@ def _run(
     write_report(
         out,
         results,
-        measured["test"],
+        measured[scored_on],
         [],
         layer_weights=head.layer_weights.tolist(),
         command=command,
-        recordings=shareable(about, manifests["test"]),
+        recordings=shareable(about, manifests[scored_on]),
     )
     return results

@@ -56,7 +56,7 @@ NEEDED = (
 ).split()
 """Keys without which `recipes/train.py` cannot do."""
 
-READ = "protocol dimensions crop augment first_seconds".split()
+READ = "protocol dimensions crop augment first_seconds train_classes".split()
 """Further keys that it reads."""
 
 
@@ -222,9 +222,10 @@ class Run:
             classes "all" of a corpus are.
         """
         values = YAML().load(self.text)
-        whole = isinstance(values["classes"], (int, dict))
+        side = about["side_classes"]
+        whole = isinstance(values["classes"], (int, dict)) and not side
         if not whole and "head" in values:
-            values["head"]["classes"] = about["classes"]
+            values["head"]["classes"] = about["classes"] + side
         return StringIO(dump(values))
 
     def check_built(self, hparams):

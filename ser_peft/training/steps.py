@@ -8,6 +8,7 @@ from ser_peft.storage.optimizers import (
     load_optimizer,
     save_optimizer,
 )
+from ser_peft.training.averaging import WeightAverage
 from ser_peft.training.schedules import SCHEDULES
 
 __all__ = ["SteppingBrain"]
@@ -18,6 +19,9 @@ class SteppingBrain(sb.Brain):
 
     Its subclass `PeftBrain` sets what the steps need.
     """
+
+    average = None
+    """With ``ema_decay``: the `WeightAverage`."""
 
     def init_optimizers(self):
         """One optimiser for the adapters, one for the head."""
@@ -38,6 +42,17 @@ class SteppingBrain(sb.Brain):
                 self.checkpointer.add_recoverable(
                     name, optimizer, load_optimizer, save_optimizer
                 )
+        if self.hparams.ema_decay:
+            self.average = WeightAverage(
+                [
+                    parameter
+                    for optimizer in self.optimizers_dict.values()
+                    for group in optimizer.param_groups
+                    for parameter in group["params"]
+                ],
+                self.hparams.ema_decay,
+            )
+            self.checkpointer.add_recoverable("average", self.average)
         self.full_lr = {
             name: optimizer.param_groups[0]["lr"]
             for name, optimizer in self.optimizers_dict.items()
@@ -160,10 +175,22 @@ class SteppingBrain(sb.Brain):
 
     def on_step(self):
         """Let methods look at the gradients of a step that was taken."""
+        if self.average:
+            self.average.update()
         if not self.encoders_frozen:
             step = self.optimizer_step - self.frozen_epochs * self.steps
             for encoder in self.encoders.values():
                 encoder.on_step(step)
+
+    def train_weights(self):
+        """Give the modules the weights that train on, not their average."""
+        if self.average:
+            self.average.exchange()
+
+    def on_stage_end(self, stage, stage_loss, epoch=None):
+        """Give the modules the average of the weights, if there is one."""
+        if stage == sb.Stage.TRAIN and self.average:
+            self.average.exchange()
 
     def learning_rates(self):
         """Name -> rate now."""

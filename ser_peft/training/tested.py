@@ -41,6 +41,11 @@ class TestedBrain(CachingBrain):
     Its subclass `EmotionBrain` sets the model and collects its answers.
     """
 
+    @property
+    def scored_on(self):
+        """Split of the scores: ``test``, or ``valid`` of inner folds."""
+        return self.about.get("scored_on", "test")
+
     def outcome(self):
         """Everything collected in an evaluation, over all processes.
 
@@ -144,7 +149,7 @@ class TestedBrain(CachingBrain):
         if not saved:
             return None
         self.load(saved)
-        self.evaluate(self.eval_loader("test"))
+        self.evaluate(self.eval_loader(self.scored_on))
         meta, scores = saved[0].meta, self.measured["scores"]
         found = {"from": meta["start"], "valid_loss": meta["loss"]}
         for name, key in (("UA", "ua"), ("CCC", "ccc_mean")):
@@ -167,7 +172,8 @@ class TestedBrain(CachingBrain):
         self.load_kept()
         self.evaluate(self.eval_loader("valid"))
         valid = self.measured
-        self.evaluate(self.eval_loader("test"))
+        if self.scored_on == "test":
+            self.evaluate(self.eval_loader("test"))
         self.tested = start, self.measured
         results = self.results = self.describe(start, valid, self.measured)
         if below := below_start(results):
@@ -175,11 +181,12 @@ class TestedBrain(CachingBrain):
         if self.robustness:
             whole = self.whole_clips()
             results["robustness"] = {}
-            views = disturbed(whole["train"], whole["test"])
+            scored = whole[self.scored_on]
+            views = disturbed(whole["train"], scored)
             if self.model.text_encoder:
-                views = {"no text": without_text(whole["test"]), **views}
+                views = {"no text": without_text(scored), **views}
             for name, dataset in views.items():
-                self.evaluate(self.eval_loader("test", {"test": dataset}))
+                self.evaluate(self.eval_loader(name, {name: dataset}))
                 results["robustness"][name] = self.measured["scores"]["ua"]
         if self.about["classes"]:
             found = results["calibration"]
@@ -198,6 +205,7 @@ class TestedBrain(CachingBrain):
         results, (start, measured) = self.results, self.tested
         folder = Path(self.hparams.output_folder)
         if if_main_process():
+            self.model.head.keep_scores(self.answers)
             self.model.save(folder / "model", self.heard)
             write_card(folder / "model", results)
             gender_of = self.groups.get("gender", {})
@@ -210,21 +218,26 @@ class TestedBrain(CachingBrain):
                 command=shlex.join(command or ["python", *sys.argv]),
                 recordings=shareable(
                     self.about,
-                    self.sets["test"].data,
+                    self.sets[self.scored_on].data,
                     self.hparams.report_audio,
                 ),
             )
         # Waits for all processes itself.
         self.log(
             {"kept": results["kept"]},
-            test_stats={
-                key: results[key]
-                for key in ("ua", "wa", "macro_f1", "ccc_mean")
-                if results.get(key) is not None
+            **{
+                f"{self.scored_on}_stats": {
+                    key: results[key]
+                    for key in ("ua", "wa", "macro_f1", "ccc_mean")
+                    if results.get(key) is not None
+                }
             },
         )
         if if_main_process():
-            print(f"test {headline(results)}; report in {folder}/report.html")
+            print(
+                f"{self.scored_on} {headline(results)}; report in "
+                f"{folder}/report.html"
+            )
 
     def epochs(self, start):
         """Measures of the start, as epoch 0, and of every epoch."""
@@ -240,12 +253,12 @@ class TestedBrain(CachingBrain):
             "average": f"mean of the {len(epochs)} best by valid "
             f"{self.chosen_by}: epochs {', '.join(map(str, epochs))}",
         }
-        more = {}
+        more, scored = {}, self.sets[self.scored_on].data
         if text := self.model.text_encoder:
             more["text"] = {
                 "backbone": text.lobe.source,
                 "method": text.method_name,
-                "sources": text_sources(self.sets["test"].data.values()),
+                "sources": text_sources(scored.values()),
             }
         best = max(self.epochs(start), key=self.rank_of)
         return run_results(
@@ -254,9 +267,7 @@ class TestedBrain(CachingBrain):
             measured,
             self.groups,
             self.model,
-            **corpus_scores(
-                self.sets["test"].data, measured, self.about["classes"]
-            ),
+            **corpus_scores(scored, measured, self.about["classes"]),
             seed=self.hparams.seed,
             best_epoch=best["epoch"],
             kept=how[self.hparams.keep],

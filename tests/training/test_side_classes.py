@@ -1,0 +1,93 @@
+"""Clips of labels that nobody is asked for train too."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from scripts import run_script
+
+from ser_peft.data import prepare
+from ser_peft.data.manifests import read_manifests
+from ser_peft.errors import InputError
+from ser_peft.inference import load_model
+
+FOUR = ["neutral", "angry", "sad", "happy"]
+
+
+@pytest.fixture(scope="module")
+def folder(ravdess_tree, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("side")
+    prepare("ravdess", ravdess_tree, folder, classes=4, train_classes=7)
+    return folder
+
+
+def test_only_train_has_them(folder, manifests):
+    about, splits = read_manifests(folder)
+    _, narrow = read_manifests(manifests)
+    assert about["classes"] == FOUR
+    assert about["side_classes"] and not {*about["side_classes"]} & {*FOUR}
+    assert splits["valid"] == narrow["valid"]
+    assert splits["test"] == narrow["test"]
+    more = splits["train"].keys() - narrow["train"].keys()
+    assert more and narrow["train"].items() <= splits["train"].items()
+    emotions = {splits["train"][key]["emotion"] for key in more}
+    assert emotions == {*about["side_classes"], "neutral"}  # calm is
+    speakers = {entry["speaker"] for entry in narrow["train"].values()}
+    assert {splits["train"][key]["speaker"] for key in more} == speakers
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "match"),
+    [
+        ("train_classes", {"calm": "calm", "sad": "sad"}, "must have the lab"),
+        ("train_classes", 5, "classes 5: ravdess has sets"),
+        ("corpus", {"folders": {}}, "not for several corpora"),
+    ],
+)
+def test_refused(ravdess_tree, tmp_path, key, value, match):
+    request = {"corpus": "ravdess", "train_classes": 8, key: value}
+    with pytest.raises(InputError, match=match):
+        prepare(
+            data_folder=ravdess_tree,
+            save_folder=tmp_path / "no",
+            classes=4,
+            **request,
+        )
+    assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize("start_from_probe", ["False", "True"])
+def test_the_model_answers_without_them(
+    arguments, folder, tmp_path, start_from_probe
+):
+    run = tmp_path / "run"
+    run_script(
+        arguments(
+            run,
+            manifests_folder=folder,
+            train_classes=7,
+            start_from_probe=start_from_probe,
+            augment=False,
+            number_of_epochs=1,
+        )
+    )
+    results = json.loads((run / "results.json").read_text())
+    assert results["classes"] == FOUR
+    assert np.shape(results["confusion"]) == (4, 4)
+    model = load_model(run)
+    assert model(torch.randn(2, 8000)).shape == (2, 4)
+    # What was tested is what is saved.
+    rows = (run / "predictions.csv").read_text().splitlines()
+    assert rows[0].split(",")[4:8] == FOUR
+    about, splits = read_manifests(folder)
+    key, _, _, label, *chances = rows[1].split(",")[:8]
+    wav = splits["test"][key]["wav"].replace(
+        "{data_root}", about["data_folder"]
+    )
+    (answer,) = model.predict(wav)
+    assert answer["label"] == label
+    model.temperature = 1.0
+    (answer,) = model.predict(wav)
+    found = [answer["scores"][name] for name in FOUR]
+    assert found == pytest.approx([*map(float, chances)], abs=1e-3)
