@@ -17,11 +17,12 @@ from ser_peft.data import read_manifests
 from ser_peft.data.provenance import RECORD, Heard
 from ser_peft.errors import InputError
 from ser_peft.heads import LayerMixHead, ProbeMixHead
+from ser_peft.heads.fusion import FusionHead
 from ser_peft.inference import EmotionModel, EnsembleModel, hub, load_model
 from ser_peft.inference.export import assemble, export
 from ser_peft.inference.onnx_export import export_onnx
 from ser_peft.io import write_json
-from ser_peft.lobes import load_lobe
+from ser_peft.lobes import load_lobe, load_text
 
 CLASSES = ["neutral", "angry", "sad", "happy"]
 KINDS = {
@@ -127,6 +128,29 @@ def test_dimensions_are_averaged(tiny_backbones, tmp_path, clips):
     wanted = wanted[0].tolist()
     found = model.answer(wanted)["dimensions"]
     assert [*found.values()] == pytest.approx(wanted)
+
+
+def test_readers_and_listeners(saved, tiny_backbones, tiny_texts, tmp_path):
+    """A transcript is for the members that read."""
+    encoder = PeftLobe(load_lobe(tiny_backbones["whisper"]), "frozen")
+    text = PeftLobe(load_text(tiny_texts["bert"], depth=1), "frozen")
+    head = FusionHead(encoder, CLASSES, text_encoder=text)
+    EmotionModel(encoder, head, CLASSES, text_encoder=text).save(
+        tmp_path / "reads"
+    )
+    both = [saved / "one", tmp_path / "reads"]
+    assemble(both, tmp_path / "made", trust=True)
+    model, wav = load_model(tmp_path / "made"), torch.randn(9000).numpy()
+    assert model.reads_text and "2.text_encoder" in model.encoders
+    found = []
+    for said in (None, ["I told you so"]):
+        (answer,) = model.predict([wav], texts=said)
+        alone = [load_model(one).predict([wav], texts=said) for one in both]
+        for name, chance in answer["scores"].items():
+            mean = np.mean([one["scores"][name] for (one,) in alone])
+            assert chance == pytest.approx(mean, abs=1e-5)
+        found.append(answer["scores"])
+    assert found[0] != found[1]
 
 
 def test_long_clips_are_windowed_by_every_member(saved, folder):
