@@ -330,6 +330,7 @@ def test_a_wrong_flag_is_told_before_the_heavy_imports():
         ["params"],
         ["export"],
         ["evaluate"],
+        ["ensemble"],
         ["crossval"],
     ],
 )

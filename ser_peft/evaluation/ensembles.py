@@ -13,7 +13,7 @@ from ser_peft.evaluation.ensemble_scores import (
     compare_with_members,
     scores_with_intervals,
 )
-from ser_peft.evaluation.members import Tested, read_members
+from ser_peft.evaluation.members import ScoredSet, read_members
 from ser_peft.evaluation.reads import note_read
 from ser_peft.evaluation.results import (
     UNTRAINED,
@@ -136,7 +136,7 @@ def _groups(members, test):
         told = first["classes"], [*first["dimensions"]]
         about, entries = fitting(*of_manifests(Path(test)), *told, test)
         about["protocol_sha"] = fingerprint({"test": entries})
-        return [(members, Tested(about, entries))]
+        return [(members, ScoredSet(about, entries))]
     if len(alone) == len(members):
         raise InputError(
             f"{members[0].name}: has no test set of its own, nor has any of "
@@ -218,7 +218,7 @@ def _make(members, tested, folder, trust, device, batch_seconds, places):
         )
         about = {**about, "data_folder": source["data_folder"]}
         entries = {id_: manifests["test"][id_] for id_ in tested.entries}
-        tested = Tested(about, entries)
+        tested = ScoredSet(about, entries)
     (folder / "results.json").unlink(missing_ok=True)
     reads = note_read(folder, f"ensemble of {len(members)}")
     heard = assemble([one.folder for one in members], folder / "model", trust)

@@ -15,11 +15,11 @@ from ser_peft.inference import read_model
 from ser_peft.storage.cells import of_cell
 from ser_peft.storage.released import is_name
 
-__all__ = ["Member", "Tested", "read_members"]
+__all__ = ["Member", "ScoredSet", "read_members"]
 
 
 @dataclass
-class Tested:
+class ScoredSet:
     """A test set.
 
     Arguments
@@ -49,14 +49,14 @@ class Tested:
 
         Returns
         -------
-        Tested
+        ScoredSet
         """
         kept = {
             id_: entry
             for id_, entry in self.entries.items()
             if not speakers_of(self.about, [entry]) & heard
         }
-        return Tested(self.about, kept)
+        return ScoredSet(self.about, kept)
 
 
 class Member:
@@ -88,7 +88,7 @@ class Member:
 
         Arguments
         ---------
-        test : Tested
+        test : ScoredSet
             Utterances, from manifests unless its run has them all.
         model : EmotionModel
             The member, loaded.
@@ -217,4 +217,4 @@ def _read_answers(run):
             f"{path}: not the calibrated predictions of {run['file']} "
             f"({error!r}); test the run again (--test_only=True)"
         ) from error
-    return Tested(about, entries), answers
+    return ScoredSet(about, entries), answers

@@ -6,8 +6,8 @@ __getattr__, __all__ = lazy(
     __name__,
     {
         "classifier": "EmotionClassifier",
-        "ensembles": "EnsembleModel",
-        "loading": "load_model models_in read_model",
+        "ensembles": "EnsembleModel models_in",
+        "loading": "load_model read_model",
         "model": "EmotionModel identities",
         "onnx": "OnnxModel load_onnx",
         "pipelines": "EmotionPipeline pipeline",

@@ -13,7 +13,8 @@ from markupsafe import Markup
 
 from ser_peft.corpora import about_corpus
 from ser_peft.errors import InputError, printable
-from ser_peft.inference.loading import models_in, read_model
+from ser_peft.inference.ensembles import models_in
+from ser_peft.inference.loading import read_model
 from ser_peft.io import atomic_path
 from ser_peft.lobes.configs import SCRATCH
 from ser_peft.storage.released import is_hub_id

@@ -1,6 +1,7 @@
 """Ensembles: several trained models that answer as one."""
 
 import hashlib
+import json
 import math
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -11,7 +12,7 @@ from torch import nn
 from ser_peft.errors import InputError
 from ser_peft.inference.model import TorchModel
 
-__all__ = ["EnsembleModel", "share_weights"]
+__all__ = ["EnsembleModel", "models_in", "refuse_one_place", "share_weights"]
 
 
 class EnsembleModel(TorchModel):
@@ -163,3 +164,57 @@ def share_weights(model, kept):
                 kept[key].append(own)
             module._parameters[name] = kept[key][seen[key]]
             seen[key] += 1
+
+
+def models_in(folder, about):
+    """Folders of all models of a model folder, itself or its members.
+
+    Arguments
+    ---------
+    folder, about
+        From `ser_peft.inference.read_model`.
+
+    Returns
+    -------
+    dict of Path to dict
+        Folder of one model -> its description.
+    """
+    members = about.get("members", {"": about})
+    return {folder / name: one for name, one in members.items()}
+
+
+def refuse_one_place(models, **places):
+    """Refuse one place for encoders of members that are not the same.
+
+    Arguments
+    ---------
+    models : dict of Path to dict
+        From `models_in`.
+    **places : str or None
+        Key of an encoder, as "backbone" -> place that was given.
+
+    Raises
+    ------
+    InputError
+        If one was given, and the models were trained in different ones.
+    """
+    for key, given in places.items():
+        # Older models do not say what they were trained in.
+        found = {
+            _weights(one, key)
+            for one in models.values()
+            if key in one and one["encoders"] is not None
+        }
+        if given and len(found) > 1:
+            raise InputError(
+                f"--{key} {given}: the members were trained in {len(found)} "
+                f"different encoders; export each with its own --{key}, and "
+                "make the ensemble of these"
+            )
+
+
+def _weights(about, key):
+    """What tells an encoder from others, wherever it lies."""
+    identity = about["encoders"].get(key, {})
+    known = identity.get("sha256") or identity.get("commit") or about[key]
+    return json.dumps(known, sort_keys=True)

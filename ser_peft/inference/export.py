@@ -9,12 +9,8 @@ from ser_peft.adapters import PeftLobe
 from ser_peft.data.provenance import RECORD, record_of, united
 from ser_peft.errors import InputError
 from ser_peft.inference.card import CARD, HPARAMS, move_card
-from ser_peft.inference.loading import (
-    load_model,
-    models_in,
-    read_model,
-    refuse_one_place,
-)
+from ser_peft.inference.ensembles import models_in, refuse_one_place
+from ser_peft.inference.loading import load_model, read_model
 from ser_peft.inference.model import FORMAT, identities
 from ser_peft.io import atomic_path, write_json
 from ser_peft.storage.closed import (

@@ -15,7 +15,8 @@ from huggingface_hub import (
 from ser_peft.data.provenance import RECORD
 from ser_peft.errors import InputError
 from ser_peft.inference.card import CARD, read_card
-from ser_peft.inference.loading import models_in, read_model
+from ser_peft.inference.ensembles import models_in
+from ser_peft.inference.loading import read_model
 from ser_peft.storage.closed import MANIFEST, files_of
 from ser_peft.storage.released import HUB_ERRORS, is_hub_id
 

@@ -13,7 +13,11 @@ from ser_peft.adapters.folder import CONFIG, refuse_nonfinite, several
 from ser_peft.errors import InputError
 from ser_peft.heads import HEADS
 from ser_peft.heads.fusion import FUSIONS
-from ser_peft.inference.ensembles import EnsembleModel
+from ser_peft.inference.ensembles import (
+    EnsembleModel,
+    models_in,
+    refuse_one_place,
+)
 from ser_peft.inference.model import FORMAT, EmotionModel, identities
 from ser_peft.inference.onnx import is_onnx, load_onnx
 from ser_peft.lobes import load_lobe, load_text
@@ -36,7 +40,7 @@ from ser_peft.storage.released import (
 )
 from ser_peft.storage.schema import fit, read_json
 
-__all__ = ["load_model", "models_in", "read_model", "refuse_one_place"]
+__all__ = ["load_model", "read_model"]
 
 logger = logging.getLogger(__name__)
 
@@ -105,23 +109,6 @@ def read_model(folder, save_path=""):
         "proven": proven,
         "origins": origins_of(folder),
     }
-
-
-def models_in(folder, about):
-    """Folders of all models of a model folder, itself or its members.
-
-    Arguments
-    ---------
-    folder, about
-        From `read_model`.
-
-    Returns
-    -------
-    dict of Path to dict
-        Folder of one model -> its description.
-    """
-    members = about.get("members", {"": about})
-    return {folder / name: one for name, one in members.items()}
 
 
 def _read_members(path, names, proven):
@@ -330,35 +317,6 @@ def load_model(
     model.origins = about["origins"]
     model.fingerprint = hashlib.sha256(content).hexdigest()
     return model.eval().to(device)
-
-
-def refuse_one_place(models, **places):
-    """Refuse one place for encoders of members that are not the same.
-
-    Arguments
-    ---------
-    models : dict of Path to dict
-        From `models_in`.
-    **places : str or None
-        Key of an encoder, as "backbone" -> place that was given.
-
-    Raises
-    ------
-    InputError
-        If one was given, and the models were trained in different ones.
-    """
-    for key, given in places.items():
-        found = {
-            json.dumps((one["encoders"] or {}).get(key, one[key]))
-            for one in models.values()
-            if key in one
-        }
-        if given and len(found) > 1:
-            raise InputError(
-                f"--{key} {given}: the members were trained in {len(found)} "
-                f"different encoders; export each with its own --{key}, and "
-                "make the ensemble of these"
-            )
 
 
 def _load_one(folder, about, save_path, backbone, text_backbone):

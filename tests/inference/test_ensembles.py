@@ -7,6 +7,7 @@ import numpy as np
 import peft
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from scipy.special import softmax
 from sealed import reseal
 
@@ -16,11 +17,12 @@ from ser_peft.data import read_manifests
 from ser_peft.data.provenance import RECORD, Heard
 from ser_peft.errors import InputError
 from ser_peft.heads import LayerMixHead, ProbeMixHead
-from ser_peft.inference import EmotionModel, EnsembleModel, load_model
+from ser_peft.heads.fusion import FusionHead
+from ser_peft.inference import EmotionModel, EnsembleModel, hub, load_model
 from ser_peft.inference.export import assemble, export
 from ser_peft.inference.onnx_export import export_onnx
 from ser_peft.io import write_json
-from ser_peft.lobes import load_lobe
+from ser_peft.lobes import load_lobe, load_text
 
 CLASSES = ["neutral", "angry", "sad", "happy"]
 KINDS = {
@@ -126,6 +128,29 @@ def test_dimensions_are_averaged(tiny_backbones, tmp_path, clips):
     wanted = wanted[0].tolist()
     found = model.answer(wanted)["dimensions"]
     assert [*found.values()] == pytest.approx(wanted)
+
+
+def test_readers_and_listeners(saved, tiny_backbones, tiny_texts, tmp_path):
+    """A transcript is for the members that read."""
+    encoder = PeftLobe(load_lobe(tiny_backbones["whisper"]), "frozen")
+    text = PeftLobe(load_text(tiny_texts["bert"], depth=1), "frozen")
+    head = FusionHead(encoder, CLASSES, text_encoder=text)
+    EmotionModel(encoder, head, CLASSES, text_encoder=text).save(
+        tmp_path / "reads"
+    )
+    both = [saved / "one", tmp_path / "reads"]
+    assemble(both, tmp_path / "made", trust=True)
+    model, wav = load_model(tmp_path / "made"), torch.randn(9000).numpy()
+    assert model.reads_text and "2.text_encoder" in model.encoders
+    found = []
+    for said in (None, ["I told you so"]):
+        (answer,) = model.predict([wav], texts=said)
+        alone = [load_model(one).predict([wav], texts=said) for one in both]
+        for name, chance in answer["scores"].items():
+            mean = np.mean([one["scores"][name] for (one,) in alone])
+            assert chance == pytest.approx(mean, abs=1e-5)
+        found.append(answer["scores"])
+    assert found[0] != found[1]
 
 
 def test_long_clips_are_windowed_by_every_member(saved, folder):
@@ -287,6 +312,40 @@ def test_exported_for_other_machines(saved, tmp_path, clips, tiny_backbones):
 def test_one_place_for_several_encoders_is_refused(folder, tiny_backbones):
     with pytest.raises(InputError, match="trained in 2 different encoders"):
         load_model(folder, tiny_backbones["whisper"])
+
+
+def test_one_place_for_copies_of_an_encoder(
+    saved, tiny_backbones, tmp_path, clips
+):
+    """The same weights elsewhere are no other encoder."""
+    moved = shutil.copytree(tiny_backbones["whisper"], tmp_path / "moved")
+    two = load_model(saved / "two", moved)
+    two.save(tmp_path / "two")
+    (tmp_path / "two" / RECORD).write_bytes(
+        (saved / "two" / RECORD).read_bytes()
+    )
+    reseal(tmp_path / "two")
+    assemble([saved / "one", tmp_path / "two"], tmp_path / "made")
+    shutil.rmtree(moved)
+    with pytest.raises(InputError, match="moved"):
+        load_model(tmp_path / "made")
+    model = load_model(tmp_path / "made", tiny_backbones["whisper"])
+    members = [load_model(saved / name) for name in ("one", "two")]
+    wanted = np.mean([calibrated(member, clips) for member in members], 0)
+    np.testing.assert_allclose(calibrated(model, clips), wanted, atol=1e-6)
+
+
+def test_what_is_pushed_names_no_folder_of_this_machine(
+    saved, folder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(hub, "read_card", lambda *_: ModelCard("---\n{}\n---"))
+    refused = hub.pack(folder, "me/x").refused
+    assert len(refused) == 3 and "members/2/model.json: backbone" in refused[1]
+    both = [saved / "one", saved / "two"]
+    assemble(both, tmp_path / "made")
+    export(tmp_path / "made", tmp_path / "out", backbone="user/encoder")
+    parcel = hub.pack(tmp_path / "out", "me/x")
+    assert not parcel.refused and "members/2/head.safetensors" in parcel.files
 
 
 def test_what_an_ensemble_cannot(folder, tmp_path):
