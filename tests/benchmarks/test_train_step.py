@@ -23,7 +23,7 @@ def benchmark():
 def args():
     return argparse.Namespace(
         batch=2, steps=1, threads=torch.get_num_threads(), device="cpu",
-        clock="wall",
+        clock="wall", precision="fp32",
     )  # fmt: skip
 
 
