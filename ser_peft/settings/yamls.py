@@ -41,6 +41,7 @@ OPTIONAL = {
     "cache_gb",
     "dimension_weight",
     "drop_text",
+    "ema_decay",
     "fairness_columns",
     "first_seconds",
     "focal_gamma",
@@ -54,6 +55,7 @@ OPTIONAL = {
     "sorting",
     "targets",
     "tracker",
+    "train_classes",
     "trust_start",
     "vote_dropout",
 }

@@ -26,6 +26,7 @@ class LabelledBrain(TestedBrain):
         None, ``[emotion]``; or ``[]`` with ``logit_adjustment``, which
         corrects for the same. ``balanced_sampling``: these combinations are
         drawn equally often instead, and every training clip weighs the same.
+        ``train_classes``: see `ser_peft.data.prepare`.
         ``mixing``: share of the training clips to which another one is added;
         the targets are those of both then, see `ser_peft.data.mixing.mix`.
         ``dimension_weight``: weight of the concordance
@@ -37,6 +38,7 @@ class LabelledBrain(TestedBrain):
 
     defaults = TestedBrain.defaults | {
         "targets": "majority",
+        "train_classes": None,
         "label_smoothing": 0.0,
         "prior_smoothing": 0.0,
         "vote_dropout": 0.0,
