@@ -193,7 +193,13 @@ def test_two_processes_share_a_study(command, recipe, start, tmp_path):
     (recipe / "wait").touch()
     started = [start(command(RATES, 4)) for _ in range(2)]
     processes, logs = zip(*started, strict=True)
-    wait_for(lambda: all("trial " in log.read_text() for log in logs))
+    wait_for(
+        lambda: all(
+            # The process itself makes the file.
+            log.exists() and "trial " in log.read_text()
+            for log in logs
+        )
+    )
     (recipe / "wait").unlink()
     for process in processes:
         process.join(200)
