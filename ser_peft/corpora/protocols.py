@@ -16,7 +16,6 @@ __all__ = [
     "class_sets",
     "classes_of",
     "relabel",
-    "side_classes",
     "spelt_alike",
 ]
 
@@ -250,38 +249,6 @@ def classes_of(class_set):
     ['happy', 'sad']
     """
     return list(dict.fromkeys(class_set.values()))
-
-
-def side_classes(class_set, larger):
-    """Find the classes that a larger class set has besides another's.
-
-    Arguments
-    ---------
-    class_set, larger : dict
-        The corpus's label -> class.
-
-    Returns
-    -------
-    list of str
-
-    Raises
-    ------
-    InputError
-        If the larger one does not contain the other.
-
-    Example
-    -------
-    >>> side_classes({"sad": "sad"}, {"calm": "calm", "sad": "sad"})
-    ['calm']
-    """
-    if not class_set.items() <= larger.items():
-        raise InputError(
-            f"train_classes: {', '.join(classes_of(larger)) or 0}: must have "
-            f"the labels of classes ({', '.join(classes_of(class_set)) or 0}) "
-            "and more, by the same names"
-        )
-    own = classes_of(class_set)
-    return [name for name in classes_of(larger) if name not in own]
 
 
 def class_sets(utterances):

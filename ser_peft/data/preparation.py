@@ -1,7 +1,9 @@
 """Preparation: from corpora to the manifests of one fold."""
 
+from dataclasses import replace
+
 from ser_peft.corpora.inner import InnerFolds
-from ser_peft.corpora.protocols import classes_of, side_classes
+from ser_peft.corpora.protocols import classes_of
 from ser_peft.data.pool import prepare_pool
 from ser_peft.data.sources import choose
 from ser_peft.data.writing import held, root_of, write_manifests
@@ -58,9 +60,9 @@ def prepare(
         those too of which annotators' votes are for classes by half at least,
         without a majority that is one.
     train_classes : int, str or dict, optional
-        A larger class set: clips of the labels that `classes` leaves out
-        train as well, as side classes, which nothing is validated or tested
-        on.
+        Another class set: clips of the labels that `classes` leaves out
+        train as well. Classes that only these have are side classes, which
+        nothing is validated or tested on.
 
     Raises
     ------
@@ -106,7 +108,7 @@ def prepare(
             "scored_on": "valid",
             "held_out_speakers": protocol.held_out,
         }
-    larger = None
+    more, named = [], {}
     if train_classes is not None:
         if targets == "votes":
             raise InputError(
@@ -114,15 +116,25 @@ def prepare(
                 "classes alone; leave one of them out"
             )
         larger = choose(corpus, data_folder, train_classes)
+        if not isinstance(train_classes, dict):  # a part of the corpus is fine
+            there = {u.labels.get(protocol.label) for u in larger.everything}
+            kept = {k: v for k, v in larger.class_set.items() if k in there}
+            larger = replace(larger, class_set=kept)
+        clips, named = larger.clips(protocol.label, dimensions)
+        own = {u.id for u in source.clips(protocol.label, dimensions)[0]}
+        clips = [u for u in clips if u.id not in own]
+        more = protocol.split(clips, fold, named)["train"] if clips else []
+        trained = {named[u.id] for u in more}
         request |= {
             "train_class_set": larger.class_set,
-            "side_classes": side_classes(source.class_set, larger.class_set),
+            "side_classes": [
+                name
+                for name in classes_of(larger.class_set)
+                if name in trained and name not in request["classes"]
+            ],
         }
     if not held(save_folder, request):
         splits, labels = source.split(protocol, fold, dimensions, targets)
-        if larger:
-            more, named = larger.clips(protocol.label, dimensions)
-            more = [u for u in more if u.id not in labels]
-            splits["train"] += protocol.split(more, fold, named)["train"]
-            labels = named | labels
+        splits["train"] += more
+        labels = named | labels
         write_manifests(splits, labels, save_folder, request)

@@ -45,9 +45,46 @@ def test_manifests_are_made_anew_without_them(ravdess_tree, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("classes", "wanted", "side"),
+    [
+        (8, 8, set()),
+        (7, 8, set()),  # calm is neutral already
+        (4, {"calm": "calm", "sad": "blue"}, {"calm"}),
+    ],
+)
+def test_labels_of_both_keep_their_class(
+    ravdess_tree, tmp_path, classes, wanted, side
+):
+    sets = {}
+    for name, more in ("with", wanted), ("without", None):
+        folder = tmp_path / name
+        prepare(
+            "ravdess", ravdess_tree, folder, classes, train_classes=more
+        )
+        about, sets[name] = read_manifests(folder)
+        if more:
+            assert {*about["side_classes"]} == side
+    assert sets["with"]["test"] == sets["without"]["test"]
+    assert sets["without"]["train"].items() <= sets["with"]["train"].items()
+    more = sets["with"]["train"].keys() - sets["without"]["train"].keys()
+    assert {sets["with"]["train"][key]["emotion"] for key in more} == side
+
+
+def test_a_part_of_the_corpus_is_fine(ravdess_tree, tmp_path):
+    tree = tmp_path / "part"
+    for wav in ravdess_tree.rglob("*.wav"):
+        if wav.name.split("-")[2] in ("01", "03", "04", "05", "06"):
+            there = tree / wav.parent.name / wav.name
+            there.parent.mkdir(parents=True, exist_ok=True)
+            there.symlink_to(wav)
+    prepare("ravdess", tree, tmp_path / "made", classes=4, train_classes=8)
+    about, _ = read_manifests(tmp_path / "made")
+    assert about["side_classes"] == ["fearful"]
+
+
+@pytest.mark.parametrize(
     ("key", "value", "match"),
     [
-        ("train_classes", {"calm": "calm", "sad": "sad"}, "must have the lab"),
         ("train_classes", 5, "classes 5: ravdess has sets"),
         ("corpus", {"folders": {}}, "not for several corpora"),
     ],
