@@ -33,7 +33,7 @@ def settings(tmp_path):
     for name in ("augmentation.yaml", "methods"):
         (tmp_path / name).symlink_to(RECIPES / name)
     own = (RECIPES / "augmentation.yaml").read_text("utf-8")
-    own = own.replace("speeds: [90,", "speeds: [95,")
+    own = own.replace("speeds: [80,", "speeds: [95,")
     path.with_name("my_augmentation.yaml").write_text(own, "utf-8")
 
     def resolve(*flags):
@@ -70,7 +70,7 @@ def test_flags(settings):
     assert found["encoder"]["method"]["r"] == 8
     assert found["encoder"]["targets"] == "attention"
     speed = found["wav_augment"]["augmentations"][0]
-    assert speed["speeds"] == [95, 100, 110]
+    assert speed["speeds"][:2] == [95, 84]
 
 
 def test_plain_python(tiny_backbones, tmp_path, monkeypatch):

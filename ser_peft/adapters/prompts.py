@@ -99,7 +99,9 @@ def silence(lobe, layers, frames):
     dict
         Layer -> [1, frames, C].
     """
-    wav = torch.zeros(1, int(lobe.sample_rate * (1.3 + 0.02 * frames)))
+    stride = lobe.frame_stride
+    seconds = 1.3 + 0.02 * frames * stride
+    wav = torch.zeros(1, int(lobe.sample_rate * seconds))
     noise = torch.randn(
         lobe.sample_rate, generator=torch.Generator().manual_seed(0)
     )
@@ -117,7 +119,8 @@ def silence(lobe, layers, frames):
     lobe.train(training)
     for hook in hooks:
         hook.remove()
-    return {layer: x[:, 60 : 60 + frames] for layer, x in inputs.items()}
+    first = 60 // stride
+    return {layer: x[:, first : first + frames] for layer, x in inputs.items()}
 
 
 class DeepPrompt(torch.nn.Module):

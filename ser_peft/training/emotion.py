@@ -59,18 +59,17 @@ class EmotionBrain(LabelledBrain):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         hparams, about, sets = self.hparams, self.about, self.sets
-        if (hparams.keep == "average" or hparams.ema_decay) and any(
+        if any(
             getattr(method, "peft_type", None) == "ADALORA"
             for encoder in self.encoders.values()
             for method in encoder.methods
         ):
-            key = "keep: average"
+            why = "does not go with AdaLoRA, whose ranks change"
+            if hparams.keep == "average":
+                raise InputError(f"keep: average {why}; use best or last")
             if hparams.ema_decay:
-                key = "ema_decay"
-            raise InputError(
-                f"{key} does not go with AdaLoRA, whose ranks change; use "
-                "keep: best or last, and ema_decay: 0"
-            )
+                logger.warning("ema_decay %s: weights are not averaged", why)
+                hparams.ema_decay = 0.0
         if ("text_encoder" in self.encoders) != (
             type(self.head) in FUSIONS.values()
         ):

@@ -226,8 +226,10 @@ class Run:
         values = YAML().load(self.text)
         side = about["side_classes"]
         whole = isinstance(values["classes"], (int, dict)) and not side
-        if not whole and "head" in values:
-            values["head"]["classes"] = about["classes"] + side
+        head = values.get("head", {})
+        # A flag may have given the head others, which it will refuse.
+        if not whole and head.get("classes") == values["classes"]:
+            head["classes"] = about["classes"] + side
         return StringIO(dump(values))
 
     def check_built(self, hparams):

@@ -95,6 +95,15 @@ def test_starts_as_silence(fresh_lobe, name):
     PeftLobe(fresh_lobe(name), PromptConfig(length=70))
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_prompts_of_averaged_frames(fresh_lobe, name):
+    lobe = fresh_lobe(name)
+    lobe.frame_stride = 2
+    encoder = PeftLobe(lobe, PromptConfig(length=5))
+    for layer in encoder.lobe.layers:
+        assert layer.deep_prompt.prompt.shape[1] == 5
+
+
 def test_refuses_no_prompt():
     with pytest.raises(InputError, match="length"):
         PromptConfig(length=0)
