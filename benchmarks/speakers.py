@@ -71,7 +71,7 @@ def shifted(run, neutral, seed=0):
     ]
 
 
-@one_line_errors
+@one_line_errors()
 def main():
     """Print a row a run, then mean and standard deviation."""
     parser = argparse.ArgumentParser(description=__doc__)
