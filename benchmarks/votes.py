@@ -151,6 +151,7 @@ def train(folder, out, args, settings, fold, seed, shared, truth):
         "output_folder": out,
         "backbone": args.whisper,
         "method": "frozen",
+        "ema_decay": 0,
         "classes": 4,
         "fold": fold,
         "seed": seed,
