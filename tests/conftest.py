@@ -211,7 +211,9 @@ def arguments(tiny_backbones, ravdess_tree, manifests):
     """Function: output folder, overrides -> arguments of a small training.
 
     Of recipes/RAVDESS unless told otherwise. ``None`` leaves an override out,
-    ``True`` makes it an option without value.
+    ``True`` makes it an option without value. Only the classes that are asked
+    for train, since all trainings share the manifests, and in so few steps
+    an average of the weights would hardly move.
     """
 
     def make(output, hparams="RAVDESS/hparams/whisper_lora.yaml", **overrides):
@@ -227,8 +229,13 @@ def arguments(tiny_backbones, ravdess_tree, manifests):
             "robustness": False,  # five more tests
             "noprogressbar": True,
         } | overrides
+        yaml = ROOT / "recipes" / hparams
+        text = yaml.read_text("utf-8") if yaml.is_file() else ""
+        for key, value in ("train_classes", "null"), ("ema_decay", 0):
+            if f"\n{key}:" in text:
+                overrides.setdefault(key, value)
         return [
-            str(ROOT / "recipes" / hparams),
+            str(yaml),
             *(
                 f"--{key}" if value is True else f"--{key}={value}"
                 for key, value in overrides.items()

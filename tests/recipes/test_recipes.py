@@ -135,8 +135,9 @@ def test_yaml_runs(name, corpus, tiny_backbones, arguments, train, tmp_path):
             manifests_folder=None,
             backbone=tiny_backbones[family],
             number_of_epochs=1,
-            precision=None,  # the yaml's
             robustness=None if recipe == "IEMOCAP" else False,
+            # The yaml's own:
+            **dict.fromkeys(("precision", "train_classes", "ema_decay")),
         )
     )
     assert end.code == 0, end.log

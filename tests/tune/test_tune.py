@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RATES = "adapter_lr: {log: [1.0e-5, 1.0e-3]}\n"
 SPACE = f"""{RATES}
 method: [lora, dora]
-number_of_epochs: {{int: [5, 30, 5]}}
+number_of_epochs: {{int: [2, 30, 2]}}
 head.dropout: {{uniform: [0.1, 0.5]}}
 peft.method.r: {{choice: [8, 16]}}
 """
@@ -55,7 +55,7 @@ def test_a_study_leaves_its_trials_the_best_and_a_page(
     assert [row["trial"] for row in rows] == [*"0123"]
     first = rows[0]
     # The yaml as it is.
-    own = {"adapter_lr": "0.0005", "method": "lora", "number_of_epochs": "10",
+    own = {"adapter_lr": "0.0005", "method": "lora", "number_of_epochs": "4",
            "head.dropout": "0.2", "peft.method.r": "16"}  # fmt: skip
     assert {key: first[key] for key in own} == own
     assert (first["state"], first["trainings"]) == ("complete", "10")
