@@ -58,9 +58,7 @@ def test_labels_of_both_keep_their_class(
     sets = {}
     for name, more in ("with", wanted), ("without", None):
         folder = tmp_path / name
-        prepare(
-            "ravdess", ravdess_tree, folder, classes, train_classes=more
-        )
+        prepare("ravdess", ravdess_tree, folder, classes, train_classes=more)
         about, sets[name] = read_manifests(folder)
         if more:
             assert {*about["side_classes"]} == side
