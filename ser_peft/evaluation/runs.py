@@ -31,7 +31,7 @@ _NEEDED = (
 # Number at the end of a line.
 _NUMBER = re.compile(r"(?<=: )[-+]?\d*\.?\d+(e[-+]?\d+)?$")
 # End of a run's path, be it pretrained or teacher of the same fold.
-_FOLD = re.compile(r"/fold\d+/\d+(/model)?/?$")
+_FOLD = re.compile(r"/fold\d+(/\d+)?(/model)?/?$")
 # Keys that may differ within a group.
 _FREE = re.compile(
     r"(__set_seed|seed|fold|\w+_folder|num_workers|ckpt_interval_minutes"

@@ -236,6 +236,8 @@ def _name(members):
         own = [line for line in mine if line not in set.intersection(*alike)]
         # A key of the top level tells most.
         own = [line for line in own if line[0] != " "] or own
+        # What a Brain is given stands in keys of the same name.
+        own = [line for line in own if not line.startswith("brain:")] or own
         if alike and not mine:
             own = ["no hyperparams.yaml"]
         elif len(alike) > 1 and not own:

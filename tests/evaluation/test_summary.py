@@ -185,6 +185,27 @@ def test_students_of_the_same_teacher_are_one_group(runs):
     assert sorted(counts) == [1, 2]
 
 
+def test_students_of_the_same_ensemble_are_one_group(runs):
+    """It has a folder for each fold; the Brain holds what its yaml holds."""
+    text = "kd_weight: {0}\nteacher: {1}\nbrain: !name:a.B {{teacher: {1}}}\n"
+    settings = [
+        (1, 0.9, "/a/all/fold1"),
+        (2, 0.9, "/a/all/fold2/model"),
+        (1, 0, ""),
+        (2, 0, ""),
+    ]
+    folder = runs(
+        *(
+            {"fold": fold, "yaml": text.format(weight, teacher)}
+            for fold, weight, teacher in settings
+        )
+    )
+    groups = summarize([folder])["groups"]
+    assert [group["runs"] for group in groups] == [2, 2]
+    names = {group["settings"] for group in groups}
+    assert names == {"kd_weight: 0.9, teacher: /a/all", "kd_weight: 0, teacher:"}
+
+
 def test_one_run_has_no_spread(runs):
     (group,) = summarize([runs({})])["groups"]
     assert group["ua"]["std"] is None
