@@ -203,7 +203,10 @@ def test_students_of_the_same_ensemble_are_one_group(runs):
     groups = summarize([folder])["groups"]
     assert [group["runs"] for group in groups] == [2, 2]
     names = {group["settings"] for group in groups}
-    assert names == {"kd_weight: 0.9, teacher: /a/all", "kd_weight: 0, teacher:"}
+    assert names == {
+        "kd_weight: 0.9, teacher: /a/all",
+        "kd_weight: 0, teacher:",
+    }
 
 
 def test_one_run_has_no_spread(runs):
