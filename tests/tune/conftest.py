@@ -59,7 +59,9 @@ results = {
     "start": {"valid_confusion": [[6, 2, 0, 0]] + [[2, 6, 0, 0]] * 3},
     "trainable_parameters": {"adapter": 1, "head": 1},
 }
-(out / "results.json").write_text(json.dumps(results))
+# Whole at once, as train.py does: another trial may be reading.
+(out / "results.new").write_text(json.dumps(results))
+(out / "results.new").replace(out / "results.json")
 """
 
 
