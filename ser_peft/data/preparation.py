@@ -116,23 +116,20 @@ def prepare(
                 "classes alone; leave one of them out"
             )
         larger = choose(corpus, data_folder, train_classes)
-        further = {
-            label: name
-            for label, name in larger.class_set.items()
-            if label not in source.class_set
-        }
         if not isinstance(train_classes, dict):  # a part of the corpus is fine
             there = {u.labels.get(protocol.label) for u in larger.everything}
-            further = {k: v for k, v in further.items() if k in there}
-        larger = replace(larger, class_set=further)
+            kept = {k: v for k, v in larger.class_set.items() if k in there}
+            larger = replace(larger, class_set=kept)
         clips, named = larger.clips(protocol.label, dimensions)
+        own = {u.id for u in source.clips(protocol.label, dimensions)[0]}
+        clips = [u for u in clips if u.id not in own]
         more = protocol.split(clips, fold, named)["train"] if clips else []
         trained = {named[u.id] for u in more}
         request |= {
-            "train_class_set": further,
+            "train_class_set": larger.class_set,
             "side_classes": [
                 name
-                for name in classes_of(further)
+                for name in classes_of(larger.class_set)
                 if name in trained and name not in request["classes"]
             ],
         }

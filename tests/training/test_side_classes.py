@@ -7,7 +7,7 @@ import pytest
 import torch
 from scripts import run_script
 
-from ser_peft.data import prepare
+from ser_peft.data import preparation, prepare
 from ser_peft.data.manifests import read_manifests
 from ser_peft.errors import InputError
 from ser_peft.inference import load_model
@@ -66,6 +66,24 @@ def test_labels_of_both_keep_their_class(
     assert sets["without"]["train"].items() <= sets["with"]["train"].items()
     more = sets["with"]["train"].keys() - sets["without"]["train"].keys()
     assert {sets["with"]["train"][key]["emotion"] for key in more} == side
+
+
+def test_classes_that_leave_nothing_out(ravdess_tree, monkeypatch, tmp_path):
+    """Every clip trains once."""
+    written = []
+    monkeypatch.setattr(
+        preparation,
+        "write_manifests",
+        lambda splits, labels, *rest: written.append((splits, labels)),
+    )
+    for classes in (7, 8):
+        for more in (8, None):
+            prepare(
+                "ravdess", ravdess_tree, tmp_path, classes, train_classes=more
+            )
+        (splits, labels), plain = written[-2:]
+        assert (splits, labels) == plain
+        assert None not in labels.values()
 
 
 def test_a_part_of_the_corpus_is_fine(ravdess_tree, tmp_path):
