@@ -71,7 +71,9 @@ def _wav2vec2_like(kind, stable):
         feat_extract_norm="layer" if stable else "group",
         do_stable_layer_norm=stable,
         num_conv_pos_embeddings=16,
-        num_conv_pos_embedding_groups=4,
+        # In groups of 8 channels or fewer, which no released model has, oneDNN
+        # 3.10 gets such a convolution wrong in bf16 on CPUs with AMX.
+        num_conv_pos_embedding_groups=2,
         vocab_size=8,
         # Larger than the default, so that the clips' states differ.
         initializer_range=0.2,

@@ -12,6 +12,7 @@ fixture `train` in conftest.py.
 """
 
 import contextlib
+import faulthandler
 import gc
 import json
 import logging
@@ -27,7 +28,11 @@ import traceback
 
 import numpy
 import torch
+import tqdm
 from quick import be_quick
+
+HANGS = 300
+"""Seconds after which a training says where it is, and ends: it hangs."""
 
 
 def kill_at(path, count, number=signal.SIGKILL):
@@ -83,6 +88,7 @@ def run(job, rank):
     log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(log, stream)
+    faulthandler.dump_traceback_later(HANGS, exit=True, file=log)
     if job["processes"] > 1:
         os.environ |= {
             "RANK": str(rank),
@@ -127,6 +133,8 @@ def run(job, rank):
 def serve():
     """The parent: fork, wait, answer."""
     be_quick()
+    # A thread that holds a lock while this forks holds it forever in the child.
+    tqdm.tqdm.monitor_interval = 0
     rehearse(json.loads(sys.stdin.readline()))
     print(json.dumps({"code": 0}), flush=True)
     for line in sys.stdin:
