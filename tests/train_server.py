@@ -31,7 +31,7 @@ import torch
 import tqdm
 from quick import be_quick
 
-HANGS = 300
+HANGS = 500
 """Seconds after which a training says where it is, and ends: it hangs."""
 
 
