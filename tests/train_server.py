@@ -28,7 +28,6 @@ import traceback
 
 import numpy
 import torch
-import tqdm
 from quick import be_quick
 
 HANGS = 500
@@ -133,8 +132,6 @@ def run(job, rank):
 def serve():
     """The parent: fork, wait, answer."""
     be_quick()
-    # A thread that holds a lock while this forks holds it forever in the child.
-    tqdm.tqdm.monitor_interval = 0
     rehearse(json.loads(sys.stdin.readline()))
     print(json.dumps({"code": 0}), flush=True)
     for line in sys.stdin:
