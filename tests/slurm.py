@@ -8,12 +8,18 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 SLURM = {
+    # The script is copied, as SLURM does: submitit moves it away at once.
     "sbatch": """#!/bin/sh
-id=$$
-cp "$1" "$SLURM_HOME/$id.sh"
-SLURM_JOB_ID=$id SLURM_JOBID=$id SLURM_NTASKS=1 SLURM_NODEID=0 \
-SLURM_JOB_NUM_NODES=1 SLURM_PROCID=0 SLURM_LOCALID=0 \
-SLURM_JOB_NODELIST=localhost setsid sh "$1" > "$SLURM_HOME/$id.out" 2>&1 &
+id=$(date +%s%N)
+job="$SLURM_HOME/$id.sh"
+cp "$1" "$job"
+(
+    SLURM_JOB_ID=$id SLURM_JOBID=$id SLURM_NTASKS=1 SLURM_NODEID=0 \
+    SLURM_JOB_NUM_NODES=1 SLURM_PROCID=0 SLURM_LOCALID=0 \
+    SLURM_JOB_NODELIST=localhost setsid sh "$job" &&
+    echo COMPLETED > "$SLURM_HOME/$id.state" ||
+    echo FAILED > "$SLURM_HOME/$id.state"
+) > "$SLURM_HOME/$id.out" 2>&1 &
 echo "Submitted batch job $id"
 """,
     "srun": """#!/bin/sh
@@ -23,7 +29,14 @@ while [ "${1#-}" != "$1" ]; do
 done
 exec "$@"
 """,
-    "sacct": "#!/bin/sh\necho 'JobID|State|NodeList'\n",
+    "sacct": """#!/bin/sh
+echo 'JobID|State|NodeList'
+for job in "$SLURM_HOME"/*.sh; do
+    id=$(basename "$job" .sh)
+    state=$(cat "$SLURM_HOME/$id.state" 2> /dev/null || echo RUNNING)
+    echo "$id|$state|localhost"
+done
+""",
     "scancel": '#!/bin/sh\necho "$@" >> "$SLURM_HOME/cancelled"\n',
 }
 

@@ -41,6 +41,9 @@ if how == "bad":
     sys.exit(2)
 if how == "killed":
     os.kill(os.getpid(), signal.SIGKILL)
+if how == "lost":
+    os.kill(os.getppid(), signal.SIGKILL)
+    sys.exit()
 if how == "silent":
     sys.exit()
 if how == "long":
@@ -566,6 +569,20 @@ def test_slurm(recipe, slurm, capsys):
         if "--job-name" in line
     }
     assert not (slurm / "cancelled").exists()
+
+
+def test_a_job_that_slurm_lost_is_a_failure(recipe, slurm, capsys, monkeypatch):
+    """Killed for its memory, say: it is not waited for."""
+    monkeypatch.setattr("submitit.SlurmJob._results_timeout_s", 0)
+    flags = "--folds 1-2 --fold2=lost --cluster slurm --slurm time=30"
+    with pytest.raises(SystemExit) as stop:
+        main(command(recipe, *flags.split()))
+    assert stop.value.code == 1
+    out, err = capsys.readouterr()
+    assert "lora/fold1/8: UA 51.0%, 1 s" in out
+    (failed,) = err.splitlines()
+    assert failed.startswith("failed: lora/fold2/8: Job ")
+    assert "(state: FAILED)" in failed
 
 
 def test_slurm_jobs_are_cancelled(recipe, slurm):
