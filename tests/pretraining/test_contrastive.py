@@ -39,7 +39,7 @@ def config(stable=False):
         feat_extract_norm="layer" if stable else "group",
         do_stable_layer_norm=stable,
         num_conv_pos_embeddings=16,
-        num_conv_pos_embedding_groups=4,
+        num_conv_pos_embedding_groups=2,
         num_codevectors_per_group=8,
         codevector_dim=16,
         proj_codevector_dim=12,
@@ -185,12 +185,12 @@ def test_loads_every_tensor(folders):
 
 
 def test_pretrained_starts_better_than_random(folders, tmp_path):
-    """Pretrained for 160 steps by Hugging Face's code alone."""
+    """Pretrained for 200 steps by Hugging Face's code alone."""
     model = Wav2Vec2ForPreTraining.from_pretrained(folders["base"])
-    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
     mask = MASK[:1].repeat(4, 1)
     torch.manual_seed(0), np.random.seed(0)
-    for step in range(160):
+    for step in range(200):
         negatives = _sample_negative_indices((4, 49), 20, mask.numpy())
         found = model(
             waves(4, seed=step),
@@ -211,10 +211,10 @@ def test_pretrained_starts_better_than_random(folders, tmp_path):
             results[name] = score(encoder, objective, unheard, mask)
     pretrained = results["pretrained"]
     assert pretrained["loss"] < results["random"]["loss"] - 1
-    # Not by a codebook that has collapsed.
-    assert pretrained["correct"] > 3 * results["random"]["correct"]
-    assert pretrained["chance"] < 2 * results["random"]["chance"]
-    assert pretrained["perplexity"] > 4
+    assert pretrained["correct"] > 2 * results["random"]["correct"]
+    # Not by a codebook that has collapsed, to a perplexity of 2.
+    assert pretrained["chance"] < pretrained["masked"] / 8
+    assert pretrained["perplexity"] > 2.5
 
 
 @pytest.mark.parametrize("kind", ["Model", "ForCTC"])
@@ -358,7 +358,7 @@ def test_a_single_masked_frame_does_not_count(folders):
 
 
 def test_a_perfect_and_a_perfectly_wrong_encoder(folders):
-    encoder, objective = build(folders["base"], temperature=0.01)
+    encoder, objective = build(folders["base"])
     encoder(waves(), None, MASK)
     objective.eval()
     with torch.no_grad():
@@ -366,12 +366,19 @@ def test_a_perfect_and_a_perfectly_wrong_encoder(folders):
         vectors, *_ = objective.quantize(features.flatten(0, 1))
         targets = objective.project_q(vectors).unflatten(0, MASK.shape)
         objective.project_hid = torch.nn.Identity()
-        right = objective(targets, MASK, 0)
-        objective.features = features
-        wrong = objective(-targets, MASK, 0)
+        found = []
+        for states, temperature in (
+            (targets, 0.01),
+            (targets, 1e6),  # all alike
+            (-targets, 0.01),
+        ):
+            objective.features, objective.temperature = features, temperature
+            torch.manual_seed(0)
+            found.append(objective(states, MASK, 0))
+    right, alike, wrong = found
     assert right["masked"] == right["correct"] == 30
     assert wrong["correct"] == 0
-    assert right["contrastive"] < 1 < wrong["contrastive"]
+    assert right["contrastive"] < alike["contrastive"] < wrong["contrastive"]
 
 
 def test_a_collapsed_codebook_is_told_by_chance(folders):
