@@ -35,8 +35,10 @@ def pool(runs):
         - of all runs together: confusion (counts), ua, ua_ci95 over speakers,
           ua_ci95_reason (why there is none);
         - by_seed, a list: seed, folds and, of all of them pooled, ua, wa,
-          macro_f1; over_seeds: of each of these ``mean`` and ``std`` (ddof 1;
-          None for one seed) and ``std_folds`` (None);
+          macro_f1; over_seeds: of each of these, of the seeds that have all
+          folds, ``mean`` and ``std`` (ddof 1; None for one seed) and
+          ``std_folds`` (None); None where no seed has all folds;
+        - lacking: the seeds that lack folds;
         - start, of what the runs started from (None where one has no such
           predictions): from, ua, and, of the UA of the kept models minus it
           on the same utterances, what
@@ -58,6 +60,8 @@ def pool(runs):
         folds = sorted({run["fold"] for run in by_seed[seed]}, key=order)
         found = {m: float(from_confusion(counts, m)) for m in SEEDS_METRICS}
         seeds.append({"seed": seed, "folds": folds, **found})
+    every = len({run["fold"] for run in runs})
+    whole = [one for one in seeds if len(one["folds"]) == every]
     return {
         "confusion": confusion.tolist(),
         "ua": float(from_confusion(confusion)),
@@ -65,15 +69,18 @@ def pool(runs):
         "ua_ci95_reason": reason,
         "by_seed": seeds,
         "over_seeds": {
-            metric: _spread([one[metric] for one in seeds])
+            metric: _spread([one[metric] for one in whole])
             for metric in SEEDS_METRICS
         },
+        "lacking": [one["seed"] for one in seeds if one not in whole],
         "start": _start(runs),
         "curve": _curve(runs) if runs[0]["scored_on"] == "valid" else [],
     }
 
 
 def _spread(values):
+    if not values:
+        return None
     std = statistics.stdev(values) if len(values) > 1 else None
     return {"mean": statistics.fmean(values), "std": std, "std_folds": None}
 

@@ -1,11 +1,11 @@
 """Results, settings and predictions of finished runs, read back."""
 
 import csv
-import json
 import re
 from pathlib import Path
 
 import numpy as np
+from pydantic import BaseModel
 from ruamel.yaml import YAML, YAMLError
 
 from ser_peft.data.manifests import read_manifests
@@ -14,6 +14,7 @@ from ser_peft.evaluation.metrics import from_confusion, missing_classes
 from ser_peft.evaluation.reads import count_reads
 from ser_peft.settings.yamls import dump, map_texts
 from ser_peft.storage.cells import of_cell
+from ser_peft.storage.schema import Name, Number, Text, read_json
 
 __all__ = [
     "folder_of",
@@ -24,10 +25,7 @@ __all__ = [
     "read_runs",
 ]
 
-_NEEDED = (
-    "corpus protocol protocol_sha fold seed backbone method classes ua wa "
-    "macro_f1 confusion trainable_parameters train_seconds"
-).split()
+AGAIN = "copy it again, run that training again, or leave it out"
 # Number at the end of a line.
 _NUMBER = re.compile(r"(?<=: )[-+]?\d*\.?\d+(e[-+]?\d+)?$")
 # End of a run's path, be it pretrained or teacher of the same fold.
@@ -37,6 +35,41 @@ _FREE = re.compile(
     r"(__set_seed|seed|fold|\w+_folder|num_workers|ckpt_interval_minutes"
     r"|robustness|fairness_columns):"
 )
+
+
+class _Sizes(BaseModel):
+    adapter: int
+    head: int
+
+
+class _Results(BaseModel, extra="allow"):
+    """What is read of ``results.json``."""
+
+    corpus: Text
+    protocol: Text
+    protocol_sha: Text
+    fold: int | Text
+    seed: int | None
+    backbone: Text
+    method: Text
+    classes: list[Name]
+    ua: Number | None
+    wa: Number | None
+    macro_f1: Number | None
+    confusion: list[list[int]] | None
+    trainable_parameters: _Sizes
+    train_seconds: Number
+    steps: int | None = None
+    test_reads: int = 1
+    start: dict | None = None
+    votes: dict | None = None
+
+
+class _Epoch(BaseModel, extra="allow"):
+    """What is read of an entry of ``history.json``."""
+
+    epoch: int
+    valid_confusion: list[list[int]] | None = None
 
 
 def read_runs(paths):
@@ -63,10 +96,11 @@ def read_runs(paths):
     Raises
     ------
     InputError
-        If nothing is found, a file is wrong, or runs of one fold were not
-        made on the same utterances.
+        If nothing is found, a file is wrong, runs of one fold were not made
+        on the same utterances, or runs list the same classes in another order.
     """
     runs = [_read(path) for path in _find(paths)]
+    _refuse_mixed_classes(runs)
     _refuse_mixed_protocols(runs)
     return runs
 
@@ -207,25 +241,35 @@ def _find(paths):
 
 
 def _read(path):
-    try:
-        run = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # not JSON, or not text
-        raise InputError(
-            f"{path}: not whole JSON ({error}); copy it again, or run that "
-            "training again"
-        ) from error
-    missing = [
-        key for key in _NEEDED if not isinstance(run, dict) or key not in run
-    ]
-    if missing:
-        raise InputError(
-            f"{path}: not the results.json of a run (no {missing[0]!r}); "
-            "leave it out"
-        )
-    if run["classes"]:  # earlier versions do not write these
-        confusion = np.array(run["confusion"])
+    found = read_json(
+        path, _Results, "not the results.json of a run", AGAIN, AGAIN
+    )
+    run = found.model_dump(exclude_unset=True)
+    if run["classes"]:
+        confusion = _square(path, run["confusion"], run["classes"])
+        if None in (run["ua"], run["wa"], run["macro_f1"]):
+            raise InputError(
+                f"{path}: not the results.json of a run (classes, but no "
+                f"score); {AGAIN}"
+            )
+        # Earlier versions do not write these.
         run["weighted_f1"] = float(from_confusion(confusion, "weighted_f1"))
         run["missing_classes"] = missing_classes(confusion, run["classes"])
+    predictions, started = (
+        _predictions(path.with_name("predictions.csv"), run["classes"], column)
+        for column in ("predicted", "start_predicted")
+    )
+    if predictions is not None:
+        counted = np.zeros_like(confusion)
+        for _, label, predicted in predictions.values():
+            counted[label, predicted] += 1
+        if (counted != confusion).any():
+            raise InputError(
+                f"{path.with_name('predictions.csv')}: not the predictions of "
+                f"{path} (its confusion counts {confusion.sum()} utterances, "
+                f"these {counted.sum()}, or others); copy both again, or test "
+                "the run again (--test_only=True)"
+            )
     model = path.with_name("model")
     files = [file for file in model.rglob("*") if file.is_file()]
     steps = run.get("steps")
@@ -237,18 +281,11 @@ def _read(path):
         "scored_on": run.get("scored_on", "test"),
         # A later read may have left no results.
         "test_reads": max(run.get("test_reads", 1), count_reads(path.parent)),
-        "history": _history(path.with_name("history.json")),
+        "history": _history(path.with_name("history.json"), run["classes"]),
         "step_seconds": run["train_seconds"] / steps if steps else None,
         "model_bytes": sum(f.stat().st_size for f in files) or None,
-        **{
-            name: _predictions(
-                path.with_name("predictions.csv"), run["classes"], column
-            )
-            for name, column in (
-                ("predictions", "predicted"),
-                ("start_predictions", "start_predicted"),
-            )
-        },
+        "predictions": predictions,
+        "start_predictions": started if run.get("start") else None,
     }
 
 
@@ -272,15 +309,27 @@ def _settings(path):
     return tuple(line for line in lines if line and not _FREE.match(line))
 
 
-def _history(path):
+def _history(path, classes):
     """Epochs of a run, the start as epoch 0; empty where there is no file."""
-    try:
-        found = json.loads(path.read_text("utf-8")) if path.exists() else []
-        return [{"epoch": past["epoch"], **past} for past in found]
-    except (ValueError, TypeError, KeyError) as error:
+    if not path.exists():
+        return []
+    wrong = "not the epochs of a run"
+    found = read_json(path, list[_Epoch], wrong, AGAIN)
+    for past in found:
+        if past.valid_confusion is not None:
+            _square(path, past.valid_confusion, classes)
+    return [past.model_dump(exclude_unset=True) for past in found]
+
+
+def _square(path, confusion, classes):
+    """Confusion as an array, [C, C]."""
+    sizes = [len(row) for row in confusion or ()]
+    if sizes != [len(classes)] * len(classes):
         raise InputError(
-            f"{path}: not the epochs of a run ({error}); copy it again"
-        ) from error
+            f"{path}: a confusion of {len(sizes)} rows, not one of "
+            f"{len(classes)} x {len(classes)} classes; {AGAIN}"
+        )
+    return np.array(confusion)
 
 
 def _predictions(path, classes, column="predicted"):
@@ -305,6 +354,20 @@ def _predictions(path, classes, column="predicted"):
             f"{path}: not the predictions of {path.parent / 'results.json'} "
             f"({error}); copy both again, or run that training again"
         ) from error
+
+
+def _refuse_mixed_classes(runs):
+    """Refuse runs whose numbers of classes mean other names."""
+    first = {}
+    for run in runs:
+        keys = (run["corpus"], run["protocol"], *sorted(run["classes"]))
+        other = first.setdefault(keys, run)
+        if run["classes"] != other["classes"]:
+            raise InputError(
+                f"{run['file']} and {other['file']}: the same classes in "
+                f"another order ({', '.join(run['classes'])} and "
+                f"{', '.join(other['classes'])}); summarize them apart"
+            )
 
 
 def _refuse_mixed_protocols(runs):

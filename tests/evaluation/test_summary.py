@@ -150,7 +150,12 @@ def test_groups_are_kept_apart_probe_first_then_best(runs):
         {"method": "linear probe", "rows": judged(1, 4)},
         {"method": "LoRA", "rows": judged(1), "backbone": "hubert"},
         {"corpus": "CREMA-D", "ua": 0.1},
-        {"classes": list("abcdef"), "protocol_sha": "six", "ua": 0.3},
+        {
+            "classes": list("abcdef"),
+            "confusion": [[1] * 6] * 6,
+            "protocol_sha": "six",
+            "ua": 0.3,
+        },
     )
     summary = summarize([folder])
     assert [
@@ -253,15 +258,64 @@ def test_says_what_cannot_be_read(runs, tmp_path):
     file = runs({}) / "0" / "results.json"
     whole = file.read_text()
     file.write_text(whole[:100])
-    with pytest.raises(InputError, match="0/results.json: not whole JSON"):
+    with pytest.raises(InputError, match="0/results.json: .*not valid JSON"):
         summarize([file])
     file.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match="0/results.json: not whole JSON"):
+    with pytest.raises(InputError, match="0/results.json: .*not valid JSON"):
         summarize([file])
     for other in ("[1, 2]", '{"corpus": "RAVDESS"}'):
         file.write_text(other)
         with pytest.raises(InputError, match="0/results.json: not the resul"):
             summarize([file])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"classes": None}, "classes: .*not None"),
+        ({"confusion": [[1, 0], [1]]}, "a confusion of 2 rows, not one of 4"),
+        ({"ua": None}, "classes, but no score"),
+        ({"ua": "0.5"}, "ua: should be a finite number, not '0.5'"),
+        ({"train_seconds": None}, "train_seconds: "),
+        ({"test_reads": "often"}, "test_reads: "),
+        ({"start": 5}, "start: .*not 5"),
+        ({"method": None}, "method: should be text, not None"),
+        ({"trainable_parameters": {}}, "trainable_parameters: has no 'adapt"),
+    ],
+)
+def test_says_which_result_is_wrong(runs, wrong, message):
+    with pytest.raises(InputError, match=f"0/results.json: .*{message}"):
+        summarize([runs(wrong)])
+
+
+def test_refuses_predictions_of_another_run(runs):
+    """Or half of a file: their scores would stand beside others."""
+    folder = runs({"rows": judged(1)}, {"method": "full", "rows": judged(1)})
+    path = folder / "1" / "predictions.csv"
+    whole = path.read_text().splitlines()
+    path.write_text("\n".join(whole[:-8]) + "\n")
+    with pytest.raises(InputError, match="1/predictions.csv: not the predict"):
+        summarize([folder])
+
+
+def test_refuses_the_same_classes_in_another_order(runs):
+    folder = runs(
+        {"rows": judged(1, 1)},
+        {"method": "full", "classes": list("abdc"), "rows": judged(1, 2)},
+    )
+    with pytest.raises(InputError, match="same classes in another order"):
+        summarize([folder])
+
+
+def test_a_seed_that_lacks_folds_is_not_in_the_mean_over_seeds(runs):
+    folder = runs(
+        *({"fold": fold, "rows": judged(fold, 1)} for fold in (1, 2)),
+        {"fold": 1, "seed": 16, "rows": judged(1, 4)},
+    )
+    summary = summarize([folder])
+    (group,) = summary["groups"]
+    assert group["pooled"]["over_seeds"]["ua"]["mean"] == 7 / 8
+    assert any("seed 16: lacks folds" in w for w in summary["warnings"])
 
 
 def test_leftovers_of_a_killed_run_are_not_results(runs):
