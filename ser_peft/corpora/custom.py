@@ -6,6 +6,7 @@ any further ones are kept as labels. See recipes/Custom.
 """
 
 import logging
+import math
 import os
 from collections import defaultdict
 from pathlib import Path
@@ -188,6 +189,10 @@ def _utterance(root, where, cells):
         # Annotators need not have agreed on one.
         if not (cells[name] or (votes and name == "label")):
             raise InputError(f"{where}, column {name}: is empty")
+    if "no_majority" in cells:
+        raise InputError(
+            f"{where}, column no_majority: a name that ser_peft uses; rename it"
+        )
     path = cells.pop("path")
     # One name written in two ways that look alike is one name.
     label = normalize("NFC", cells.pop("label"))
@@ -211,6 +216,8 @@ def _utterance(root, where, cells):
     }
     for name in labels.keys() & set(DIMENSIONS):
         labels[name] = number(where, name, labels[name])
+        if math.isnan(labels[name]):  # as pandas writes what is missing
+            del labels[name]
     return Utterance(
         id=path,
         wav=Path(f"{wav}{mark}{times}"),

@@ -144,13 +144,15 @@ def _ratings(folder):
         for where, file, major, second in (
             _of_table(path) if path.suffix == ".csv" else _of_json(path)
         ):
-            if major is None:
+            if not isinstance(major, str):
                 raise InputError(
                     f"{where}: no annotator's emotions in it; unpack the "
                     "corpus again"
                 )
-            letter = LETTERS.get(major.strip(), "O")
-            ratings[file].append((letter, named(second or "")))
+            if major := major.strip():
+                heard = second if isinstance(second, str) else ""
+                letter = LETTERS.get(major, "O")
+                ratings[file].append((letter, named(heard)))
     return ratings
 
 

@@ -4,6 +4,7 @@ import codecs
 import csv
 import itertools
 import logging
+import math
 import re
 import unicodedata
 from io import StringIO
@@ -165,7 +166,7 @@ def number(where, column, text):
     Raises
     ------
     InputError
-        If it is no number.
+        If it is no number, or infinite; ``nan`` is one.
 
     Example
     -------
@@ -173,11 +174,12 @@ def number(where, column, text):
     3.5
     """
     try:
-        return float(text.replace(",", ".", 1))
-    except ValueError as error:
-        raise InputError(
-            f"{where}, column {column}: '{text}' is no number"
-        ) from error
+        value = float(text.replace(",", ".", 1))
+    except ValueError:
+        value = math.inf
+    if math.isinf(value):
+        raise InputError(f"{where}, column {column}: '{text}' is no number")
+    return value
 
 
 def whole(where, column, text):

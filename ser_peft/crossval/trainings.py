@@ -356,7 +356,7 @@ def _check_fold(settings):
     if corpus == "custom" and data_folder.startswith("emobox:"):
         corpus, _, data_folder = data_folder.partition("@")
     protocol = choose(corpus, data_folder, classes).protocol(protocol)
-    if fold > protocol.folds:
+    if not 1 <= fold <= protocol.folds:
         raise InputError(
             f"--folds {fold}: {corpus}, {protocol.name} has folds 1 to "
             f"{protocol.folds}"

@@ -146,13 +146,8 @@ def of_manifests(path):
     """
     if path.is_dir():
         about, manifests = read_manifests(path)
-        entries = {
-            key: entry
-            for part in manifests.values()
-            for key, entry in part.items()
-            if not entry.get("no_majority")
-        }
-        return about | {"protocol": "whole"}, entries
+        parts, title = manifests.values(), "whole"
+        return about | {"protocol": title}, _agreed(parts)
     if path.suffix != ".json":
         raise InputError(
             f"{path}: is no folder of manifests; of a corpus give its name and "
@@ -165,7 +160,17 @@ def of_manifests(path):
             "test.json of a folder that `ser-peft prepare` made"
         )
     title = f"{about['protocol']}, {path.stem}"
-    return about | {"protocol": title}, manifests[path.stem]
+    return about | {"protocol": title}, _agreed([manifests[path.stem]])
+
+
+def _agreed(parts):
+    """Entries of splits, but for those nobody could be right about."""
+    return {
+        key: entry
+        for part in parts
+        for key, entry in part.items()
+        if not entry.get("no_majority")
+    }
 
 
 def _of_corpus(name, data_folder, classes, out):

@@ -132,6 +132,9 @@ def _groups(members, test):
     """Lists of members with the test set of each, in the order of folds."""
     alone = [one for one in members if one.test is None]
     if test:
+        for one in members:
+            # Ids may be those of its own test set, of other recordings.
+            one.forget_answers()
         first = members[0].about
         told = first["classes"], [*first["dimensions"]]
         about, entries = fitting(*of_manifests(Path(test)), *told, test)

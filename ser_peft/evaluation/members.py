@@ -116,6 +116,10 @@ class Member:
             parts.append(found["predicted_values"])
         return np.concatenate(parts, 1)
 
+    def forget_answers(self):
+        """Answer everything anew."""
+        self._answers = None
+
     def has(self, test):
         """Whether its run has answered all utterances of a test set."""
         return test.entries.keys() <= (self._answers or {}).keys()

@@ -60,18 +60,20 @@ def vote_scores(entries, measured, classes):
     >>> found["js_distance"], found["js_distance_ci95_reason"]
     (0.5, '2 speakers, 4 are needed')
     """
-    rows = [
-        i for i, id_ in enumerate(measured["id"]) if "votes" in entries[id_]
-    ]
-    if not (classes and rows):
+    if not classes:
         return {}
     votes = np.array(
         [
-            [entries[measured["id"][i]]["votes"].get(c, 0) for c in classes]
-            for i in rows
+            [entries[id_].get("votes", {}).get(c, 0) for c in classes]
+            for id_ in measured["id"]
         ],
         float,
-    )
+    ).reshape(-1, len(classes))
+    # Not those whose votes are all for other classes.
+    (rows,) = votes.sum(1).nonzero()
+    if not rows.size:
+        return {}
+    votes = votes[rows]
     chances = np.asarray(measured["probabilities"])[rows]
     # Not a number where rounding makes the divergence of equals negative.
     distances = np.nan_to_num(jensenshannon(chances, votes, base=2, axis=1))

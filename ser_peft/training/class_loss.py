@@ -75,8 +75,9 @@ class ClassLoss:
                     "docs/natural_speech.md, or set targets: majority"
                 )
             for row, entry in zip(rows, train.values(), strict=True):
-                if votes := entry.get("votes"):
-                    row[:] = torch.tensor([votes.get(c, 0) for c in classes])
+                votes = [entry.get("votes", {}).get(c, 0) for c in classes]
+                if any(votes):  # for these classes
+                    row[:] = torch.tensor(votes)
             self.votes = dict(zip(train, rows, strict=True))
         self.prior = (rows / rows.sum(1, keepdim=True)).mean(0)
         self.label_smoothing = label_smoothing

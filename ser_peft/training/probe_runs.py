@@ -104,6 +104,11 @@ def _run(
     """Probe of one fold; its ``results.json``."""
     start = time.time()
     classes, names = about["classes"], about["dimensions"]
+    if classes:  # a recipe may train on others too
+        manifests = {
+            split: {k: e for k, e in part.items() if e["emotion"] in classes}
+            for split, part in manifests.items()
+        }
     found, labels, values = {}, {}, {}
     for split, entries in manifests.items():
         rows = entries.values()

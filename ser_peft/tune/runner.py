@@ -83,7 +83,7 @@ def _do(study, search, trial, jobs, slurm):
     def enough(failed):
         nonlocal hopeless
         units = outcome(runs, held_out)["units"]
-        hopeless = study.hopeless(trial, units)
+        hopeless = study.hopeless(trial, units, search.seeds)
         return bool(failed) or hopeless
 
     failed = {}

@@ -228,7 +228,8 @@ def _dimension(where, node):
         return Choice(tuple(values))
     numbers = int if kind == "int" else int | float
     if not all(
-        isinstance(v, numbers) and not isinstance(v, bool) for v in values
+        isinstance(v, numbers) and not isinstance(v, bool) and math.isfinite(v)
+        for v in values
     ):
         whole = "whole " * (kind == "int")
         raise InputError(f"{where}: {kind} takes {whole}numbers")

@@ -124,7 +124,8 @@ class Study:
 
     def _seed(self, number):
         # A sampler that draws on and on would not know where it was.
-        sampler = self.optuna.samplers.TPESampler(seed=self.seed + number)
+        seed = (self.seed + number) % 2**32
+        sampler = self.optuna.samplers.TPESampler(seed=seed)
         self.study.sampler = sampler
 
     def left(self, begun=False):
@@ -134,7 +135,7 @@ class Study:
         found = self.study.get_trials(deepcopy=False, states=states)
         return max(0, self.wanted - len(found))
 
-    def hopeless(self, trial, units):
+    def hopeless(self, trial, units, seeds):
         """Report a trial's speakers; is it sure to stay behind the best?
 
         Arguments
@@ -143,6 +144,8 @@ class Study:
             Which runs.
         units : dict
             See `ser_peft.tune.outcome.outcome`.
+        seeds : list of int
+            All seeds of the search.
 
         Returns
         -------
@@ -151,9 +154,10 @@ class Study:
         """
         told = self.study.get_trials(deepcopy=False)[trial.number]
         # The same number for the same fold, seed and speaker in all trials.
-        for fold, seeds in units.items():
-            for place, seed in enumerate(sorted(seeds)):
-                for speaker, ua in enumerate(seeds[seed]):
+        for fold, of_seeds in units.items():
+            for seed, of_speakers in of_seeds.items():
+                place = sorted(seeds).index(seed)
+                for speaker, ua in enumerate(of_speakers):
                     step = speaker + 1000 * (place + 1000 * fold)
                     if step not in told.intermediate_values:
                         trial.report(ua, step)

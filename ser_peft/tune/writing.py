@@ -64,7 +64,8 @@ def write_study(study, search):
     _write_csv(study.folder / "trials.csv", table)
     if best:
         runs = search.trainings(best["number"], best["settings"])
-        if best["number"]:
+        # With several processes trial 0 may be at work still.
+        if best["number"] and trials[0]["state"] == "complete":
             table["compared"] = compared(
                 runs, search.trainings(0, {}), search.protocol.held_out
             )

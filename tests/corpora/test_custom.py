@@ -343,8 +343,22 @@ def test_bad_number(tmp_path):
     (tmp_path / "a.wav").touch()
     table = write(tmp_path, ['a.wav,sad,x,"3,5"'], "path,label,speaker,AROUSAL")
     assert custom.read(table)[0].labels["arousal"] == 3.5
-    table = write(tmp_path, ["a.wav,sad,x,low"], "path,label,speaker,arousal")
+    head = "path,label,speaker,arousal"
+    table = write(tmp_path, ["a.wav,sad,x,nan"], head)  # as pandas says none
+    assert "arousal" not in custom.read(table)[0].labels
+    table = write(tmp_path, ["a.wav,sad,x,inf"], head)
+    with pytest.raises(InputError, match="row 2, column arousal: 'inf' is no"):
+        custom.read(table)
+    table = write(tmp_path, ["a.wav,sad,x,low"], head)
     with pytest.raises(InputError, match="row 2, column arousal: 'low' is no"):
+        custom.read(table)
+
+
+def test_a_column_that_would_take_clips_out(tmp_path):
+    (tmp_path / "a.wav").touch()
+    head = "path,label,speaker,no_majority"
+    table = write(tmp_path, ["a.wav,sad,x,0"], head)
+    with pytest.raises(InputError, match="column no_majority: .*rename it"):
         custom.read(table)
 
 

@@ -1,6 +1,7 @@
 """A finished run, tested on sets that it has not heard."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from ser_peft.corpora.emodb import SPEAKERS
 from ser_peft.data import prepare, read_manifests
 from ser_peft.data.provenance import RECORD
 from ser_peft.errors import InputError
-from ser_peft.evaluation.elsewhere import evaluate
+from ser_peft.evaluation.elsewhere import evaluate, of_manifests
 from ser_peft.report.run_page import write_report
 from ser_peft.storage.closed import MANIFEST
 
@@ -70,6 +71,18 @@ def test_its_own_test_set_gives_its_own_results(run, manifests, tmp_path):
         assert np.allclose(tables[0][name], tables[1][name], atol=1e-5)
     assert results_of(tmp_path / "out") == found
     assert (tmp_path / "out" / "report.html").exists()
+
+
+def test_clips_without_majority_are_not_judged(manifests, tmp_path):
+    """Neither of a folder nor of one of its splits."""
+    folder = tmp_path / "manifests"
+    shutil.copytree(manifests, folder)
+    entries = json.loads((folder / "train.json").read_text())
+    first, *rest = entries
+    entries[first]["no_majority"] = True
+    (folder / "train.json").write_text(json.dumps(entries))
+    assert [*of_manifests(folder / "train.json")[1]] == rest
+    assert first not in of_manifests(folder)[1]
 
 
 def test_all_of_a_corpus(run, emodb, tmp_path, capsys):

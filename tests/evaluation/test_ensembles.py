@@ -314,6 +314,19 @@ def test_models_without_a_test_set_predict(
         alone, tmp_path / "c", test=manifests / "test.json"
     )
     assert tested["results"]["confusion"] == wanted["results"]["confusion"]
+    # Members that were tested on a set of these ids, on other recordings.
+    about, splits = read_manifests(manifests)
+    test = splits["test"]
+    wavs = [entry["wav"] for entry in test.values()]
+    for entry, wav in zip(test.values(), wavs[1:] + wavs[:1], strict=True):
+        entry["wav"] = wav
+    noisy = tmp_path / "noisy"
+    shutil.copytree(manifests, noisy)
+    (noisy / "test.json").write_text(json.dumps(test))
+    _, (anew,) = ensembles(both, tmp_path / "e", test=noisy / "test.json")
+    assert not np.allclose(
+        *(one["predictions"]["probabilities"] for one in (anew, wanted))
+    )
     with pytest.raises(InputError, match="every test speaker"):
         ensembles(alone, tmp_path / "d", test=manifests / "train.json")
 

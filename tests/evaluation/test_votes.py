@@ -114,6 +114,8 @@ def test_clips_without_votes_and_unanimous_ones(clips):
     assert [*found["by_ambiguity"]] == ["unanimous"]
     assert vote_scores(dict.fromkeys(only, {}), measured, CLASSES) == {}
     assert vote_scores(entries, measured, []) == {}
+    other = only | {"1": {"votes": {"fear": 4}}}  # a class that is none here
+    assert vote_scores(other, measured, CLASSES)["votes"] == found
 
 
 def test_beside_the_scores_of_corpora(clips):

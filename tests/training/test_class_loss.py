@@ -57,6 +57,13 @@ def test_votes_are_distributions(logits):
     assert torch.allclose(ours, theirs, atol=1e-6)
 
 
+def test_votes_for_other_classes_alone_are_none():
+    odd = {"e": {"emotion": "sad", "votes": {"fear": 2}}}
+    loss = ClassLoss(CLASSES, TRAIN | odd, "votes")
+    assert loss.targets(["e"], None).tolist() == [[0, 0, 1]]
+    assert loss.prior.isfinite().all()
+
+
 def test_prior_of_the_targets():
     shares = torch.tensor(
         [[0, 0.25, 0.75], [1, 0, 0], [0, 1, 0], [0.5, 0.5, 0]]

@@ -279,6 +279,18 @@ def test_the_same_probe_twice(run, tiny_backbones, manifests, tmp_path):
     }
 
 
+def test_clips_that_train_other_classes_are_left_out(
+    run, tiny_backbones, ravdess_tree, tmp_path
+):
+    """Of manifests that a recipe with train_classes made."""
+    folder = tmp_path / "manifests"
+    prepare("ravdess", ravdess_tree, folder, classes=4, train_classes=8)
+    (found,) = run_probe(
+        str(tiny_backbones["whisper"]), {folder: tmp_path / "probe"}
+    )
+    assert found["confusion"] == run[1]["confusion"]
+
+
 def test_folds_are_probed_alike_with_states_computed_once(
     run, tiny_backbones, manifests, ravdess_tree, tmp_path, monkeypatch
 ):

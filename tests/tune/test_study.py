@@ -66,16 +66,24 @@ def test_a_trial_is_taken_over_only_if_nobody_is_at_it(study, tmp_path):
 def test_a_trial_is_not_stopped_in_its_first_fold(study):
     """However bad, and whoever speaks; and speakers are told once."""
     with study.next_trial() as trial:
-        study.hopeless(trial, {1: {8: [0.9] * 6}, 2: {8: [0.9] * 6}})
+        study.hopeless(trial, {1: {8: [0.9] * 6}, 2: {8: [0.9] * 6}}, [8])
         study.tell(trial, "COMPLETE", {"ua": 0.9})
     with study.next_trial() as trial:
         units = {1: {8: [0.1] * 6}}
-        assert not study.hopeless(trial, units)
+        assert not study.hopeless(trial, units, [8])
         units[2] = {8: [0.1] * 6}
-        assert study.hopeless(trial, units)
-        assert study.hopeless(trial, units)
+        assert study.hopeless(trial, units, [8])
+        assert study.hopeless(trial, units, [8])
     told = study.study.get_trials()[1].intermediate_values
     assert len(told) == 12
+
+
+def test_speakers_have_their_step_whichever_seed_ends_first(study):
+    with study.next_trial() as trial:
+        study.hopeless(trial, {1: {16: [0.1]}}, [16, 8])
+        study.hopeless(trial, {1: {16: [0.1], 8: [0.2]}}, [16, 8])
+    (told,) = (one.intermediate_values for one in study.study.get_trials())
+    assert [told[step] for step in sorted(told)] == [0.2, 0.1]
 
 
 @pytest.mark.parametrize(

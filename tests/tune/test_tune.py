@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import re
+import shutil
 import signal
 import sys
 import time
@@ -17,6 +18,7 @@ from ser_peft.cli import main
 from ser_peft.corpora.inner import InnerFolds
 from ser_peft.crossval.trainings import Training
 from ser_peft.tune import Search
+from ser_peft.tune.study import Study
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -212,6 +214,26 @@ def test_two_processes_share_a_study(command, recipe, start, tmp_path):
     own = [re.findall(r"^trial (\d) \(", text, re.M) for text in said]
     assert sorted(own[0] + own[1]) == [*"0123"]
     assert all(own)
+
+
+def test_others_end_before_the_first_trial(
+    command, tmp_path, in_process, monkeypatch
+):
+    """The yaml as it is may be at work elsewhere: nothing to compare with."""
+    study, trials = tmp_path / "study", Study.trials
+    space = "adapter_lr: {log: [4.9e-4, 5.1e-4]}"
+    main(command(space, 2))
+    shutil.rmtree(study / "trials" / "000")
+
+    def running(self):
+        first, second = trials(self)
+        first = {key: first[key] for key in ("number", "params")}
+        return [first | {"state": "running"}, second]
+
+    monkeypatch.setattr(Study, "trials", running)
+    main(command(space, 2))
+    assert [row["state"] for row in rows_of(study)] == ["running", "complete"]
+    assert "trial 1 of" in (study / "best.yaml").read_text("utf-8")
 
 
 def test_slurm(command, tmp_path, slurm, monkeypatch):
