@@ -385,6 +385,7 @@ def test_places_arrive_as_they_are_written(recipe, tmp_path, monkeypatch):
         (["none.yaml", "--folds", "1"], "none.yaml: no such yaml"),
         (["train.py", "--folds", "0-"], "0-: no numbers"),
         (["train.py", "--folds", "3-1"], "3-1: no numbers"),
+        (["hparams/lora.yaml", "--folds", "2,0"], "--folds 0: .* from 1"),
         (["train.py", "--folds", "1", "--seeds", "x"], "x: no numbers"),
         (["train.py", "--folds", "1", "--jobs", "0"], "--jobs 0"),
         (["train.py", "--folds", "1", "--seed=3"], "--seed: .* --seeds"),

@@ -29,7 +29,7 @@ ABOUT = About(
 # the numbers are valence, activation and dominance.
 TURN = re.compile(
     r"\[[^]]*\]\s+((Ses0[1-5])[FM]_(impro|script)\w*_([FM])\w{3})\s+(\w+)\s+"
-    r"\[\s*([\d.]+),\s*([\d.]+),\s*([\d.]+)\s*\]\s*$"
+    r"\[\s*(\d+\.?\d*),\s*(\d+\.?\d*),\s*(\d+\.?\d*)\s*\]\s*$"
     # C-E2:  Anger; Frustration;  (comment)
     # Below a turn, what each evaluator called it. C-F1 and C-M1 are the
     # actors' own; the corpus's consensus is without them.

@@ -35,7 +35,7 @@ LINE = re.compile(
     r"(.*?);?\s*A:|.*)"
 )
 # A rating that nobody gave is NaN, and left out.
-RATING = re.compile(r"\b([AVD]):\s*([\d.]+)")
+RATING = re.compile(r"\b([AVD]):\s*(\d+\.?\d*)(?![\d.])")
 
 RECORDINGS = {
     "P": "natural",  # between the takes

@@ -254,6 +254,8 @@ def trainings(
         command = [*map(str, command), f"--seed={seed}", where, *own]
         return Training(name, command, recipe, out / name, first)
 
+    if min(folds) < 1:
+        raise InputError(f"--folds {min(folds)}: folds are counted from 1")
     points = [*itertools.product(sorted(folds), seeds)]
     first, before = dict.fromkeys(points), ""
     if pretrain:
@@ -356,7 +358,7 @@ def _check_fold(settings):
     if corpus == "custom" and data_folder.startswith("emobox:"):
         corpus, _, data_folder = data_folder.partition("@")
     protocol = choose(corpus, data_folder, classes).protocol(protocol)
-    if not 1 <= fold <= protocol.folds:
+    if fold > protocol.folds:
         raise InputError(
             f"--folds {fold}: {corpus}, {protocol.name} has folds 1 to "
             f"{protocol.folds}"

@@ -259,10 +259,13 @@ def test_prepare(small, protocol, tmp_path):
     assert entry["arousal"] == 3.0
 
 
-def test_broken_turn(tmp_path):
+@pytest.mark.parametrize("rest", ["", "01_F000\tneu\t[2.5.0, 2.5, 2.5]"])
+def test_broken_turn(tmp_path, rest):
     folder = tmp_path / "Session1" / "dialog" / "EmoEvaluation"
     folder.mkdir(parents=True)
-    (folder / "Ses01F_impro01.txt").write_text("[6.29 - 8.23]\tSes01F_impro")
+    (folder / "Ses01F_impro01.txt").write_text(
+        f"[6.29 - 8.23]\tSes01F_impro{rest}"
+    )
     with pytest.raises(InputError, match=r"Ses01F_impro01.txt: cannot read"):
         iemocap.read(tmp_path)
 

@@ -62,10 +62,11 @@ def test_one_turn(small, turns):
 
 DETAILED = {
     "labels_detailed.csv": "FileName,Workers,EmoClass_Major,EmoClass_Second,"
-    'EmoAct\n{0},W1,Surprise,"Surprise,Amused",6\n{0},W2,Other-bored,,3\n',
+    'EmoAct\n{0},W1,Surprise,"Surprise,Amused",6\n{0},W2,Other-bored,,3\n{0},W3,,,3\n',
     "labels_detailed.json": '{{"{0}": {{"W1": {{"EmoClass_Major": "Surprise", '
     '"EmoClass_Second": "Surprise,Amused"}}, "W2": {{"EmoClass_Major": '
-    '"Other-bored", "EmoClass_Second": ""}}}}}}',
+    '"Other-bored", "EmoClass_Second": 5}}, '
+    '"W3": {{"EmoClass_Major": " "}}}}}}',
 }
 
 
@@ -85,6 +86,11 @@ def test_votes_of_other_releases(name, tmp_path):
         ("labels_detailed.csv", "FileName,EmoDetail\na.wav,Sad\n", "row 2"),
         ("labels_detailed.json", '{"a.wav": []}', "is no JSON"),
         ("labels_detailed.json", '{"a.wav": {"W": {}}}', "a.wav, W: no"),
+        (
+            "labels_detailed.json",
+            '{"a.wav": {"W": {"EmoClass_Major": 3}}}',
+            "a.wav, W: no",
+        ),
     ],
 )
 def test_votes_that_are_none(name, text, fault, tmp_path):

@@ -328,6 +328,7 @@ def test_a_corpus_that_changed_is_told(command, tmp_path, capsys, in_process):
         ("adapter_lr: {log: [0, 2]}", [], "log takes numbers above 0"),
         ("adapter_lr: {uniform: [2, 1]}", [], "low first"),
         ("adapter_lr: {uniform: [a, 1]}", [], "uniform takes numbers"),
+        ("adapter_lr: {uniform: [0, 1, .nan]}", [], "uniform takes numbers"),
         ("adapter_lr: {uniform: [0, 1, -1]}", [], "a step above 0"),
         ("number_of_epochs: {int: [1.5, 2]}", [], "int takes whole numbers"),
         ("schedule: [cosine]", [], "schedule: give two values or more"),
