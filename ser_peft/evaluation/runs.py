@@ -1,6 +1,7 @@
 """Results, settings and predictions of finished runs, read back."""
 
 import csv
+import json
 import re
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from ser_peft.evaluation.metrics import from_confusion, missing_classes
 from ser_peft.evaluation.reads import count_reads
 from ser_peft.settings.yamls import dump, map_texts
 from ser_peft.storage.cells import of_cell
-from ser_peft.storage.schema import Name, Number, Text, read_json
+from ser_peft.storage.schema import Name, Number, Text, fit
 
 __all__ = [
     "folder_of",
@@ -69,7 +70,7 @@ class _Epoch(BaseModel, extra="allow"):
     """What is read of an entry of ``history.json``."""
 
     epoch: int
-    valid_confusion: list[list[int]] | None = None
+    valid_confusion: list[list[int]] = None
 
 
 def read_runs(paths):
@@ -241,9 +242,7 @@ def _find(paths):
 
 
 def _read(path):
-    found = read_json(
-        path, _Results, "not the results.json of a run", AGAIN, AGAIN
-    )
+    found = _fitting(path, _Results, "not the results.json of a run")
     run = found.model_dump(exclude_unset=True)
     if run["classes"]:
         confusion = _square(path, run["confusion"], run["classes"])
@@ -313,12 +312,22 @@ def _history(path, classes):
     """Epochs of a run, the start as epoch 0; empty where there is no file."""
     if not path.exists():
         return []
-    wrong = "not the epochs of a run"
-    found = read_json(path, list[_Epoch], wrong, AGAIN)
+    found = _fitting(path, list[_Epoch], "not the epochs of a run")
     for past in found:
         if past.valid_confusion is not None:
             _square(path, past.valid_confusion, classes)
     return [past.model_dump(exclude_unset=True) for past in found]
+
+
+def _fitting(path, schema, wrong):
+    """JSON of a run, in which a figure that is not read here may be NaN."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # not JSON, or not text
+        raise InputError(
+            f"{path}: {wrong}, not whole JSON ({error}); {AGAIN}"
+        ) from error
+    return fit(path, content, schema, wrong, AGAIN)
 
 
 def _square(path, confusion, classes):
@@ -357,7 +366,7 @@ def _predictions(path, classes, column="predicted"):
 
 
 def _refuse_mixed_classes(runs):
-    """Refuse runs whose numbers of classes mean other names."""
+    """Refuse runs that list the same classes in another order."""
     first = {}
     for run in runs:
         keys = (run["corpus"], run["protocol"], *sorted(run["classes"]))

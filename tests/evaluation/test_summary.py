@@ -258,10 +258,10 @@ def test_says_what_cannot_be_read(runs, tmp_path):
     file = runs({}) / "0" / "results.json"
     whole = file.read_text()
     file.write_text(whole[:100])
-    with pytest.raises(InputError, match="0/results.json: .*not valid JSON"):
+    with pytest.raises(InputError, match="0/results.json: .*not whole JSON"):
         summarize([file])
     file.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match="0/results.json: .*not valid JSON"):
+    with pytest.raises(InputError, match="0/results.json: .*not whole JSON"):
         summarize([file])
     for other in ("[1, 2]", '{"corpus": "RAVDESS"}'):
         file.write_text(other)
