@@ -146,8 +146,7 @@ def of_manifests(path):
     """
     if path.is_dir():
         about, manifests = read_manifests(path)
-        parts, title = manifests.values(), "whole"
-        return about | {"protocol": title}, _agreed(parts)
+        return about | {"protocol": "whole"}, _agreed(manifests.values())
     if path.suffix != ".json":
         raise InputError(
             f"{path}: is no folder of manifests; of a corpus give its name and "

@@ -38,7 +38,6 @@ def pool(runs):
           macro_f1; over_seeds: of each of these, of the seeds that have all
           folds, ``mean`` and ``std`` (ddof 1; None for one seed) and
           ``std_folds`` (None); None where no seed has all folds;
-        - lacking: the seeds that lack folds;
         - start, of what the runs started from (None where one has no such
           predictions): from, ua, and, of the UA of the kept models minus it
           on the same utterances, what
@@ -72,7 +71,6 @@ def pool(runs):
             metric: _spread([one[metric] for one in whole])
             for metric in SEEDS_METRICS
         },
-        "lacking": [one["seed"] for one in seeds if one not in whole],
         "start": _start(runs),
         "curve": _curve(runs) if runs[0]["scored_on"] == "valid" else [],
     }

@@ -26,7 +26,7 @@ __all__ = [
     "read_runs",
 ]
 
-AGAIN = "copy it again, run that training again, or leave it out"
+_AGAIN = "copy it again, run that training again, or leave it out"
 # Number at the end of a line.
 _NUMBER = re.compile(r"(?<=: )[-+]?\d*\.?\d+(e[-+]?\d+)?$")
 # End of a run's path, be it pretrained or teacher of the same fold.
@@ -249,7 +249,7 @@ def _read(path):
         if None in (run["ua"], run["wa"], run["macro_f1"]):
             raise InputError(
                 f"{path}: not the results.json of a run (classes, but no "
-                f"score); {AGAIN}"
+                f"score); {_AGAIN}"
             )
         # Earlier versions do not write these.
         run["weighted_f1"] = float(from_confusion(confusion, "weighted_f1"))
@@ -325,9 +325,9 @@ def _fitting(path, schema, wrong):
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # not JSON, or not text
         raise InputError(
-            f"{path}: {wrong}, not whole JSON ({error}); {AGAIN}"
+            f"{path}: {wrong}, not whole JSON ({error}); {_AGAIN}"
         ) from error
-    return fit(path, content, schema, wrong, AGAIN)
+    return fit(path, content, schema, wrong, _AGAIN)
 
 
 def _square(path, confusion, classes):
@@ -336,7 +336,7 @@ def _square(path, confusion, classes):
     if sizes != [len(classes)] * len(classes):
         raise InputError(
             f"{path}: a confusion of {len(sizes)} rows, not one of "
-            f"{len(classes)} x {len(classes)} classes; {AGAIN}"
+            f"{len(classes)} x {len(classes)} classes; {_AGAIN}"
         )
     return np.array(confusion)
 

@@ -328,7 +328,7 @@ def _warn(group, runs):
             )
         if run["scored_on"] == "test" and (below := below_start(run)):
             yield f"{name}: {which}: {below}"
-    yield from _warn_of_pooled(name, group["pooled"] or {})
+    yield from _warn_of_pooled(name, group["folds"], group["pooled"] or {})
     for fold, missing in _missing_classes(runs).items():
         over = over_classes(missing, group["n_classes"])
         yield f"{name}: UA of fold {fold} is{over}"
@@ -340,9 +340,14 @@ def _warn(group, runs):
         )
 
 
-def _warn_of_pooled(name, pooled):
+def _warn_of_pooled(name, folds, pooled):
     """Warnings of pooled scores, most of them of pooled valid."""
-    if lacking := pooled.get("lacking"):
+    lacking = [
+        one["seed"]
+        for one in pooled.get("by_seed", ())
+        if len(one["folds"]) < len(folds)
+    ]
+    if lacking:
         yield (
             f"{name}: seed {', '.join(map(str, lacking))}: lacks folds that "
             "others have; not in the mean over seeds of the pooled scores"

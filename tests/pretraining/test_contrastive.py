@@ -211,10 +211,10 @@ def test_pretrained_starts_better_than_random(folders, tmp_path):
             results[name] = score(encoder, objective, unheard, mask)
     pretrained = results["pretrained"]
     assert pretrained["loss"] < results["random"]["loss"] - 1
-    assert pretrained["correct"] > 2 * results["random"]["correct"]
-    # Not by a codebook that has collapsed, to a perplexity of 2.
-    assert pretrained["chance"] < pretrained["masked"] / 8
-    assert pretrained["perplexity"] > 2.5
+    # Not by a codebook that has collapsed.
+    assert pretrained["correct"] > 3 * results["random"]["correct"]
+    assert pretrained["chance"] < 2 * results["random"]["chance"]
+    assert pretrained["perplexity"] > 4
 
 
 @pytest.mark.parametrize("kind", ["Model", "ForCTC"])
@@ -368,9 +368,9 @@ def test_a_perfect_and_a_perfectly_wrong_encoder(folders):
         objective.project_hid = torch.nn.Identity()
         found = []
         for states, temperature in (
-            (targets, 0.01),
+            (targets, 0.001),
             (targets, 1e6),  # all alike
-            (-targets, 0.01),
+            (-targets, 0.001),
         ):
             objective.features, objective.temperature = features, temperature
             torch.manual_seed(0)
@@ -378,6 +378,7 @@ def test_a_perfect_and_a_perfectly_wrong_encoder(folders):
     right, alike, wrong = found
     assert right["masked"] == right["correct"] == 30
     assert wrong["correct"] == 0
+    assert right["contrastive"] < 1 < wrong["contrastive"]
     assert right["contrastive"] < alike["contrastive"] < wrong["contrastive"]
 
 
